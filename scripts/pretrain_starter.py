@@ -1,0 +1,50 @@
+"""Make the weights of the starter backbone: train it from scratch on CIFAR-100.
+
+    python scripts/pretrain_starter.py                      # CIFAR-100 as Keras downloads it
+    python scripts/pretrain_starter.py cifar-100.npz        # x uint8 (N, 32, 32, 3), y (N,)
+
+Training and test images are used together, since no CIFAR-100 accuracy is claimed; CIFAR-10 plays no
+part, so that it stays an honest target. Any option of `headstart.Config` may follow: epochs=20.
+"""
+
+import ast
+import logging
+import sys
+
+import numpy as np
+
+import headstart as hs
+from headstart.data.dataset import TRAIN, Pictures, split
+from headstart.data.load import read_pictures
+from headstart.model import starter
+
+# Small, since these parts only watch the training; the rest learns.
+HELD_OUT = {"validation_fraction": 0.02, "test_fraction": 0.01}
+
+
+def main(arguments: list[str]) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    file = next((word for word in arguments if word.endswith(".npz")), None)
+    options = dict(word.split("=", 1) for word in arguments if "=" in word)
+    config = hs.recipe("scratch", out="runs/starter-pretraining", **HELD_OUT | {k: ast.literal_eval(v) for k, v in options.items()})
+    run = hs.train(config, split(read_cifar100(file), **HELD_OUT))
+    backbone = starter.build()
+    backbone.set_weights(run.model.get_layer("backbone").get_weights())
+    starter.save_weights(backbone)
+    print(f"wrote {starter.WEIGHTS}, {starter.WEIGHTS.stat().st_size / 1e6:.1f} MB")
+
+
+def read_cifar100(file: str | None) -> Pictures:
+    """Return all 60,000 images as one training part."""
+    if file is None:
+        pictures = read_pictures("cifar100", 32)
+        images, labels = pictures.images, pictures.labels
+    else:
+        with np.load(file) as arrays:
+            images, labels = arrays["x"], arrays["y"].astype(np.int32)
+    names = tuple(f"class {label}" for label in range(100))
+    return Pictures(images, labels, names, np.full(len(labels), TRAIN, np.int8), "cifar100")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

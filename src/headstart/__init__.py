@@ -1,0 +1,32 @@
+"""Headstart: a pretrained backbone learns your pictures in two stages, and says truly how well.
+
+    import headstart as hs
+
+    config = hs.recipe("quick", data="photos/")
+    data = hs.load_data(config.data, image_size=config.image_size)
+    run = hs.train(config, data)
+    print(run.metrics["test"]["fine_tuned"]["accuracy"])
+    print(run.predict(["a.jpg", "b.png"]).labels)
+"""
+
+import importlib
+from typing import Any
+
+# Public names and their modules; imported at first use, so that `headstart --help` answers at once.
+_PUBLIC = {
+    "Config": "headstart.config",
+    "Dataset": "headstart.data",
+    "HeadstartError": "headstart.errors",
+    "Predictions": "headstart.predict",
+    "Run": "headstart.run",
+    "load_data": "headstart.data",
+    "recipe": "headstart.recipes",
+    "train": "headstart.train",
+}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

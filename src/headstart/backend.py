@@ -1,0 +1,110 @@
+"""The one place that knows Keras' backends by name: TensorFlow, JAX and PyTorch."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from headstart.errors import HeadstartError
+
+# What the three backends write when memory is short.
+OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
+
+
+def load_keras():
+    """Import and return Keras, without the lines that its backend prints while it starts.
+
+    Raises:
+        HeadstartError: the backend that `KERAS_BACKEND` (or Keras' own configuration) asks for
+            is not installed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        with silent_stderr():
+            import keras
+    except ImportError as error:
+        raise HeadstartError(
+            f"Keras' backend {os.environ.get('KERAS_BACKEND', 'tensorflow')!r} cannot be loaded ({error}); "
+            "install it, or choose another with KERAS_BACKEND=tensorflow, jax or torch"
+        ) from None
+    return keras
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Drop what native code writes to file descriptor 2; Python's own `sys.stderr` may be elsewhere."""
+    sys.stderr.flush()
+    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(null)
+
+
+def has_gpu() -> bool:
+    """Whether the backend computes on a GPU."""
+    keras = load_keras()
+    return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
+
+
+def resolve_precision(precision: str, learns_batch_norm: bool) -> str:
+    """Return `bfloat16` or `float32` for `auto`: bfloat16 where the hardware gains from it.
+
+    On CPUs only TensorFlow does (through oneDNN), only with AVX-512's or AMX' bfloat16
+    instructions, and not where batch norm learns, whose bfloat16 kernels are slow.
+    """
+    if precision != "auto":
+        return precision
+    if has_gpu():
+        return "bfloat16"
+    cpu_flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    native = "avx512_bf16" in cpu_flags or "amx_bf16" in cpu_flags
+    gains = native and not learns_batch_norm and load_keras().backend.backend() == "tensorflow"
+    return "bfloat16" if gains else "float32"
+
+
+def resolve_jit() -> bool | str:
+    """Return Keras' `jit_compile`: XLA is three times slower than oneDNN for TensorFlow on CPUs."""
+    on_tensorflow_cpu = load_keras().backend.backend() == "tensorflow" and not has_gpu()
+    return False if on_tensorflow_cpu else "auto"
+
+
+def seed_everything(seed: int, deterministic: bool) -> None:
+    """Seed Python, NumPy and the backend; on request, allow only deterministic operations."""
+    keras = load_keras()
+    keras.utils.set_random_seed(seed)
+    if not deterministic:
+        return
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow
+
+        tensorflow.config.experimental.enable_op_determinism()
+    elif backend == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+    elif has_gpu() and "xla_gpu_deterministic_ops" not in os.environ.get("XLA_FLAGS", ""):
+        raise HeadstartError("--deterministic with JAX on a GPU: set XLA_FLAGS=--xla_gpu_deterministic_ops=true and start again")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of any backend says that memory ran out."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions and the hardware that a result depends on."""
+    backend = load_keras().backend.backend()
+    packages = ["headstart", "keras", {"tensorflow": "tensorflow-cpu"}.get(backend, backend), "numpy", "pillow", "scikit-learn"]
+    found = {"backend": backend, "python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found | {"cores": str(os.cpu_count()), "gpu": str(has_gpu()).lower()}

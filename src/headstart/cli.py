@@ -1,0 +1,212 @@
+"""The command line: `headstart train`, `evaluate` and `predict`.
+
+Its options are made from `headstart.config.Config`; nothing heavy is imported before a command runs.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import errno
+import io
+import json
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+from headstart.config import Config, option_name, range_text, read_toml, replace, suggestion
+from headstart.errors import HeadstartError
+
+if TYPE_CHECKING:
+    from headstart.predict import Predictions
+    from headstart.run import Run
+
+Options = TypeVar("Options")
+
+SUMMARY = """usage: headstart COMMAND ... (headstart COMMAND --help explains its options)
+
+A pretrained backbone learns your pictures in two stages, and says truly how well.
+
+  train      train a classifier:      headstart train --data photos/ --recipe standard --out runs/photos
+             go on with a killed run: headstart train --resume runs/photos
+  evaluate   measure a run again:     headstart evaluate runs/photos [--data other/]
+  predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv]
+"""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the exit status is 2 for what the user can mend, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(SUMMARY, end="")
+        return
+    commands = {"train": train, "evaluate": evaluate, "predict": predict}
+    try:
+        if arguments[0] not in commands:
+            raise HeadstartError(f"there is no command {arguments[0]!r}{suggestion(arguments[0], commands)}")
+        commands[arguments[0]](arguments[1:])
+    except HeadstartError as error:
+        fail(str(error))
+    except KeyboardInterrupt:
+        fail("interrupted; a training run goes on with headstart train --resume RUN", status=130)
+    except BrokenPipeError:
+        sys.exit(141)  # the reader of our output has gone, as with `| head`
+    except OSError as error:
+        if error.errno != errno.ENOSPC and "No space left" not in str(error):
+            raise
+        fail(f"the disk is full ({error}); make room, then go on with headstart train --resume RUN")
+
+
+def fail(message: str, status: int = 2) -> None:
+    print(f"headstart: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def train(arguments: list[str]) -> None:
+    """Train a classifier in two stages, or go on with an interrupted run."""
+    # Once to learn which recipe and file set the defaults, once more upon these.
+    chosen = parse(train_options(Config()), arguments, "headstart train", train.__doc__)
+    if chosen.resume:
+        given = [word for word in arguments if word.startswith("--") and not word.startswith("--resume")]
+        if given:
+            raise HeadstartError(f"--resume takes all options from the run: leave out {given[0]}")
+        from headstart.train import resume
+
+        show_log()
+        return print_result(resume(chosen.resume))
+    from headstart.recipes import recipe
+
+    changes = read_toml(Path(chosen.config)) if chosen.config else {}
+    # A recipe that is typed wins over the file's; options of either win over the recipe's.
+    in_file = changes.pop("recipe", chosen.recipe)
+    typed_recipe = any(word.split("=")[0] == "--recipe" for word in arguments)
+    defaults = recipe(chosen.recipe if typed_recipe else in_file, **changes)
+    typed = dataclasses.asdict(parse(train_options(defaults), arguments, "headstart train", train.__doc__))
+    overwrite = typed.pop("overwrite")
+    del typed["resume"], typed["config"]
+    config = replace(defaults, **typed)
+    from headstart.train import train as train_run
+
+    show_log()
+    print_result(train_run(config, overwrite=overwrite))
+
+
+def train_options(defaults: Config) -> type:
+    """Return a dataclass with every field of `Config`, and what only the command line has."""
+    from tyro.conf import arg
+
+    fields: list[Any] = [
+        ("resume", Annotated[str, arg(help="go on with the interrupted run in this folder")], dataclasses.field(default="")),
+        ("config", Annotated[str, arg(help="TOML file of options, such as a run's config.toml")], dataclasses.field(default="")),
+        ("overwrite", Annotated[bool, arg(help="replace an existing run")], dataclasses.field(default=False)),
+    ]
+    for field in dataclasses.fields(Config):
+        text = "; ".join(filter(None, (field.metadata["help"], range_text(field))))
+        fields.append((field.name, Annotated[field.type, arg(help=text)], dataclasses.field(default=getattr(defaults, field.name))))
+    return dataclasses.make_dataclass("Train", fields)
+
+
+def parse(options: type[Options], arguments: list[str], program: str, description: str | None) -> Options:
+    """Parse arguments into a dataclass; what is unknown or unreadable is refused in one line."""
+    import tyro
+
+    refusal = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(refusal):
+            result, unknown = tyro.cli(options, args=arguments, prog=program, description=description, return_unknown_args=True)
+    except SystemExit as end:
+        if end.code == 0:  # --help
+            raise
+        # tyro draws a box around several lines, of which the first says what was wrong.
+        reason = refusal.getvalue().splitlines()[1].strip("│ ")
+        raise HeadstartError(f"{reason} ({program} --help explains the options)") from None
+    if unknown:
+        known = [option_name(field.name) for field in dataclasses.fields(options)]
+        raise HeadstartError(f"there is no option {unknown[0]}{suggestion(unknown[0], known)}")
+    return result
+
+
+def evaluate(arguments: list[str]) -> None:
+    """Measure a run's model on the test part of its own data, or of other data with the same classes."""
+    from tyro.conf import Positional, arg
+
+    @dataclass(frozen=True)
+    class Options:
+        run: Annotated[Positional[str], arg(help="folder of a finished run")]
+        data: Annotated[str, arg(help="other data; without a test part, all its pictures are used (default: the run's own)")] = ""
+
+    options = parse(Options, arguments, "headstart evaluate", evaluate.__doc__)
+    from headstart.run import Run
+
+    run = Run(options.run)
+    run.manifest  # an unfinished run is refused before its data are loaded
+    show_log()
+    from headstart.predict import load_for_evaluation
+
+    print(json.dumps(run.evaluate(load_for_evaluation(run, options.data)), indent=2))
+
+
+def predict(arguments: list[str]) -> None:
+    """Classify pictures with a run's model."""
+    from tyro.conf import Positional, arg
+
+    @dataclass(frozen=True)
+    class Options:
+        run: Annotated[Positional[str], arg(help="folder of a finished run")]
+        pictures: Annotated[Positional[tuple[str, ...]], arg(help="picture files and folders of them")]
+        format: Annotated[Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: all probabilities")] = "table"
+        batch_size: Annotated[int, arg(help="pictures at a time; 1 or more")] = 64
+
+    options = parse(Options, arguments, "headstart predict", predict.__doc__)
+    if options.batch_size < 1:
+        raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
+    from headstart.run import Run
+
+    show_log()
+    predictions = Run(options.run).predict(options.pictures, options.batch_size)
+    for line in predictions.unreadable:
+        print(f"headstart: skipped {line}", file=sys.stderr)
+    PRINTERS[options.format](predictions)
+
+
+def print_table(predictions: "Predictions") -> None:
+    width = max(len(name) for name in predictions.names)
+    for name, label, confidence in zip(predictions.names, predictions.labels, predictions.confidences, strict=True):
+        print(f"{name:{width}}  {100 * confidence:5.1f} %  {label}")
+
+
+def print_json(predictions: "Predictions") -> None:
+    print(json.dumps([
+        {"picture": name, "class": label, "probabilities": dict(zip(predictions.class_names, row.round(6).tolist(), strict=True))}
+        for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True)
+    ], indent=2))  # fmt: skip
+
+
+def print_csv(predictions: "Predictions") -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["picture", "class", *predictions.class_names])
+    for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True):
+        writer.writerow([name, label, *row.round(6).tolist()])
+
+
+PRINTERS = {"table": print_table, "json": print_json, "csv": print_csv}
+
+
+def print_result(run: "Run") -> None:
+    """Print the accuracies that a script would read; the rest stands in the log and the run folder."""
+    for stage, figures in run.metrics["test"].items():
+        print(f"{stage} {figures['accuracy']:.4f}")
+
+
+def show_log() -> None:
+    """Print what is logged to stderr."""
+    from headstart.progress import console
+
+    class ConsoleHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            console.print(("" if record.levelno < logging.WARNING else "warning: ") + record.getMessage(), markup=False)
+
+    logger = logging.getLogger("headstart")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(ConsoleHandler())

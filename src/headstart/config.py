@@ -1,0 +1,184 @@
+"""The configuration of a training run: every option once, with its default, range and reason.
+
+The command line, the TOML file and the Python interface are all made from `Config`.
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from headstart.errors import HeadstartError
+
+# Pictures smaller than this give a backbone nothing to look at; larger ones do not fit memory.
+SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
+
+
+def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """A field of `Config` with its help and, for a number, the range it must lie in."""
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that determines a training run.
+
+    Raises:
+        HeadstartError: a value has the wrong type, lies outside its range, or cannot be combined
+            with another; the message names the option and what it accepts.
+    """
+
+    # What to learn from
+    data: str = option("cifar10", "cifar10, cifar100, digits, or the path of a picture folder or CIFAR files")
+    out: str = option("", "folder of the run; empty: runs/DATA-BACKBONE-RECIPE")
+    recipe: str = option("quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, scratch")
+    validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
+    test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
+    limit: int = option(0, "use at most this many pictures of each part; 0: all", 0)
+    seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, 2**31 - 1)
+
+    # The network
+    backbone: str = option("resnet50", "name of a registered backbone, or the path of a .keras file without top")
+    weights: str = option("auto", "auto: the backbone's pretrained ones; imagenet; none: from scratch; or a weights file")
+    preprocess: Literal["auto", "caffe", "torch", "tf", "unit", "none"] = option(
+        "auto", "what the backbone wants to be fed; auto: what its family was trained with; unit: [0, 1]; none: 0..255"
+    )
+    image_size: int = option(64, "side in pixels to which pictures are enlarged for the backbone", SMALLEST_IMAGE, LARGEST_IMAGE)
+    hidden_units: int = option(256, "units of the head's hidden layer; 0: a linear head", 0, 65536)
+    dropout: float = option(0.2, "dropout before the hidden layer and before the classes", 0, 0.9)
+
+    # Augmentation, in training only, at the data's own size
+    flip: bool = option(True, "mirror pictures left to right (switch it off for digits and text)")
+    rotation: float = option(0.02, "largest rotation, as a part of a full turn", 0, 0.5)
+    zoom: float = option(0.1, "largest zoom in or out, as a part of the side", 0, 0.9)
+    translation: float = option(0.1, "largest shift, as a part of the side", 0, 0.9)
+    rand_augment: bool = option(False, "RandAugment (Cubuk et al. 2020): two random colour and shape operations a picture")
+    mix: Literal["none", "mixup", "cutmix"] = option("none", "blend pairs of pictures and their labels while fine-tuning")
+
+    # Frozen stage: the head learns on the features of a backbone that stays as it is
+    cache_features: bool = option(True, "pass each picture through the backbone once; off: at every epoch, as tutorials do")
+    views: int = option(2, "versions of a training picture to cache: itself, its mirror image, then random ones", 1, 64)
+    head_epochs: int = option(10, "epochs of the frozen stage", 1, 10_000)
+    head_learning_rate: float = option(1e-3, "Adam's learning rate in the frozen stage", 1e-8, 10)
+
+    # Fine-tuning
+    epochs: int = option(2, "epochs of fine-tuning; 0: stop after the frozen stage", 0, 10_000)
+    learning_rate: float = option(3e-4, "AdamW's highest learning rate in fine-tuning", 1e-8, 10)
+    warmup: float = option(0.1, "part of fine-tuning in which the rate rises to it; then it falls as a cosine", 0, 0.9)
+    weight_decay: float = option(0.01, "AdamW's decoupled weight decay", 0, 10)
+    layer_decay: float = option(1.0, "learning rate of the first layer as a part of the last one's", 1e-4, 1)
+    label_smoothing: float = option(0.0, "probability taken from the label and spread over all classes", 0, 0.9)
+    class_weights: bool = option(False, "weigh classes inversely to their frequency, in both stages")
+    ema: float = option(0.0, "momentum of an average of the weights that replaces them at the end; 0: none", 0, 0.99999)
+    patience: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", 0)
+    fine_tune_from: str = option("", "unfreeze from the first backbone layer whose name starts so; empty: all of it")
+    batch_norm: Literal["auto", "inference", "training"] = option(
+        "auto", "batch norm in fine-tuning; auto: inference, and training only from scratch"
+    )
+
+    # The machine
+    batch_size: int = option(64, "pictures a training step", 1, 65536)
+    precision: Literal["auto", "float32", "bfloat16"] = option(
+        "auto", "what the backbone computes in; auto: bfloat16 where the machine is faster with it"
+    )
+    deterministic: bool = option(False, "only operations whose result is the same to the last bit every time")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        refuse_impossible(self)
+
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the backbone starts from random weights, so that there is no frozen stage."""
+        return self.weights == "none"
+
+    @property
+    def learns_batch_norm(self) -> bool:
+        """Whether batch norm runs in training mode while the backbone is trained."""
+        return self.batch_norm == "training" or self.from_scratch
+
+
+def checked(field: dataclasses.Field, value: Any) -> Any:
+    """Return `value` in the type of `field`, or say what the option accepts."""
+    name, choices = option_name(field.name), get_args(field.type)
+    wanted = type(field.default)
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise HeadstartError(f"{name} wants {wanted.__name__}, not {value!r}")
+    if choices and value not in choices:
+        raise HeadstartError(f"{name} does not know {value!r}{suggestion(value, choices)}")
+    low, high = field.metadata["low"], field.metadata["high"]
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise HeadstartError(f"{name} is {value}, outside its range: {range_text(field)}")
+    return value
+
+
+def refuse_impossible(config: Config) -> None:
+    """Refuse options that contradict each other, before anything slow starts."""
+    for impossible, why in [
+        (config.from_scratch and config.epochs == 0,
+         "--weights none has no frozen stage, so --epochs 0 trains nothing: give --epochs 1 or more"),
+        (config.from_scratch and config.fine_tune_from,
+         "--weights none trains every layer: leave out --fine-tune-from"),
+        (config.from_scratch and config.batch_norm == "inference",
+         "--weights none must learn its batch norm: leave out --batch-norm inference"),
+        (config.backbone.endswith(".keras") and config.weights not in ("auto", "none"),
+         "a .keras backbone brings its own weights: leave out --weights"),
+        (config.backbone == "starter" and config.weights == "imagenet",
+         "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
+        (config.epochs == 0 and config.mix != "none",
+         f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
+    ]:  # fmt: skip
+        if impossible:
+            raise HeadstartError(why)
+
+
+def option_name(field_name: str) -> str:
+    """Return a field's name as it is typed: `image_size` is `--image-size`."""
+    return "--" + field_name.replace("_", "-")
+
+
+def range_text(field: dataclasses.Field) -> str:
+    """Return the range of a number as text, `8 to 1024`, or an empty string."""
+    low, high = field.metadata["low"], field.metadata["high"]
+    if low is None:
+        return ""
+    return f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+
+
+def suggestion(wrong: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?`, or all the known names where none is near."""
+    known = list(known)
+    near = difflib.get_close_matches(str(wrong), known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(known)}"
+
+
+def replace(config: Config, **changes: Any) -> Config:
+    """Return `config` with some options changed; an unknown one is refused with a suggestion."""
+    known = [field.name for field in dataclasses.fields(Config)]
+    for name in changes:
+        if name not in known:
+            raise HeadstartError(f"there is no option {name!r}{suggestion(name, known)}")
+    return dataclasses.replace(config, **changes)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the options that a TOML file sets."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise HeadstartError(f"there is no configuration file {path}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise HeadstartError(f"{path} is not TOML: {error}") from None
+
+
+def to_toml(config: Config) -> str:
+    """Return `config` as the text of a TOML file that `read_toml` gives back unchanged."""
+    # JSON's scalars are TOML's scalars.
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in dataclasses.asdict(config).items())

@@ -1,0 +1,185 @@
+"""The one idea of a data set: one array of pictures, their labels, and three splits that cannot leak."""
+
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from headstart.errors import HeadstartError
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+PART_NAMES = ("training", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """Labelled pictures as a source gave them, before they are split.
+
+    Attributes:
+        images: uint8 (N, H, W, 3), RGB, 0..255; memory-mapped where they are many.
+        labels: int32 (N,), index into `class_names`.
+        class_names: names of the classes.
+        parts: int8 (N,), the part the source put each picture in: TRAIN, VALIDATION or TEST.
+        files: where each picture came from, or empty where the source has no files.
+        unreadable: files that could not be read, each with the reason.
+        source: what was loaded, as the user named it.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    parts: np.ndarray
+    source: str
+    files: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+
+    def name(self, index: int) -> str:
+        """Return the file of a picture, or its number where the source has no files."""
+        return self.files[index] if self.files else f"picture {index}"
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """Bytes (N,) of 16: a digest of each picture's pixels; equal where the pictures are equal."""
+        return np.array([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in self.images], dtype="V16")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over pixels, labels, parts and class names: the same content, the same fingerprint."""
+        digest = hashlib.sha256(repr((self.images.shape[1:], self.class_names)).encode())
+        for array in (self.digests, self.labels.astype("<i4"), self.parts.astype("<i1")):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Pictures with their three splits.
+
+    Attributes:
+        pictures: all of them, in the order of the source.
+        train, validation, test: int64 indices into the pictures; no two splits share a picture or
+            hold equal ones.
+        duplicates: a line for each picture that equals another: which, and what was done.
+    """
+
+    pictures: Pictures
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    duplicates: tuple[str, ...] = field(default=())
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.pictures.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures, which all share one size."""
+        height, width, channels = self.pictures.images.shape[1:]
+        return height, width, channels
+
+    def images(self, indices: np.ndarray) -> np.ndarray:
+        """Return uint8 (len(indices), H, W, 3)."""
+        return self.pictures.images[indices]
+
+    def labels(self, indices: np.ndarray) -> np.ndarray:
+        """Return int32 (len(indices),)."""
+        return self.pictures.labels[indices]
+
+    def summary(self) -> dict:
+        """Return what a run records of its data, ready for JSON."""
+        return {
+            "source": self.pictures.source,
+            "fingerprint": self.pictures.fingerprint,
+            "classes": list(self.class_names),
+            "picture_shape": list(self.image_shape),
+            "pictures": {"training": len(self.train), "validation": len(self.validation), "test": len(self.test)},
+            "unreadable": list(self.pictures.unreadable),
+            "duplicates": list(self.duplicates),
+        }
+
+
+def split(
+    pictures: Pictures, *, validation_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0, limit: int = 0
+) -> Dataset:
+    """Split pictures into training, validation and test.
+
+    Parts that the source has stay; missing ones are drawn out of the training part, stratified by
+    class. Equal pictures end on one side: of equal ones in different given parts only those of
+    the test (else of the validation) part stay in, and a drawn picture takes its equals along.
+
+    Args:
+        limit: at most this many pictures of each split, stratified; 0 for all.
+
+    Raises:
+        HeadstartError: a class has too few pictures to be in every split.
+    """
+    first, group = np.unique(pictures.digests, return_index=True, return_inverse=True)[1:]
+    parts, kept, duplicates = settle_duplicates(pictures, first, group)
+    for part, fraction in ((TEST, test_fraction), (VALIDATION, validation_fraction)):
+        if not (parts[kept] == part).any():
+            draw(pictures, parts, kept, first, group, part, fraction, seed)
+    indices = [np.flatnonzero(kept & (parts == part)) for part in (TRAIN, VALIDATION, TEST)]
+    for part, chosen in enumerate(indices):
+        missing = sorted(set(range(len(pictures.class_names))) - set(pictures.labels[chosen].tolist()))
+        if missing and part != TEST:
+            raise HeadstartError(
+                f"{pictures.source}: class {pictures.class_names[missing[0]]!r} has no picture in the "
+                f"{PART_NAMES[part]} part; add pictures of it or remove the class"
+            )
+        if limit and limit < len(chosen):
+            indices[part] = stratified_subset(chosen, pictures.labels, limit, seed)
+    return Dataset(pictures, *indices, duplicates=duplicates)
+
+
+def settle_duplicates(
+    pictures: Pictures, first: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Return the parts (N,), which pictures stay (N,) bool, and a line for every duplicate."""
+    parts, lines = pictures.parts.copy(), []
+    # The most protected part that any picture of a group lies in: a leak is mended on the training side.
+    protected = np.full(len(first), TRAIN, dtype=parts.dtype)
+    np.maximum.at(protected, group, parts)
+    kept = parts == protected[group]
+    for index in np.flatnonzero(first[group] != np.arange(len(group))):
+        twin = int(first[group[index]])
+        if parts[index] == parts[twin]:
+            fate = "kept on the same side"
+        else:
+            left_out, stays = (index, twin) if parts[index] < parts[twin] else (twin, index)
+            fate = f"{pictures.name(left_out)} left out of {PART_NAMES[parts[left_out]]}, since {PART_NAMES[parts[stays]]} holds it"
+        labels = pictures.labels[[index, twin]]
+        conflict = "" if labels[0] == labels[1] else f"; their classes differ: {', '.join(pictures.class_names[k] for k in labels)}"
+        lines.append(f"{pictures.name(index)} equals {pictures.name(twin)}: {fate}{conflict}")
+    return parts, kept, tuple(lines)
+
+
+def draw(
+    pictures: Pictures, parts: np.ndarray, kept: np.ndarray, first: np.ndarray, group: np.ndarray,
+    part: int, fraction: float, seed: int,
+) -> None:  # fmt: skip
+    """Move a stratified fraction of the training part, with equal pictures, to `part`, in place."""
+    training = kept & (parts == TRAIN)
+    groups = np.unique(group[training])
+    labels = pictures.labels[first[groups]]
+    counts = np.bincount(labels, minlength=len(pictures.class_names))
+    if counts.min() < 3:
+        few = pictures.class_names[int(counts.argmin())]
+        raise HeadstartError(
+            f"{pictures.source}: class {few!r} has {counts.min()} different pictures to train on; "
+            "at least 3 are needed for training, validation and test"
+        )
+    drawn = max(len(counts), round(fraction * len(groups)))
+    _, chosen = train_test_split(groups, test_size=drawn, stratify=labels, random_state=seed)
+    parts[training & np.isin(group, chosen)] = part
+
+
+def stratified_subset(indices: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
+    """Return `limit` of the indices, with the classes in the same proportions."""
+    classes = len(np.unique(labels[indices]))
+    if limit < classes or len(indices) - limit < classes:
+        raise HeadstartError(f"--limit {limit} must be at least the number of classes, {classes}, and leave as many out")
+    chosen, _ = train_test_split(indices, train_size=limit, stratify=labels[indices], random_state=seed)
+    return np.sort(chosen)

@@ -1,0 +1,25 @@
+"""What the user is told where Keras cannot download a data set or weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from headstart.errors import HeadstartError
+
+
+@contextmanager
+def explained_download(instead: str) -> Iterator[None]:
+    """Turn a failed download inside the block into a `HeadstartError`.
+
+    Keras names the address in its message, checks the hash, and removes a partial file itself.
+
+    Args:
+        instead: how to go on without a network.
+    """
+    try:
+        yield
+    # Keras raises a plain Exception for a failed fetch, and a ValueError for a wrong hash.
+    except Exception as error:
+        message = str(error)
+        if not message.startswith(("URL fetch failure", "Incomplete or corrupted file", "<urlopen error", "retrieval incomplete")):
+            raise
+        raise HeadstartError(f"{message}\nWithout a network, {instead}") from None

@@ -1,0 +1,62 @@
+"""Batch norm that is held in inference mode, folded into the convolution before it."""
+
+import keras
+import numpy as np
+from keras import layers
+
+
+def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> keras.Model:
+    """Return a copy of a backbone under a dtype policy, with batch norms folded where that is exact.
+
+    A batch norm in inference mode is an affine map of each channel. Where it is the only reader of
+    a convolution without activation it becomes part of that convolution's kernel and bias: the
+    same function, up to rounding, at less cost in every training step. Others stay, and
+    `headstart.model.graph.unfreeze` holds them in inference mode.
+
+    Args:
+        policy: Keras dtype policy of the copy's layers.
+        fold: False copies without folding.
+    """
+    backbone = keras.Model(backbone.input, backbone.output, name="backbone")
+    norms = {before.name: norm for norm in backbone.layers if fold and (before := foldable_into(norm))}
+    folded = {norm.name for norm in norms.values()}
+
+    def copy(layer: layers.Layer) -> layers.Layer:
+        if layer.name in folded:
+            return layers.Identity(name=layer.name, dtype=policy)
+        config = layer.get_config() | {"dtype": policy}
+        if layer.name in norms:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    def call(layer: layers.Layer, x, **kwargs):
+        # Leaves no trace of a folded batch norm in the copied graph.
+        return x if layer.name in folded else layer(x, **kwargs)
+
+    copied = keras.models.clone_model(backbone, clone_function=copy, call_function=call)
+    for layer in copied.layers:
+        original = backbone.get_layer(layer.name)
+        layer.set_weights(folded_weights(original, norms[layer.name]) if layer.name in norms else original.get_weights())
+    return copied
+
+
+def foldable_into(norm: layers.Layer) -> layers.Layer | None:
+    """Return the convolution that a batch norm can be folded into, or None."""
+    if not isinstance(norm, layers.BatchNormalization) or norm.axis not in (-1, 3):
+        return None
+    before = norm.input._keras_history.operation
+    readers = len(before._outbound_nodes)
+    kinds = (layers.Conv2D, layers.DepthwiseConv2D)
+    linear = type(before) in kinds and before.activation is keras.activations.linear
+    return before if linear and readers == 1 and len(norm._inbound_nodes) == 1 else None
+
+
+def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[np.ndarray]:
+    """Return kernel and bias of `norm(conv(x))`, computed in float64."""
+    values = {variable.name: np.float64(variable.numpy()) for variable in norm.variables}
+    scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + norm.epsilon)
+    kernel, *bias = [np.float64(weight) for weight in conv.get_weights()]
+    shift = (bias[0] if bias else 0.0) - values["moving_mean"]
+    # A depthwise kernel is (h, w, channels, multiplier), and its output channels are the last two together.
+    return [kernel * np.reshape(scale, kernel.shape[2:] if isinstance(conv, layers.DepthwiseConv2D) else (-1,)),
+            shift * scale + values.get("beta", 0.0)]  # fmt: skip

@@ -1,0 +1,68 @@
+"""The starter backbone: a small residual network whose weights come with the package."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import layers
+from safetensors.numpy import load_file, save_file
+
+from headstart.errors import HeadstartError
+from headstart.files import checksum
+
+WEIGHTS = Path(__file__).with_name("starter.safetensors")
+CHECKSUM = WEIGHTS.with_suffix(".sha256")
+
+# Mean and variance of natural photographs' pixels on 0..255, over all three channels of CIFAR-100.
+PIXEL_MEAN, PIXEL_VARIANCE = 121.9, 68.2**2
+
+
+def build() -> keras.Model:
+    """Build the network: float (B, h, w, 3) in 0..255 to (B, h / 8, w / 8, 512), for small pictures.
+
+    A convolution at full size, three residual stages (He et al. 2016) that each halve the size and
+    double the channels, and a 1 x 1 convolution that gives a linear head more to read. Its
+    normalisation is inside, and its layers are named by stage, for `--fine-tune-from stage3`.
+    """
+    images = keras.Input((None, None, 3), name="starter_input")
+    x = layers.Normalization(mean=PIXEL_MEAN, variance=PIXEL_VARIANCE, name="normalization")(images)
+    x = convolve(x, 32, 3, 1, "stem")
+    for stage, channels in enumerate((64, 128, 256), start=1):
+        x = residual_block(x, channels, f"stage{stage}")
+    x = convolve(x, 512, 1, 1, "top")
+    return keras.Model(images, x, name="starter")
+
+
+def convolve(x, channels: int, size: int, stride: int, name: str, activation: str | None = "relu"):
+    """Convolution, batch norm and, unless None, an activation."""
+    x = layers.Conv2D(channels, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv")(x)
+    # Keras' momentum of 0.99 would need more steps to settle than a short training has.
+    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
+
+
+def residual_block(x, channels: int, name: str):
+    """Two convolutions that halve height and width, around a pooled and projected shortcut (He et al. 2019)."""
+    shortcut = convolve(layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), channels, 1, 1, f"{name}_shortcut", None)
+    x = convolve(x, channels, 3, 2, f"{name}_1")
+    x = convolve(x, channels, 3, 1, f"{name}_2", None)
+    x = layers.Add(name=f"{name}_add")([shortcut, x])
+    return layers.Activation("relu", name=f"{name}_out")(x)
+
+
+def load_weights(model: keras.Model) -> None:
+    """Put the packaged weights into a network of `build`.
+
+    Raises:
+        HeadstartError: the file is missing or damaged.
+    """
+    if not WEIGHTS.is_file() or checksum(WEIGHTS) != CHECKSUM.read_text().split()[0]:
+        raise HeadstartError(f"{WEIGHTS} is missing or damaged: install headstart again")
+    arrays = load_file(WEIGHTS)
+    model.set_weights([np.float32(arrays[weight.path]) for weight in model.weights])
+
+
+def save_weights(model: keras.Model, path: Path = WEIGHTS) -> None:
+    """Write the weights of a network of `build` as float16 arrays, half the size, with their checksum."""
+    save_file({weight.path: np.float16(weight.numpy()) for weight in model.weights}, path)
+    path.with_suffix(".sha256").write_text(f"{checksum(path)}  {path.name}\n")

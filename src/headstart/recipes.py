@@ -1,0 +1,59 @@
+"""Recipes: named sets of defaults, each with what it measured."""
+
+from collections.abc import Callable
+from typing import Any
+
+from headstart.config import Config, replace, suggestion
+from headstart.errors import HeadstartError
+
+
+def notebook() -> Config:
+    """The founding notebook to the letter, to be compared with."""
+    return Config(
+        recipe="notebook", image_size=32, preprocess="unit", cache_features=False, views=1, head_epochs=10,
+        epochs=5, learning_rate=1e-4, warmup=0.0, weight_decay=0.0, batch_norm="training", precision="float32",
+        translation=0.0, rotation=0.1,
+    )  # fmt: skip
+
+
+def quick() -> Config:
+    """Two cores, minutes."""
+    return Config(recipe="quick")
+
+
+def standard() -> Config:
+    """Two cores over a coffee, or a GPU in a minute."""
+    return Config(recipe="standard", image_size=96, epochs=3)
+
+
+def best() -> Config:
+    """A GPU."""
+    return Config(recipe="best", image_size=224, epochs=20, batch_size=128, label_smoothing=0.1, mix="cutmix", ema=0.999)
+
+
+def starter() -> Config:
+    """The packaged backbone: no download, any laptop."""
+    return Config(recipe="starter", backbone="starter", image_size=32, epochs=6, learning_rate=1e-3)
+
+
+def scratch() -> Config:
+    """From random weights: how the starter backbone itself is made."""
+    return Config(
+        recipe="scratch", backbone="starter", weights="none", image_size=32, batch_size=256, epochs=12,
+        learning_rate=3e-3, warmup=0.2, weight_decay=0.05, label_smoothing=0.1, hidden_units=0, dropout=0.0,
+        rotation=0.0, zoom=0.0, translation=0.125,
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[], Config]] = {make.__name__: make for make in (notebook, quick, standard, best, starter, scratch)}
+
+
+def recipe(name: str, **changes: Any) -> Config:
+    """Return the configuration of a recipe, with some options changed.
+
+    Raises:
+        HeadstartError: there is no such recipe or option, or a value is out of range.
+    """
+    if name not in RECIPES:
+        raise HeadstartError(f"there is no recipe {name!r}{suggestion(name, RECIPES)}")
+    return replace(RECIPES[name](), **changes)

@@ -1,0 +1,205 @@
+"""The folder of a run: what lies in it, and how it is read and written."""
+
+import csv
+import dataclasses
+import json
+import logging
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from headstart.config import Config, read_toml, to_toml
+from headstart.errors import HeadstartError
+from headstart.files import checksum, write_json, written_whole
+
+if TYPE_CHECKING:
+    import keras
+
+    from headstart.data import Dataset
+    from headstart.predict import Predictions
+
+logger = logging.getLogger("headstart")
+
+# Of the manifest; a run with a higher one was written by a newer Headstart.
+FORMAT = 1
+
+
+class Run:
+    """A run folder, finished or not.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        HeadstartError: the folder is no run, or a newer version wrote it.
+
+    Attributes:
+        config: the resolved `Config`.
+        metrics: content of `metrics.json`: `test.frozen`, `test.fine_tuned`, `seconds`, ...
+        history: the rows of `history.csv`, one an epoch.
+        class_names: in the order of the model's outputs.
+        model: the trained Keras model, its checksum verified; uint8 pictures to logits.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        if not (self.path / "config.toml").is_file():
+            raise HeadstartError(f"{self.path} is not a run: there is no config.toml in it")
+        self.config = Config(**self._known_options())
+
+    @classmethod
+    def create(cls, config: Config, *, overwrite: bool = False) -> "Run":
+        """Make the folder of a new run and write its configuration.
+
+        Raises:
+            HeadstartError: the folder holds something already, and `overwrite` was not asked for.
+        """
+        path = Path(config.out).expanduser() if config.out else default_path(config)
+        config = dataclasses.replace(config, out=str(path))
+        if path.is_dir() and any(path.iterdir()):
+            if not (path / "config.toml").exists():
+                raise HeadstartError(f"{path} is not empty and not a run: choose another folder with --out")
+            if not overwrite:
+                raise HeadstartError(
+                    f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, or choose another --out"
+                )
+            shutil.rmtree(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with written_whole(path / "config.toml") as partial:
+                partial.write_text(to_toml(config), encoding="utf-8")
+        except (FileExistsError, NotADirectoryError, PermissionError) as error:
+            raise HeadstartError(f"cannot write a run to {path}: {error.strerror}") from None
+        return cls(path)
+
+    def _known_options(self) -> dict[str, Any]:
+        options = read_toml(self.path / "config.toml")
+        known = {field.name for field in dataclasses.fields(Config)}
+        if newer := sorted(options.keys() - known):
+            raise HeadstartError(f"{self.path} was written by a newer Headstart: this one does not know its option {newer[0]!r}; upgrade it")
+        return options
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "manifest.json").exists()
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        if not self.finished:
+            raise HeadstartError(f"{self.path} is not finished: go on with headstart train --resume {self.path}")
+        manifest = self.read_json("manifest.json")
+        if manifest["format"] > FORMAT:
+            raise HeadstartError(f"{self.path} was written by a newer Headstart (format {manifest['format']}): upgrade this one")
+        return manifest
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return self.read_json("metrics.json")
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        with (self.path / "history.csv").open(encoding="utf-8", newline="") as file:
+            return [{key: value if key == "stage" else float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.manifest["classes"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the pictures that the model takes."""
+        height, width, channels = self.manifest["input"]["shape"]
+        return height, width, channels
+
+    @cached_property
+    def model(self) -> "keras.Model":
+        from headstart.backend import load_keras
+
+        for name, expected in self.manifest["sha256"].items():
+            file = self.path / name
+            if not file.is_file() or checksum(file) != expected:
+                raise HeadstartError(f"{file} is missing or not the file that its manifest describes: train again, or bring the original back")
+        return load_keras().models.load_model(self.path / "model.keras", compile=False, safe_mode=True)
+
+    def predict(self, pictures: Any, batch_size: int = 64) -> "Predictions":
+        """Classify paths, folders, Pillow images or uint8 arrays; see `headstart.predict.predict`."""
+        from headstart.predict import predict
+
+        return predict(self, pictures, batch_size)
+
+    def evaluate(self, data: "Dataset", batch_size: int = 64) -> dict[str, Any]:
+        """Measure the model on the test part of a data set; see `headstart.predict.evaluate`."""
+        from headstart.predict import evaluate
+
+        return evaluate(self, data, batch_size)
+
+    def record_start(self, data: "Dataset", environment: dict[str, str]) -> None:
+        """Write what the run stands on: its data, and the versions and command it runs under."""
+        write_json(self.path / "data.json", data.summary())
+        write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
+
+    def write_history(self, rows: list[dict[str, Any]]) -> None:
+        with written_whole(self.path / "history.csv") as partial, partial.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def write_model(self, model: "keras.Model", data: "Dataset") -> None:
+        """Write `model.keras`, and last the manifest, by which the run counts as finished."""
+        with written_whole(self.path / "model.keras") as partial:
+            model.save(partial)
+        write_json(self.path / "manifest.json", {
+            "format": FORMAT,
+            "classes": list(data.class_names),
+            "input": {"shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255]},
+            "output": "logits, one for each class, in this order",
+            "sha256": {"model.keras": checksum(self.path / "model.keras")},
+        })  # fmt: skip
+
+    def save_test_logits(self, stage: str, logits: np.ndarray) -> None:
+        """Keep the float32 (N, classes) logits of a stage on the test part."""
+        with written_whole(self.path / f"test_{stage}.npy") as partial:
+            np.save(partial, logits)
+
+    def test_logits(self, stage: str) -> np.ndarray | None:
+        """Return the logits of a stage on the test part, or None where it was not evaluated yet."""
+        file = self.path / f"test_{stage}.npy"
+        return np.load(file) if file.exists() else None
+
+    @contextmanager
+    def log(self) -> Iterator[None]:
+        """Append what is logged inside the block to `log.txt`."""
+        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        level = logger.level
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            handler.close()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Return the content of one of the run's JSON files."""
+        try:
+            return json.loads((self.path / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise HeadstartError(f"{self.path} is not a finished run: there is no {name} in it") from None
+        except ValueError as error:
+            raise HeadstartError(f"{self.path / name} is damaged: {error}") from None
+
+
+def default_path(config: Config) -> Path:
+    """Return runs/DATA-BACKBONE-RECIPE."""
+    def stem(text: str) -> str:
+        return Path(text).expanduser().resolve().name.split(".")[0] if "/" in text or "." in text else text
+
+    return Path("runs") / "-".join([stem(config.data), stem(config.backbone), config.recipe])

@@ -1,0 +1,127 @@
+"""The pictures of a result."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.special import softmax
+from sklearn.metrics import ConfusionMatrixDisplay
+
+from headstart.data import Dataset
+from headstart.files import written_whole
+from headstart.run.folder import Run
+
+TRAINING, VALIDATION, GREY = "#4477aa", "#ee6677", "#777777"  # Paul Tol's bright scheme: safe for the colour-blind
+STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch": "from scratch"}
+MOST_LABELLED_CELLS = 20
+
+
+def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+    """Draw all plots of a run into its folder `images`."""
+    folder = run.path / "images"
+    folder.mkdir(exist_ok=True)
+    last = list(metrics["test"])[-1]
+    labels, logits = data.labels(data.test), run.test_logits(last)
+    with figure(folder / "history.png", (10, 4)) as canvas:
+        draw_history(canvas, history)
+    with figure(folder / "gain.png", (5, 4)) as canvas:
+        draw_gain(canvas, metrics["test"])
+    side = 4 + 0.3 * min(len(data.class_names), 40)
+    with figure(folder / "confusion.png", (side, side)) as canvas:
+        draw_confusion(canvas, labels, logits.argmax(axis=1), data.class_names)
+    with figure(folder / "samples.png", (9, 4.4)) as canvas:
+        draw_samples(canvas, data)
+    with figure(folder / "mistakes.png", (9, 6)) as canvas:
+        draw_mistakes(canvas, data, softmax(np.float64(logits), axis=1))
+
+
+@contextmanager
+def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """Yield an empty figure of `size` inches; write it as a PNG at the end, whole or not at all."""
+    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}):
+        canvas = Figure(size, layout="constrained")
+        yield canvas
+        with written_whole(path) as partial:
+            canvas.savefig(partial, dpi=120)
+
+
+def draw_history(canvas: Figure, history: list[dict[str, Any]]) -> None:
+    """Accuracy and loss over the epochs of both stages, with the point where fine-tuning began."""
+    epochs = np.arange(1, len(history) + 1)
+    boundary = sum(row["stage"] == "frozen" for row in history)
+    for axes, quantity, scale in zip(canvas.subplots(1, 2), ("accuracy", "loss"), (100, 1), strict=True):
+        for key, name, colour in ((quantity, "training", TRAINING), (f"val_{quantity}", "validation", VALIDATION)):
+            axes.plot(epochs, [scale * row[key] for row in history], "o-", markersize=4, color=colour, label=name)
+        axes.set(xlabel="epoch", ylabel="accuracy in %" if scale == 100 else "loss")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.25)
+        if 0 < boundary < len(history):
+            axes.axvline(boundary + 0.5, color=GREY, linestyle="--", linewidth=1)
+            axes.annotate("fine-tuning", (boundary + 0.5, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0),
+                          textcoords="offset points", color=GREY)  # fmt: skip
+        axes.legend(frameon=False)
+
+
+def draw_gain(canvas: Figure, test: dict[str, Any]) -> None:
+    """Test accuracy of each stage with its 95 % interval, and what fine-tuning gained."""
+    axes = canvas.subplots()
+    accuracies = np.array([100 * figures["accuracy"] for figures in test.values()])
+    intervals = np.array([np.multiply(100, figures["interval"]) for figures in test.values()])
+    errors = np.abs(intervals - accuracies[:, None]).T
+    bars = axes.bar([STAGE_NAMES[stage] for stage in test], accuracies, yerr=errors, color=[TRAINING, VALIDATION][: len(test)],
+                    width=0.55, capsize=5, ecolor="#333333")  # fmt: skip
+    axes.bar_label(bars, [f"{accuracy:.2f} %" for accuracy in accuracies], padding=4)
+    if len(accuracies) == 2:
+        axes.set_title(f"fine-tuning: {accuracies[1] - accuracies[0]:+.2f} points")
+    # Bars start at 0, so that their lengths do not exaggerate.
+    axes.set(ylabel="test accuracy in %, 95 % interval", ylim=(0, 109))
+
+
+def draw_confusion(canvas: Figure, labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...]) -> None:
+    """Given class by predicted class, in % of the given one."""
+    few = len(class_names) <= MOST_LABELLED_CELLS
+    display = ConfusionMatrixDisplay.from_predictions(
+        labels, predicted, labels=range(len(class_names)), display_labels=class_names if few else None, normalize="true",
+        include_values=False, cmap="Blues", colorbar=False, ax=canvas.subplots(), xticks_rotation="vertical" if few else "horizontal",
+    )  # fmt: skip
+    axes, matrix = display.ax_, 100 * display.confusion_matrix
+    axes.set(xlabel="predicted class", ylabel="given class", title="in % of the given class")
+    if not few:
+        return axes.set(xticks=[], yticks=[]) and None
+    for row, column in np.argwhere(matrix >= 0.05):
+        value = matrix[row, column]
+        axes.text(column, row, f"{value:.1f}" if value < 99.95 else "100", ha="center", va="center", fontsize=8,
+                  color="white" if value > 50 else "black")  # fmt: skip
+
+
+def draw_samples(canvas: Figure, data: Dataset) -> None:
+    """Two training pictures of each of the first ten classes."""
+    labels = data.labels(data.train)
+    classes = range(min(10, len(data.class_names)))
+    grid = canvas.subplots(2, len(classes), squeeze=False)
+    for column, label in enumerate(classes):
+        chosen = data.images(data.train[np.flatnonzero(labels == label)[:2]])
+        for row in range(2):
+            grid[row, column].axis("off")
+            if row < len(chosen):
+                grid[row, column].imshow(chosen[row])
+        grid[0, column].set_title(data.class_names[label], fontsize=8)
+
+
+def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> None:
+    """The mistakes on the test part that the network was surest of."""
+    labels = data.labels(data.test)
+    predicted = probabilities.argmax(axis=1)
+    wrong = np.flatnonzero(predicted != labels)
+    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:18]
+    canvas.suptitle(f"the surest of {len(wrong)} mistakes on the test part" if len(wrong) else "no mistake on the test part")
+    for axes, index in zip(canvas.subplots(3, 6).flat, [*surest, *[None] * (18 - len(surest))], strict=True):
+        axes.axis("off")
+        if index is not None:
+            axes.imshow(data.images(data.test[[index]])[0])
+            said, sure = data.class_names[predicted[index]], probabilities[index, predicted[index]]
+            axes.set_title(f"{said} {100 * sure:.0f} %\nlabel: {data.class_names[labels[index]]}", fontsize=8)

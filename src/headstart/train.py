@@ -1,0 +1,227 @@
+"""The main job: pictures in, two stages of training, a result that tells the truth about itself out."""
+
+import contextlib
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
+
+from headstart.backend import is_out_of_memory, load_keras, resolve_jit, resolve_precision, seed_everything, versions
+from headstart.config import Config, suggestion
+from headstart.data import Dataset
+from headstart.data.load import configured_data
+from headstart.errors import HeadstartError
+
+keras = load_keras()
+
+from headstart.model import build_model, load_backbone  # noqa: E402  (Keras starts silently first)
+from headstart.model.graph import all_layers, head_model, unfreeze  # noqa: E402
+from headstart.predict import predict_logits  # noqa: E402
+from headstart.run import Run  # noqa: E402
+from headstart.run.report import write_results  # noqa: E402
+from headstart.training.batches import Batches  # noqa: E402
+from headstart.training.checkpoint import Checkpoint  # noqa: E402
+from headstart.training.features import cached_features  # noqa: E402
+from headstart.training.fit import fit_stage  # noqa: E402
+from headstart.training.optimizer import fine_tuning_optimizer  # noqa: E402
+
+logger = logging.getLogger("headstart")
+
+FROZEN, FINE_TUNED, SCRATCH = "frozen", "fine_tuned", "scratch"
+# Large, since a head on features is so small that the number of steps is its whole cost.
+HEAD_BATCH = 256
+
+
+def train(config: Config, data: Dataset | None = None, *, overwrite: bool = False) -> Run:
+    """Train a classifier and return its finished run.
+
+    Args:
+        config: all options, from `headstart.recipe` or `headstart.Config`.
+        data: the data set, if it is loaded already; else `config.data` is.
+        overwrite: replace an existing run in the same folder.
+
+    Raises:
+        HeadstartError: bad input, an existing run, no network, no memory; the message says which.
+    """
+    run = Run.create(config, overwrite=overwrite)
+    return carry_out(run, data)
+
+
+def resume(path: str | Path, data: Dataset | None = None) -> Run:
+    """Go on with an interrupted run from its last finished epoch.
+
+    Raises:
+        HeadstartError: the folder is no run, or its data have changed.
+    """
+    run = Run(path)
+    if run.finished:
+        logger.info("%s is finished", run.path)
+        return run
+    return carry_out(run, data)
+
+
+def carry_out(run: Run, data: Dataset | None) -> Run:
+    """Do what is still to be done of a run: data, model, frozen stage, fine-tuning, results."""
+    config = run.config
+    with run.log(), explained_memory(config):
+        checkpoint = Checkpoint(run.path / "checkpoint")
+        begin = time.monotonic()
+        data = data or configured_data(config)
+        describe(data)
+        refuse_other_data(checkpoint, data)
+
+        seed_everything(config.seed, config.deterministic)
+        precision = resolve_precision(config.precision, config.learns_batch_norm)
+        backbone, preprocess = load_backbone(config)
+        model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
+        refuse_unknown_layer(model, config)
+        logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
+        run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
+        checkpoint.seconds["preparation"] = checkpoint.seconds.get("preparation", 0.0) + time.monotonic() - begin
+
+        if not config.from_scratch:
+            frozen_stage(model, data, config, run, checkpoint)
+        if config.epochs:
+            fine_tuning_stage(model, data, config, run, checkpoint)
+
+        write_results(run, model, data, checkpoint, peak_memory_mb())
+        checkpoint.remove()
+    return run
+
+
+def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint) -> None:
+    """Train the head alone, on features that the frozen backbone computes once (or, plainly, at every epoch)."""
+    if checkpoint.stage == FINE_TUNED:
+        return  # its checkpoint holds the whole network
+    if config.cache_features:
+        learner, (training, validation, test) = head_model(model), feature_batches(model, data, config, checkpoint)
+    else:
+        learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed)
+    seed_everything(config.seed, config.deterministic)
+    learner.compile(
+        keras.optimizers.Adam(config.head_learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"], jit_compile=resolve_jit(),
+    )  # fmt: skip
+    fit_stage(
+        FROZEN, learner, training, validation, checkpoint,
+        epochs=config.head_epochs, patience=config.patience, class_weight=class_weights(data, config),
+    )  # fmt: skip
+    test_once(FROZEN, learner, test, run)
+
+
+def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint) -> None:
+    """Train backbone and head together at a reduced rate, batch norm held in inference mode.
+
+    From scratch it is the only stage, and batch norm learns.
+    """
+    stage = SCRATCH if config.from_scratch else FINE_TUNED
+    unfreeze(model, config)
+    seed_everything(config.seed + 1, config.deterministic)
+    classes = len(data.class_names)
+    training, validation, test = picture_batches(data, config, seed=config.seed + 1, classes=classes)
+    model.compile(
+        fine_tuning_optimizer(config, config.epochs * training.num_batches),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+        metrics=["accuracy"], jit_compile=resolve_jit(),
+    )  # fmt: skip
+    fit_stage(
+        stage, model, training, validation, checkpoint, epochs=config.epochs, patience=config.patience,
+        class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
+    )  # fmt: skip
+    test_once(stage, model, test, run)
+
+
+def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> list[Batches]:
+    """Return batches of pictures: training shuffled (and mixed, where labels are one-hot), the others in order."""
+    images, labels, size = data.pictures.images, data.pictures.labels, config.batch_size
+    training = Batches(images, labels, data.train, size, seed, classes, config.mix if classes else "none")
+    return [training, *(Batches(images, labels, part, size, None, classes) for part in (data.validation, data.test))]
+
+
+def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoint: Checkpoint) -> list[Batches]:
+    """Return batches of features: training in all its views, validation and test as they are."""
+    begin = time.monotonic()
+    views = [
+        cached_features(model, data, data.train, config, view, f"training pictures, view {view + 1} of {config.views}")
+        for view in range(config.views)
+    ]
+    features = {name: cached_features(model, data, part, config, 0, f"{name} pictures")
+                for name, part in (("validation", data.validation), ("test", data.test))}  # fmt: skip
+    checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
+    training_labels = np.tile(data.labels(data.train), config.views)
+    return [
+        Batches(np.concatenate(views), training_labels, np.arange(len(training_labels)), HEAD_BATCH, config.seed),
+        Batches(features["validation"], data.labels(data.validation), np.arange(len(data.validation)), HEAD_BATCH),
+        Batches(features["test"], data.labels(data.test), np.arange(len(data.test)), HEAD_BATCH),
+    ]
+
+
+def test_once(stage: str, learner: keras.Model, test: Batches, run: Run) -> None:
+    """Keep the logits on the test part, unless an interrupted run did so already; nothing is chosen by them."""
+    if run.test_logits(stage) is None:
+        run.save_test_logits(stage, predict_logits(learner, test, f"{stage.replace('_', '-')} network on the test part"))
+
+
+def best_row(rows: list[dict]) -> dict | None:
+    """Return the epoch that a stage kept, or None where there was no such stage."""
+    return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]), default=None)
+
+
+def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:
+    """Return weights inverse to the classes' frequencies in training, or None where they are not asked for."""
+    if not config.class_weights:
+        return None
+    classes = np.arange(len(data.class_names))
+    return dict(enumerate(compute_class_weight("balanced", classes=classes, y=data.labels(data.train)).tolist()))
+
+
+def describe(data: Dataset) -> None:
+    """Log what was loaded, with every file that was skipped and every duplicate."""
+    logger.info(
+        "%s: %d classes, %d x %d pixels; %d pictures for training, %d for validation, %d for the test",
+        data.pictures.source, len(data.class_names), *data.image_shape[:2], len(data.train), len(data.validation), len(data.test),
+    )  # fmt: skip
+    for line in data.pictures.unreadable:
+        logger.warning("skipped %s", line)
+    for line in data.duplicates:
+        logger.warning("duplicate: %s", line)
+
+
+def refuse_other_data(checkpoint: Checkpoint, data: Dataset) -> None:
+    """Refuse to go on with a run on pictures that are not those it began with."""
+    if checkpoint.fingerprint not in ("", data.pictures.fingerprint):
+        raise HeadstartError(f"{data.pictures.source} has changed since this run began: start a new run, or bring back the old pictures")
+    checkpoint.fingerprint = data.pictures.fingerprint
+
+
+def refuse_unknown_layer(model: keras.Model, config: Config) -> None:
+    names = [layer.name for layer in all_layers(model.get_layer("backbone"))]
+    if not any(name.startswith(config.fine_tune_from) for name in names):
+        weighted = [layer.name for layer in all_layers(model.get_layer("backbone")) if layer.weights]
+        raise HeadstartError(f"--fine-tune-from: no layer of {config.backbone} begins with {config.fine_tune_from!r}{suggestion(config.fine_tune_from, weighted)}")
+
+
+@contextlib.contextmanager
+def explained_memory(config: Config) -> Iterator[None]:
+    """Say what to do where memory, main or the GPU's, runs out."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise HeadstartError(
+            f"not enough memory for --batch-size {config.batch_size} at --image-size {config.image_size}: "
+            f"try --batch-size {max(1, config.batch_size // 4)}"
+        ) from None
+
+
+def peak_memory_mb() -> float:
+    """Return the most main memory that this process has held, in MB of 10**6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes.
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -1,0 +1,1 @@
+"""How a network learns: features computed once, stages that can be interrupted, one optimizer."""

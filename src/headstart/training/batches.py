@@ -1,0 +1,68 @@
+"""Batches of pictures or features, in an order that depends on the seed and the epoch alone."""
+
+import keras
+import numpy as np
+
+
+class Batches(keras.utils.PyDataset):
+    """Rows of an array with their labels, a batch at a time; constant memory on memory-mapped arrays.
+
+    Args:
+        inputs: (N, ...) array of pictures or features.
+        labels: int (N,).
+        indices: rows to use.
+        batch_size: rows a batch.
+        seed: shuffles anew at every epoch, and drops the incomplete last batch, so that every step
+            has one shape; None keeps the order and every row.
+        classes: labels become one-hot rows of this many classes; 0 keeps integers.
+        mix: `mixup` (Zhang et al. 2018) or `cutmix` (Yun et al. 2019) blends pairs within a batch.
+    """
+
+    def __init__(
+        self, inputs: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int,
+        seed: int | None = None, classes: int = 0, mix: str = "none",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.inputs, self.labels, self.indices = inputs, labels, indices
+        self.batch_size = min(batch_size, len(indices))
+        self.seed, self.classes, self.mix = seed, classes, mix
+        self.start_at(0)
+
+    def start_at(self, epoch: int) -> None:
+        """Make `epoch` (from 0) the next one that Keras begins, so that a resumed run sees its order."""
+        self.epoch = epoch - 1
+        self.order = self.shuffled(epoch)
+
+    def on_epoch_begin(self) -> None:
+        self.epoch += 1
+        self.order = self.shuffled(self.epoch)
+
+    def shuffled(self, epoch: int) -> np.ndarray:
+        return self.indices if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(self.indices)
+
+    @property
+    def num_batches(self) -> int:
+        full, rest = divmod(len(self.indices), self.batch_size)
+        return full + (self.seed is None and rest > 0)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        images, labels = self.inputs[rows], self.labels[rows]
+        if self.classes:
+            labels = np.eye(self.classes, dtype=np.float32)[labels]
+        return mixed(images, labels, self.mix, [self.seed or 0, self.epoch, index]) if self.mix != "none" else (images, labels)
+
+
+def mixed(images: np.ndarray, labels: np.ndarray, mix: str, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Blend the pictures and one-hot labels of a batch in pairs by Keras' own layer.
+
+    Args:
+        images: uint8 (B, H, W, 3).
+        labels: float32 (B, classes).
+        seed: numbers that determine the blend.
+    """
+    layer = {"mixup": keras.layers.MixUp, "cutmix": keras.layers.CutMix}[mix]
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
+    blended = layer(seed=number)({"images": np.float32(images), "labels": labels}, training=True)
+    to_numpy = keras.ops.convert_to_numpy
+    return np.uint8(np.clip(np.rint(to_numpy(blended["images"])), 0, 255)), to_numpy(blended["labels"])

@@ -1,0 +1,102 @@
+"""Where a run stands, on disk after every epoch, so that a killed run goes on as if it had not been."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from headstart.errors import HeadstartError
+from headstart.files import write_json, written_whole
+
+FORMAT = 1
+
+
+class Checkpoint:
+    """The state of a run between two epochs.
+
+    `state.json` names the file of arrays that belongs to it and is replaced last, so whatever
+    moment the process is killed at, one whole state is on disk.
+
+    Attributes:
+        history: a row for each finished epoch, in order.
+        seconds: time spent so far, by stage.
+        fingerprint: of the data that the run began with.
+        stage: the stage that the arrays belong to, and `finished` whether it has ended.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.history: list[dict[str, Any]] = []
+        self.seconds: dict[str, float] = {}
+        self.fingerprint = ""
+        self.stage, self.finished, self.arrays = "", False, ""
+        if self.file.exists():
+            self.read()
+
+    @property
+    def file(self) -> Path:
+        return self.folder / "state.json"
+
+    def read(self) -> None:
+        try:
+            state = json.loads(self.file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise HeadstartError(f"{self.file} is damaged ({error}); start the run again with --overwrite") from None
+        if state.pop("format") != FORMAT:
+            raise HeadstartError(f"{self.file} was written by another version of Headstart: resume with that version")
+        self.__dict__.update(state)
+
+    def write(self) -> None:
+        """Replace the state on disk by this one, whole or not at all."""
+        self.folder.mkdir(exist_ok=True)
+        fields = ("history", "seconds", "fingerprint", "stage", "finished", "arrays")
+        write_json(self.file, {"format": FORMAT} | {field: getattr(self, field) for field in fields})
+        for old in self.folder.glob("*.safetensors"):
+            if old.name != self.arrays:
+                old.unlink()
+
+    def epochs_of(self, stage: str) -> list[dict[str, Any]]:
+        """Return the history's rows of one stage."""
+        return [row for row in self.history if row["stage"] == stage]
+
+    def save(self, stage: str, *, finished: bool = False, **groups: list[np.ndarray]) -> None:
+        """Write arrays, in named groups, together with the rest of the state."""
+        self.folder.mkdir(exist_ok=True)
+        self.stage, self.finished = stage, finished
+        self.arrays = f"{stage}-{len(self.epochs_of(stage)):04d}{'-finished' if finished else ''}.safetensors"
+        named = {f"{group}.{i:05d}": np.ascontiguousarray(array) for group, arrays in groups.items() for i, array in enumerate(arrays)}
+        with written_whole(self.folder / self.arrays) as partial:
+            save_file(named, partial)
+        self.write()
+
+    def load(self, stage: str) -> dict[str, list[np.ndarray]]:
+        """Return the groups of arrays saved last, if they are of `stage`; else nothing."""
+        if self.stage != stage:
+            return {}
+        try:
+            named = load_file(self.folder / self.arrays)
+        except (OSError, SafetensorError) as error:
+            raise HeadstartError(f"{self.folder / self.arrays} cannot be read ({error}); start again with --overwrite") from None
+        groups: dict[str, list[np.ndarray]] = {}
+        for key in sorted(named):
+            groups.setdefault(key.split(".")[0], []).append(named[key])
+        return groups
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def values(variables: list[keras.Variable]) -> list[np.ndarray]:
+    """Return the values of Keras variables as arrays of their own."""
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+
+
+def assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:
+    """Put arrays into Keras variables, in order."""
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)

@@ -1,0 +1,44 @@
+"""AdamW with a learning rate for each layer, and the schedule of fine-tuning."""
+
+import keras
+
+from headstart.config import Config
+
+
+class LayerwiseAdamW(keras.optimizers.AdamW):
+    """AdamW whose learning rate grows geometrically from the first layer to the last.
+
+    Layer-wise decay as in ULMFiT (Howard and Ruder 2018): early layers hold what is general and
+    should move least.
+
+    Args:
+        first_layer_rate: rate of the first variable as a part of the last one's; 1 is plain AdamW.
+    """
+
+    def __init__(self, *args, first_layer_rate: float = 1.0, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.first_layer_rate = first_layer_rate
+
+    def update_step(self, gradient, variable, learning_rate) -> None:
+        last = max(1, len(self._trainable_variables) - 1)
+        depth = self._get_variable_index(variable) / last
+        super().update_step(gradient, variable, learning_rate * self.first_layer_rate ** (1 - depth))
+
+    def get_config(self) -> dict:
+        return super().get_config() | {"first_layer_rate": self.first_layer_rate}
+
+
+def fine_tuning_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
+    """Return AdamW with a linear warm-up and a cosine decay to zero over `steps` steps."""
+    warmup = round(config.warmup * steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else config.learning_rate, max(1, steps - warmup),
+        warmup_target=config.learning_rate if warmup else None, warmup_steps=warmup,
+    )  # fmt: skip
+    optimizer = LayerwiseAdamW(
+        schedule, weight_decay=config.weight_decay, first_layer_rate=config.layer_decay,
+        use_ema=config.ema > 0, ema_momentum=config.ema or 0.99,
+    )  # fmt: skip
+    # Biases and norms' scales are shifts, not directions: decay would only bias them (He et al. 2019).
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
