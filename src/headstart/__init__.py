@@ -1,12 +1,12 @@
 """Headstart: a pretrained backbone learns your pictures in two stages, and says truly how well.
 
-    import headstart as hs
+import headstart as hs
 
-    config = hs.recipe("quick", data="photos/")
-    data = hs.load_data(config.data, image_size=config.image_size)
-    run = hs.train(config, data)
-    print(run.metrics["test"]["fine_tuned"]["accuracy"])
-    print(run.predict(["a.jpg", "b.png"]).labels)
+config = hs.recipe("quick", data="photos/")
+data = hs.load_data(config.data, image_size=config.image_size)
+run = hs.train(config, data)
+print(run.metrics["test"]["fine_tuned"]["accuracy"])
+print(run.predict(["a.jpg", "b.png"]).labels)
 """
 
 import importlib

@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import logging
 import os
 import platform
 import sys
@@ -30,6 +31,8 @@ def load_keras():
             f"Keras' backend {os.environ.get('KERAS_BACKEND', 'tensorflow')!r} cannot be loaded ({error}); "
             "install it, or choose another with KERAS_BACKEND=tensorflow, jax or torch"
         ) from None
+    # TensorFlow warns of retracing each time that another small model predicts.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return keras
 
 

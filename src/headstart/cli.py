@@ -103,7 +103,9 @@ def train_options(defaults: Config) -> type:
     ]
     for field in dataclasses.fields(Config):
         text = "; ".join(filter(None, (field.metadata["help"], range_text(field))))
-        fields.append((field.name, Annotated[field.type, arg(help=text)], dataclasses.field(default=getattr(defaults, field.name))))
+        fields.append(
+            (field.name, Annotated[field.type, arg(help=text)], dataclasses.field(default=getattr(defaults, field.name)))
+        )
     return dataclasses.make_dataclass("Train", fields)
 
 
@@ -140,7 +142,7 @@ def evaluate(arguments: list[str]) -> None:
     from headstart.run import Run
 
     run = Run(options.run)
-    run.manifest  # an unfinished run is refused before its data are loaded
+    run.model  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
     show_log()
     from headstart.predict import load_for_evaluation
 
@@ -155,7 +157,9 @@ def predict(arguments: list[str]) -> None:
     class Options:
         run: Annotated[Positional[str], arg(help="folder of a finished run")]
         pictures: Annotated[Positional[tuple[str, ...]], arg(help="picture files and folders of them")]
-        format: Annotated[Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: all probabilities")] = "table"
+        format: Annotated[
+            Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: all probabilities")
+        ] = "table"
         batch_size: Annotated[int, arg(help="pictures at a time; 1 or more")] = 64
 
     options = parse(Options, arguments, "headstart predict", predict.__doc__)

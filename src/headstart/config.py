@@ -68,7 +68,8 @@ class Config:
     # Fine-tuning
     epochs: int = option(2, "epochs of fine-tuning; 0: stop after the frozen stage", 0, 10_000)
     learning_rate: float = option(3e-4, "AdamW's highest learning rate in fine-tuning", 1e-8, 10)
-    warmup: float = option(0.1, "part of fine-tuning in which the rate rises to it; then it falls as a cosine", 0, 0.9)
+    warmup_steps: int = option(100, "steps in which the rate rises to it, before it falls as a cosine; fewer than 5 times "
+                               "as many steps in all lower the highest rate in proportion", 0)  # fmt: skip
     weight_decay: float = option(0.01, "AdamW's decoupled weight decay", 0, 10)
     layer_decay: float = option(1.0, "learning rate of the first layer as a part of the last one's", 1e-4, 1)
     label_smoothing: float = option(0.0, "probability taken from the label and spread over all classes", 0, 0.9)

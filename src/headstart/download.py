@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 
 from headstart.errors import HeadstartError
 
@@ -17,9 +18,14 @@ def explained_download(instead: str) -> Iterator[None]:
     """
     try:
         yield
+    # A server that hangs up says so by itself; the others Keras puts into words.
+    except (ConnectionError, TimeoutError, HTTPException) as error:
+        raise HeadstartError(f"the download broke off ({error}); try again\nWithout a network, {instead}") from None
     # Keras raises a plain Exception for a failed fetch, and a ValueError for a wrong hash.
     except Exception as error:
         message = str(error)
-        if not message.startswith(("URL fetch failure", "Incomplete or corrupted file", "<urlopen error", "retrieval incomplete")):
+        if not message.startswith(
+            ("URL fetch failure", "Incomplete or corrupted file", "<urlopen error", "retrieval incomplete")
+        ):
             raise
         raise HeadstartError(f"{message}\nWithout a network, {instead}") from None

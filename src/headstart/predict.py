@@ -111,7 +111,9 @@ def as_input(picture: Path | Image.Image | np.ndarray, height: int, width: int) 
         return read_picture(picture, height, width)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,), (4,)):
-            raise HeadstartError(f"an array must be uint8 (H, W), (H, W, 3) or (N, H, W, 3) in 0..255, not {picture.dtype} {picture.shape}")
+            raise HeadstartError(
+                f"an array must be uint8 (H, W), (H, W, 3) or (N, H, W, 3) in 0..255, not {picture.dtype} {picture.shape}"
+            )
         if picture.shape == (height, width, 3):
             return picture
         picture = Image.fromarray(picture)
@@ -136,7 +138,9 @@ def load_for_evaluation(run: Run, source: str = "") -> Dataset:
     if not source:
         data = configured_data(config)
         if data.pictures.fingerprint != run.read_json("data.json")["fingerprint"]:
-            raise HeadstartError(f"{config.data} has changed since {run.path} was trained on it: name what to measure on with --data")
+            raise HeadstartError(
+                f"{config.data} has changed since {run.path} was trained on it: name what to measure on with --data"
+            )
         return data
     pictures = read_pictures(source, height)
     test = np.flatnonzero(pictures.parts == TEST)

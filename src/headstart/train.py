@@ -195,15 +195,20 @@ def describe(data: Dataset) -> None:
 def refuse_other_data(checkpoint: Checkpoint, data: Dataset) -> None:
     """Refuse to go on with a run on pictures that are not those it began with."""
     if checkpoint.fingerprint not in ("", data.pictures.fingerprint):
-        raise HeadstartError(f"{data.pictures.source} has changed since this run began: start a new run, or bring back the old pictures")
+        raise HeadstartError(
+            f"{data.pictures.source} has changed since this run began: start a new run, or bring back the old pictures"
+        )
     checkpoint.fingerprint = data.pictures.fingerprint
 
 
 def refuse_unknown_layer(model: keras.Model, config: Config) -> None:
-    names = [layer.name for layer in all_layers(model.get_layer("backbone"))]
-    if not any(name.startswith(config.fine_tune_from) for name in names):
-        weighted = [layer.name for layer in all_layers(model.get_layer("backbone")) if layer.weights]
-        raise HeadstartError(f"--fine-tune-from: no layer of {config.backbone} begins with {config.fine_tune_from!r}{suggestion(config.fine_tune_from, weighted)}")
+    """Refuse a `fine_tune_from` that no layer of the backbone begins with."""
+    start, layers = config.fine_tune_from, all_layers(model.get_layer("backbone"))
+    if not any(layer.name.startswith(start) for layer in layers):
+        weighted = [layer.name for layer in layers if layer.weights]
+        raise HeadstartError(
+            f"--fine-tune-from: no layer of {config.backbone} begins with {start!r}{suggestion(start, weighted)}"
+        )
 
 
 @contextlib.contextmanager

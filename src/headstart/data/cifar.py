@@ -50,12 +50,17 @@ def read_cifar(path: Path) -> Pictures | None:
         with tarfile.open(path) as archive:
             return read_files(path, archive_files(archive))
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise HeadstartError(f"{path} is not a readable tar archive ({error}); download it again") from None
+        # The first line says it; the others list each compression that tarfile tried.
+        reason = str(error).partition(":\n")[0]
+        raise HeadstartError(f"{path} is not a readable tar archive ({reason}); download it again") from None
 
 
 def archive_files(archive: tarfile.TarFile) -> dict[str, Callable[[], bytes]]:
     """Return a reader for each plain file, by its bare name. Nothing is unpacked to the disk."""
     members = {Path(member.name).name: member for member in archive if member.isfile() and member.size <= MOST_BYTES}
+    # gzip compares its checksum only at the end of the file, behind the last member.
+    while archive.fileobj.read(1 << 20):
+        pass
     return {name: lambda member=member: archive.extractfile(member).read() for name, member in members.items()}
 
 
@@ -86,8 +91,11 @@ def read_class_names(path: Path, layout: Layout, content: bytes) -> tuple[str, .
     if layout.label_bytes:
         return tuple(content.decode("utf-8", "replace").split())
     meta = unpickle(path / layout.meta, content)
-    names = meta.get(b"label_names") or meta.get(b"fine_label_names") or ()
-    return tuple(name.decode("utf-8", "replace") for name in names)
+    try:
+        names = meta.get(b"label_names") or meta.get(b"fine_label_names") or ()
+        return tuple(name.decode("utf-8", "replace") for name in names)
+    except (AttributeError, ValueError, TypeError) as error:
+        raise HeadstartError(f"{path / layout.meta} is damaged ({error}); download it again") from None
 
 
 def read_batch(path: Path, layout: Layout, content: bytes) -> tuple[np.ndarray, np.ndarray]:
@@ -101,10 +109,13 @@ def read_batch(path: Path, layout: Layout, content: bytes) -> tuple[np.ndarray, 
             batch = unpickle(path, content)
             planes = np.asarray(batch[b"data"], dtype=np.uint8)
             labels = np.asarray(batch[b"labels"] if b"labels" in batch else batch[b"fine_labels"])
+        labels = np.ravel(labels).astype(np.int32)
         images = planes.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
-    except (KeyError, ValueError, TypeError) as error:
+        if not len(images):
+            raise ValueError("it holds no picture")
+    except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise HeadstartError(f"{path} is damaged ({error}); download it again") from None
-    return np.ascontiguousarray(images), labels.astype(np.int32)
+    return np.ascontiguousarray(images), labels
 
 
 class ArrayUnpickler(pickle.Unpickler):

@@ -130,13 +130,11 @@ def split(
                 f"{PART_NAMES[part]} part; add pictures of it or remove the class"
             )
         if limit and limit < len(chosen):
-            indices[part] = stratified_subset(chosen, pictures.labels, limit, seed)
+            indices[part] = stratified_subset(pictures, chosen, part, limit, seed)
     return Dataset(pictures, *indices, duplicates=duplicates)
 
 
-def settle_duplicates(
-    pictures: Pictures, first: np.ndarray, group: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def settle_duplicates(pictures: Pictures, first: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Return the parts (N,), which pictures stay (N,) bool, and a line for every duplicate."""
     parts, lines = pictures.parts.copy(), []
     # The most protected part that any picture of a group lies in: a leak is mended on the training side.
@@ -145,14 +143,17 @@ def settle_duplicates(
     kept = parts == protected[group]
     for index in np.flatnonzero(first[group] != np.arange(len(group))):
         twin = int(first[group[index]])
-        if parts[index] == parts[twin]:
-            fate = "kept on the same side"
-        else:
-            left_out, stays = (index, twin) if parts[index] < parts[twin] else (twin, index)
-            fate = f"{pictures.name(left_out)} left out of {PART_NAMES[parts[left_out]]}, since {PART_NAMES[parts[stays]]} holds it"
+        holder = PART_NAMES[protected[group[index]]]
+        fate = ", ".join(
+            f"{pictures.name(one)} left out of {PART_NAMES[parts[one]]}, since {holder} holds it"
+            for one in (twin, index)
+            if not kept[one]
+        )
         labels = pictures.labels[[index, twin]]
-        conflict = "" if labels[0] == labels[1] else f"; their classes differ: {', '.join(pictures.class_names[k] for k in labels)}"
-        lines.append(f"{pictures.name(index)} equals {pictures.name(twin)}: {fate}{conflict}")
+        conflict = (
+            "" if labels[0] == labels[1] else f"; their classes differ: {', '.join(pictures.class_names[k] for k in labels)}"
+        )
+        lines.append(f"{pictures.name(index)} equals {pictures.name(twin)}: {fate or 'kept on the same side'}{conflict}")
     return parts, kept, tuple(lines)
 
 
@@ -165,21 +166,32 @@ def draw(
     groups = np.unique(group[training])
     labels = pictures.labels[first[groups]]
     counts = np.bincount(labels, minlength=len(pictures.class_names))
-    if counts.min() < 3:
+    # One for the training part, and one for each part that has no pictures yet.
+    needed = 1 + len({TRAIN, VALIDATION, TEST} - {TRAIN, *parts[kept].tolist()})
+    if counts.min() < needed:
         few = pictures.class_names[int(counts.argmin())]
         raise HeadstartError(
             f"{pictures.source}: class {few!r} has {counts.min()} different pictures to train on; "
-            "at least 3 are needed for training, validation and test"
+            f"at least {needed} are needed, one for training and one for each part that is drawn"
         )
     drawn = max(len(counts), round(fraction * len(groups)))
     _, chosen = train_test_split(groups, test_size=drawn, stratify=labels, random_state=seed)
     parts[training & np.isin(group, chosen)] = part
 
 
-def stratified_subset(indices: np.ndarray, labels: np.ndarray, limit: int, seed: int) -> np.ndarray:
-    """Return `limit` of the indices, with the classes in the same proportions."""
-    classes = len(np.unique(labels[indices]))
+def stratified_subset(pictures: Pictures, indices: np.ndarray, part: int, limit: int, seed: int) -> np.ndarray:
+    """Return `limit` of the indices of a part, with the classes in the same proportions."""
+    labels = pictures.labels[indices]
+    present, counts = np.unique(labels, return_counts=True)
+    classes = len(present)
     if limit < classes or len(indices) - limit < classes:
         raise HeadstartError(f"--limit {limit} must be at least the number of classes, {classes}, and leave as many out")
-    chosen, _ = train_test_split(indices, train_size=limit, stratify=labels[indices], random_state=seed)
-    return np.sort(chosen)
+    # scikit-learn cannot stratify a class of one picture, and a rare class can come out empty.
+    if counts.min() > 1:
+        chosen, _ = train_test_split(indices, train_size=limit, stratify=labels, random_state=seed)
+        if len(np.unique(pictures.labels[chosen])) == classes:
+            return np.sort(chosen)
+    rarest = pictures.class_names[present[counts.argmin()]]
+    raise HeadstartError(
+        f"--limit {limit} is too low for class {rarest!r}, which is rare in the {PART_NAMES[part]} part: raise it or leave it out"
+    )

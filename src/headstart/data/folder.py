@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -88,9 +89,14 @@ def decode_all(root: Path, paths: list[Path], size: int) -> tuple[np.ndarray, di
     file = cache_folder("pictures") / f"{key}.npy"
     # The list of unreadable files is written last: where it is, the pictures are whole.
     done = file.with_suffix(".json")
-    if not done.exists():
+    if not (done.exists() and file.exists()):
         images = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
-        unreadable = decode_into(images, root, paths)
+        try:
+            unreadable = decode_into(images, root, paths)
+        except HeadstartError:
+            # The user will change the files, and then nothing would ever use or remove these gigabytes.
+            file.unlink()
+            raise
         images.flush()
         write_json(done, unreadable)
     unreadable = json.loads(done.read_text(encoding="utf-8"))
@@ -108,7 +114,8 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path]) -> dict[str, 
             return error
 
     # Pillow decodes outside Python's lock, so threads use every core. A slice at a time bounds memory.
-    with ThreadPoolExecutor() as pool:
+    # Threads share the warning filters, and those that read_picture sets in one could outlast the others'.
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
         for start in track(range(0, len(paths), 256), "decoding pictures"):
             chunk = paths[start : start + 256]
             for path, picture in zip(chunk, pool.map(decode, chunk), strict=True):

@@ -52,8 +52,10 @@ def read_pictures(source: str, image_size: int) -> Pictures:
     if source in NAMED:
         return NAMED[source]()
     path = Path(source).expanduser()
-    if path.is_dir() or tarfile_name(path):
+    if path.is_dir():
         return read_cifar(path) or read_folder(path, image_size)
+    if tarfile_name(path) and (pictures := read_cifar(path)):
+        return pictures
     if path.exists():
         raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
     raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(source, NAMED)}")

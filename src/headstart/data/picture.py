@@ -7,7 +7,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # What turns up in picture folders; Pillow's rarer decoders stay closed to files of unknown origin.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+# JPEG opens MPO too, which many cameras write; Pillow knows no opener of that name.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 # A decoded picture takes 3 bytes a pixel: 300 MB here, enough for any camera.
 MOST_PIXELS = 100_000_000

@@ -1,5 +1,6 @@
 """The registry of backbones: where each comes from and how it wants its pictures."""
 
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,9 +87,7 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
 
 def refuse_small(config: Config, smallest: int) -> None:
     if config.image_size < smallest:
-        raise HeadstartError(
-            f"--image-size {config.image_size} is too small for {config.backbone}, whose smallest is {smallest}"
-        )
+        raise HeadstartError(f"--image-size {config.image_size} is too small for {config.backbone}, whose smallest is {smallest}")
 
 
 def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
@@ -99,9 +98,10 @@ def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
         if pretrained:
             starter.load_weights(model)
     else:
-        with explained_download(
-            f"bring the weights file from another machine (--weights FILE), or take --backbone starter"
-        ):
+        instead = "bring the weights file from another machine (--weights FILE), or take --backbone starter"
+        with explained_download(instead), warnings.catch_warnings():
+            # MobileNetV2 warns that its weights were trained at another size than the open one asked for here.
+            warnings.simplefilter("ignore")
             model = getattr(keras.applications, entry.factory)(
                 include_top=False, weights="imagenet" if pretrained else None, input_shape=(None, None, 3)
             )

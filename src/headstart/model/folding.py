@@ -35,8 +35,9 @@ def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> ke
 
     copied = keras.models.clone_model(backbone, clone_function=copy, call_function=call)
     for layer in copied.layers:
-        original = backbone.get_layer(layer.name)
-        layer.set_weights(folded_weights(original, norms[layer.name]) if layer.name in norms else original.get_weights())
+        if layer.weights:
+            original = backbone.get_layer(layer.name)
+            layer.set_weights(folded_weights(original, norms[layer.name]) if layer.name in norms else original.get_weights())
     return copied
 
 

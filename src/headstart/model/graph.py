@@ -87,8 +87,22 @@ def head(classes: int, config: Config) -> list[layers.Layer]:
     """Return the head's layers: dropout, a hidden layer, dropout, and the classes' logits."""
     hidden = []
     if config.hidden_units:
-        hidden = [layers.Dropout(config.dropout, name="dropout_features"), layers.Dense(config.hidden_units, "relu", name="hidden")]
+        hidden = [
+            layers.Dropout(config.dropout, name="dropout_features"),
+            layers.Dense(config.hidden_units, "relu", name="hidden"),
+        ]
     return [*hidden, layers.Dropout(config.dropout, name="dropout"), layers.Dense(classes, name="logits")]
+
+
+def without_augmentation(model: keras.Model) -> keras.Model:
+    """Return the network as it is used: it shares every weight with `model`, and nothing in it is random.
+
+    Keras' augmentation layers act by default when a model is called directly, as `model(images)`.
+    """
+    inputs = x = model.input
+    for layer in model.layers[1:]:
+        x = x if layer.name == "augmentation" else layer(x)
+    return keras.Model(inputs, x, name=model.name)
 
 
 def head_model(model: keras.Model) -> keras.Model:

@@ -35,7 +35,9 @@ def build() -> keras.Model:
 
 def convolve(x, channels: int, size: int, stride: int, name: str, activation: str | None = "relu"):
     """Convolution, batch norm and, unless None, an activation."""
-    x = layers.Conv2D(channels, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv")(x)
+    x = layers.Conv2D(
+        channels, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
+    )(x)
     # Keras' momentum of 0.99 would need more steps to settle than a short training has.
     x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
@@ -43,7 +45,9 @@ def convolve(x, channels: int, size: int, stride: int, name: str, activation: st
 
 def residual_block(x, channels: int, name: str):
     """Two convolutions that halve height and width, around a pooled and projected shortcut (He et al. 2019)."""
-    shortcut = convolve(layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), channels, 1, 1, f"{name}_shortcut", None)
+    shortcut = convolve(
+        layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), channels, 1, 1, f"{name}_shortcut", None
+    )
     x = convolve(x, channels, 3, 2, f"{name}_1")
     x = convolve(x, channels, 3, 1, f"{name}_2", None)
     x = layers.Add(name=f"{name}_add")([shortcut, x])

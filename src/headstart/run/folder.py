@@ -67,7 +67,8 @@ class Run:
                 raise HeadstartError(f"{path} is not empty and not a run: choose another folder with --out")
             if not overwrite:
                 raise HeadstartError(
-                    f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, or choose another --out"
+                    f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, "
+                    "or choose another --out"
                 )
             shutil.rmtree(path)
         try:
@@ -82,7 +83,9 @@ class Run:
         options = read_toml(self.path / "config.toml")
         known = {field.name for field in dataclasses.fields(Config)}
         if newer := sorted(options.keys() - known):
-            raise HeadstartError(f"{self.path} was written by a newer Headstart: this one does not know its option {newer[0]!r}; upgrade it")
+            raise HeadstartError(
+                f"{self.path} was written by a newer Headstart: this one does not know its option {newer[0]!r}; upgrade it"
+            )
         return options
 
     @property
@@ -105,7 +108,9 @@ class Run:
     @cached_property
     def history(self) -> list[dict[str, Any]]:
         with (self.path / "history.csv").open(encoding="utf-8", newline="") as file:
-            return [{key: value if key == "stage" else float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            return [
+                {key: value if key == "stage" else float(value) for key, value in row.items()} for row in csv.DictReader(file)
+            ]
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -124,7 +129,9 @@ class Run:
         for name, expected in self.manifest["sha256"].items():
             file = self.path / name
             if not file.is_file() or checksum(file) != expected:
-                raise HeadstartError(f"{file} is missing or not the file that its manifest describes: train again, or bring the original back")
+                raise HeadstartError(
+                    f"{file} is missing or not the file that its manifest describes: train again, or bring the original back"
+                )
         return load_keras().models.load_model(self.path / "model.keras", compile=False, safe_mode=True)
 
     def predict(self, pictures: Any, batch_size: int = 64) -> "Predictions":
@@ -152,8 +159,10 @@ class Run:
 
     def write_model(self, model: "keras.Model", data: "Dataset") -> None:
         """Write `model.keras`, and last the manifest, by which the run counts as finished."""
+        from headstart.model.graph import without_augmentation
+
         with written_whole(self.path / "model.keras") as partial:
-            model.save(partial)
+            without_augmentation(model).save(partial)
         write_json(self.path / "manifest.json", {
             "format": FORMAT,
             "classes": list(data.class_names),
@@ -199,6 +208,7 @@ class Run:
 
 def default_path(config: Config) -> Path:
     """Return runs/DATA-BACKBONE-RECIPE."""
+
     def stem(text: str) -> str:
         return Path(text).expanduser().resolve().name.split(".")[0] if "/" in text or "." in text else text
 

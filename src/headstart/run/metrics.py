@@ -19,7 +19,9 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
     correct = int((predicted == labels).sum())
     interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     classes = list(range(len(class_names)))
-    report = classification_report(labels, predicted, labels=classes, target_names=class_names, output_dict=True, zero_division=0.0)
+    report = classification_report(
+        labels, predicted, labels=classes, target_names=class_names, output_dict=True, zero_division=0.0
+    )
     return {
         "accuracy": correct / len(labels),
         "interval": [interval.low, interval.high],

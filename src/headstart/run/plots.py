@@ -86,7 +86,8 @@ def draw_confusion(canvas: Figure, labels: np.ndarray, predicted: np.ndarray, cl
     few = len(class_names) <= MOST_LABELLED_CELLS
     display = ConfusionMatrixDisplay.from_predictions(
         labels, predicted, labels=range(len(class_names)), display_labels=class_names if few else None, normalize="true",
-        include_values=False, cmap="Blues", colorbar=False, ax=canvas.subplots(), xticks_rotation="vertical" if few else "horizontal",
+        include_values=False, cmap="Blues", colorbar=False, ax=canvas.subplots(),
+        xticks_rotation="vertical" if few else "horizontal",
     )  # fmt: skip
     axes, matrix = display.ax_, 100 * display.confusion_matrix
     axes.set(xlabel="predicted class", ylabel="given class", title="in % of the given class")

@@ -5,16 +5,22 @@ import logging
 import keras
 
 from headstart.data import Dataset
+from headstart.files import write_json
 from headstart.run.folder import Run
 from headstart.run.metrics import measure
 from headstart.run.plots import draw_plots
-from headstart.files import write_json
 from headstart.training.checkpoint import Checkpoint
 
 logger = logging.getLogger("headstart")
 
 # What the stages are called in metrics.json under `seconds`.
-SECONDS = {"preparation": "preparation", "features": "features", "frozen": "head", "fine_tuned": "fine_tuning", "scratch": "training"}
+SECONDS = {
+    "preparation": "preparation",
+    "features": "features",
+    "frozen": "head",
+    "fine_tuned": "fine_tuning",
+    "scratch": "training",
+}
 
 
 def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint, peak_memory_mb: float) -> None:

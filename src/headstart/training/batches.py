@@ -50,7 +50,10 @@ class Batches(keras.utils.PyDataset):
         images, labels = self.inputs[rows], self.labels[rows]
         if self.classes:
             labels = np.eye(self.classes, dtype=np.float32)[labels]
-        return mixed(images, labels, self.mix, [self.seed or 0, self.epoch, index]) if self.mix != "none" else (images, labels)
+        if self.mix == "none":
+            return images, labels
+        # Keras looks at a batch before it begins an epoch, when `epoch` is still that of the one before.
+        return mixed(images, labels, self.mix, [self.seed or 0, self.epoch + 1, index])
 
 
 def mixed(images: np.ndarray, labels: np.ndarray, mix: str, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:

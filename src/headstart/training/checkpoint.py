@@ -69,7 +69,9 @@ class Checkpoint:
         self.folder.mkdir(exist_ok=True)
         self.stage, self.finished = stage, finished
         self.arrays = f"{stage}-{len(self.epochs_of(stage)):04d}{'-finished' if finished else ''}.safetensors"
-        named = {f"{group}.{i:05d}": np.ascontiguousarray(array) for group, arrays in groups.items() for i, array in enumerate(arrays)}
+        named = {
+            f"{group}.{i:05d}": np.ascontiguousarray(array) for group, arrays in groups.items() for i, array in enumerate(arrays)
+        }
         with written_whole(self.folder / self.arrays) as partial:
             save_file(named, partial)
         self.write()

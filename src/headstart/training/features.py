@@ -81,7 +81,9 @@ def cache_key(model: keras.Model, data: Dataset, indices: np.ndarray, config: Co
     digest = hashlib.sha256(data.pictures.digests[indices].tobytes())
     for weight in backbone.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
-    view_options = [config.rotation, config.zoom, config.translation, config.rand_augment, config.seed] if view > int(config.flip) else []
+    view_options = (
+        [config.rotation, config.zoom, config.translation, config.rand_augment, config.seed] if view > int(config.flip) else []
+    )
     shared = [
         [layer.get_config() for layer in model.layers if layer.name in ("enlarge", "normalise", "rgb_to_bgr", "to_byte_range")],
         backbone.to_json(), data.image_shape, keras.backend.backend(), keras.version(), view and config.flip, view, view_options,

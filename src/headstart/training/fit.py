@@ -100,7 +100,10 @@ class BestEpoch(keras.callbacks.Callback):
         self.checkpoint.seconds[self.stage] = self.checkpoint.seconds.get(self.stage, 0.0) + now - self.clock
         self.clock = now
         self.checkpoint.save(
-            self.stage, model=values(self.model.variables), optimizer=values(self.model.optimizer.variables), best=self.best_weights
+            self.stage,
+            model=values(self.model.variables),
+            optimizer=values(self.model.optimizer.variables),
+            best=self.best_weights,
         )
         self.model.stop_training = self.out_of_patience()
 
@@ -125,7 +128,8 @@ class ProgressLine(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         logger.info(
-            "%s epoch %d/%d: accuracy %.2f %%, validation %.2f %%, loss %.3f, validation %.3f", self.stage, epoch + 1, self.epochs,
+            "%s epoch %d/%d: accuracy %.2f %%, validation %.2f %%, loss %.3f, validation %.3f",
+            self.stage, epoch + 1, self.epochs,
             100 * logs["accuracy"], 100 * logs["val_accuracy"], logs["loss"], logs["val_loss"],
         )  # fmt: skip
 

@@ -30,11 +30,13 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
 def fine_tuning_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
     """Return AdamW with a linear warm-up and a cosine decay to zero over `steps` steps."""
-    warmup = round(config.warmup * steps)
+    # Adam's first steps have their full size whatever the gradient: on a small data set, whose few
+    # steps are mostly these, the full rate would destroy the pretrained weights.
+    warmup = min(config.warmup_steps, steps // 5)
+    highest = config.learning_rate * min(1.0, steps / max(1, 5 * config.warmup_steps))
     schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else config.learning_rate, max(1, steps - warmup),
-        warmup_target=config.learning_rate if warmup else None, warmup_steps=warmup,
-    )  # fmt: skip
+        0.0 if warmup else highest, max(1, steps - warmup), warmup_target=highest if warmup else None, warmup_steps=warmup
+    )
     optimizer = LayerwiseAdamW(
         schedule, weight_decay=config.weight_decay, first_layer_rate=config.layer_decay,
         use_ema=config.ema > 0, ema_momentum=config.ema or 0.99,

@@ -1,0 +1,26 @@
+# `make demo` and `make test` set everything up by themselves, from the hashed lock file.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint lock
+
+demo: .venv/ready
+	$(BIN)/headstart train --data digits --recipe starter --no-flip --out runs/demo --overwrite
+	$(BIN)/headstart evaluate runs/demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+lock:
+	uv pip compile --quiet --universal --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock

@@ -1,0 +1,40 @@
+"""What the tests share: a cache of their own, a small data set, and one small finished run."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+import headstart as hs
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """Keep the tests' features and pictures out of the user's cache."""
+    os.environ["HEADSTART_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with CIFAR-10's two layouts and an ImageNet ResNet-50, where a machine has it."""
+    folder = Path(os.environ.get("HEADSTART_TEST_DATA", "/nonexistent"))
+    if not (folder / "cifar-10-batches-py").is_dir():
+        pytest.skip("HEADSTART_TEST_DATA names no folder with cifar-10-batches-py and resnet50_imagenet.keras")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits() -> hs.Dataset:
+    return hs.load_data("digits", limit=300)
+
+
+SMALL = {
+    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 2, "hidden_units": 32,
+    "warmup_steps": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory, digits: hs.Dataset) -> hs.Run:
+    """A run of both stages with the starter backbone, on a part of the digits."""
+    return hs.train(hs.recipe("starter", out=str(tmp_path_factory.mktemp("runs") / "small"), **SMALL), digits)

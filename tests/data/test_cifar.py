@@ -1,0 +1,253 @@
+"""CIFAR in its four layouts, as folder and archive; damaged and malicious files are refused."""
+
+import os
+import pickle
+import shutil
+import struct
+import tarfile
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headstart.data.cifar import read_cifar
+from headstart.data.dataset import TEST, TRAIN
+from headstart.errors import HeadstartError
+
+BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+CLASSES = {10: [f"class_{i}" for i in range(10)], 100: [f"class_{i}" for i in range(100)]}
+PICTURES = 24
+PLANES = np.random.default_rng(0).integers(0, 256, (PICTURES, 3072), dtype=np.uint8)
+LABELS = np.arange(PICTURES) % 10
+
+
+class Python2Pickler(pickle._Pickler):
+    """Writes bytes as Python 2, which pickled the real files, wrote its text."""
+
+    dispatch = pickle._Pickler.dispatch | {bytes: lambda self, text: self.write(b"T" + struct.pack("<i", len(text)) + text)}
+
+
+def pickled(content):
+    file = BytesIO()
+    Python2Pickler(file, protocol=2).dump(content)
+    return file.getvalue().replace(b"numpy._core", b"numpy.core")
+
+
+def write_python(folder, classes):
+    folder.mkdir()
+    names = [name.encode() for name in CLASSES[classes]]
+    if classes == 10:
+        (folder / "batches.meta").write_bytes(pickled({b"label_names": names, b"num_vis": 3072}))
+        for name, rows in zip(BATCHES, np.split(np.arange(PICTURES), 6), strict=True):
+            batch = {b"batch_label": name.encode(), b"labels": LABELS[rows].tolist(), b"data": PLANES[rows]}
+            (folder / name).write_bytes(pickled(batch))
+    else:
+        (folder / "meta").write_bytes(pickled({b"fine_label_names": names, b"coarse_label_names": [b"all"]}))
+        for name, rows in (("train", slice(0, 20)), ("test", slice(20, PICTURES))):
+            labels = LABELS[rows].tolist()
+            batch = {b"fine_labels": labels, b"coarse_labels": [0] * len(labels), b"data": PLANES[rows]}
+            (folder / name).write_bytes(pickled(batch))
+
+
+def write_binary(folder, classes):
+    folder.mkdir()
+    names = "\n".join(CLASSES[classes]) + "\n\n"
+    if classes == 10:
+        (folder / "batches.meta.txt").write_text(names)
+        records = np.hstack([LABELS[:, None].astype(np.uint8), PLANES])
+        for name, rows in zip(BATCHES, np.split(records, 6), strict=True):
+            (folder / f"{name}.bin").write_bytes(rows.tobytes())
+    else:
+        (folder / "fine_label_names.txt").write_text(names)
+        (folder / "coarse_label_names.txt").write_text("all\n")
+        records = np.hstack([np.zeros((PICTURES, 1), np.uint8), LABELS[:, None].astype(np.uint8), PLANES])
+        (folder / "train.bin").write_bytes(records[:20].tobytes())
+        (folder / "test.bin").write_bytes(records[20:].tobytes())
+
+
+WRITERS = {"python": write_python, "binary": write_binary}
+
+
+def archive(folder, suffix=".tar.gz"):
+    path = folder.with_name(f"{folder.name}{suffix}")
+    with tarfile.open(path, "w:gz" if suffix.endswith("gz") else "w") as file:
+        file.add(folder, folder.name)
+    return path
+
+
+@pytest.fixture(params=WRITERS)
+def layout(request):
+    return request.param
+
+
+@pytest.fixture
+def cifar10(tmp_path, layout):
+    """A whole CIFAR-10 folder in one of the two layouts, for a test to damage."""
+    WRITERS[layout](tmp_path / "cifar", 10)
+    return tmp_path / "cifar"
+
+
+def batch_file(folder, name):
+    return folder / name if (folder / name).exists() else folder / f"{name}.bin"
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+@pytest.mark.parametrize("suffix", ["", ".tar", ".tar.gz"])
+def test_folder_and_archive_of_both_layouts(tmp_path, layout, classes, suffix):
+    folder = tmp_path / "cifar"
+    WRITERS[layout](folder, classes)
+    path = archive(folder, suffix) if suffix else folder
+    pictures = read_cifar(path)
+    assert np.array_equal(pictures.images, PLANES.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    assert pictures.images.dtype == np.uint8
+    assert pictures.labels.tolist() == LABELS.tolist()
+    assert pictures.labels.dtype == np.int32
+    assert pictures.class_names == tuple(CLASSES[classes])
+    assert pictures.parts.tolist() == [TRAIN] * 20 + [TEST] * 4
+    assert pictures.source == str(path)
+
+
+@pytest.mark.parametrize("classes", [10, 100])
+def test_layouts_have_equal_fingerprints(tmp_path, classes):
+    write_python(tmp_path / "python", classes)
+    write_binary(tmp_path / "binary", classes)
+    assert read_cifar(tmp_path / "python").fingerprint == read_cifar(archive(tmp_path / "binary")).fingerprint
+
+
+def test_real_data_in_both_layouts():
+    folder = Path(os.environ.get("HEADSTART_TEST_DATA", ""))
+    layouts = [folder / "cifar-10-batches-py", folder / "cifar-10-batches-bin"]
+    if not all(layout.is_dir() for layout in layouts):
+        pytest.skip("set HEADSTART_TEST_DATA to a folder with cifar-10-batches-py and cifar-10-batches-bin")
+    python, binary = (read_cifar(layout) for layout in layouts)
+    assert python.class_names[3] == "cat"
+    assert python.class_names == binary.class_names
+    assert np.array_equal(python.labels, binary.labels)
+    assert np.array_equal(python.parts, binary.parts)
+    assert np.array_equal(python.images, binary.images)
+
+
+def test_folder_without_cifar_files(tmp_path):
+    (tmp_path / "data_batch_1").write_bytes(b"")
+    assert read_cifar(tmp_path) is None
+
+
+def test_archive_without_cifar_files(tmp_path):
+    (tmp_path / "other").mkdir()
+    assert read_cifar(archive(tmp_path / "other")) is None
+
+
+@pytest.mark.parametrize("name", ["batches.meta", "data_batch_3"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_malicious_pickle_is_refused_and_not_run(tmp_path, name, packed):
+    class Malicious:
+        def __reduce__(self):
+            return os.system, (f"touch '{tmp_path}/marker'",)
+
+    folder = tmp_path / "cifar"
+    write_python(folder, 10)
+    (folder / name).write_bytes(pickled({b"labels": [0], b"data": Malicious()}))
+    with pytest.raises(HeadstartError, match=rf"{name} is not a CIFAR batch \(it asks for \w+\.system\)"):
+        read_cifar(archive(folder) if packed else folder)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("name", ["numpy.load", "numpy._core.multiarray.fromfile", "builtins.eval", "codecs.encode"])
+def test_other_names_in_a_pickle_are_refused(tmp_path, name):
+    module, _, function = name.rpartition(".")
+    write_python(tmp_path / "cifar", 10)
+    (tmp_path / "cifar" / "test_batch").write_bytes(f"\x80\x02c{module}\n{function}\n.".encode("latin1"))
+    with pytest.raises(HeadstartError, match=f"test_batch is not a CIFAR batch .it asks for {name}"):
+        read_cifar(tmp_path / "cifar")
+
+
+@pytest.mark.parametrize("kept", [0, 1, 700, -1])
+def test_truncated_batch(cifar10, kept):
+    path = batch_file(cifar10, "data_batch_2")
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(HeadstartError, match=r"data_batch_2.*download it again"):
+        read_cifar(cifar10)
+
+
+def test_missing_batch(cifar10):
+    batch_file(cifar10, "data_batch_4").unlink()
+    for path in (cifar10, archive(cifar10)):
+        with pytest.raises(HeadstartError, match=f"{path.name} is an incomplete .*data_batch_4.* is missing"):
+            read_cifar(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        [1, 2],
+        {b"labels": [0]},
+        {b"data": PLANES[:1]},
+        {b"labels": [0, 1], b"data": PLANES[:1]},
+        {b"labels": [0], b"data": PLANES[:1, :-1]},
+        {b"labels": [0], b"data": b"text"},
+        {b"labels": [b"cat"], b"data": PLANES[:1]},
+        {b"labels": [[0, 1]], b"data": PLANES[:1]},
+        {b"labels": [0], b"data": [300] * 3072},
+        {b"labels": [], b"data": PLANES[:0]},
+    ],
+)
+def test_batch_with_the_wrong_content(tmp_path, content):
+    write_python(tmp_path / "cifar", 10)
+    (tmp_path / "cifar" / "test_batch").write_bytes(pickled(content))
+    with pytest.raises(HeadstartError, match="test_batch is"):
+        read_cifar(tmp_path / "cifar")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", pickled([b"cat"]), pickled({b"label_names": [0, 1]}), pickled({b"label_names": 3})],
+    ids=["empty", "list", "numbers", "number"],
+)
+def test_meta_with_the_wrong_content(tmp_path, content):
+    write_python(tmp_path / "cifar", 10)
+    (tmp_path / "cifar" / "batches.meta").write_bytes(content)
+    with pytest.raises(HeadstartError, match=r"batches\.meta is"):
+        read_cifar(tmp_path / "cifar")
+
+
+def test_labels_out_of_range(cifar10):
+    path = batch_file(cifar10, "data_batch_1")
+    if path.suffix:
+        content = bytearray(path.read_bytes())
+        content[0] = 10
+        path.write_bytes(content)
+    else:
+        path.write_bytes(pickled({b"labels": [10], b"data": PLANES[:1]}))
+    with pytest.raises(HeadstartError, match=f"{cifar10.name}: labels reach from 0 to 10, for 10 class names"):
+        read_cifar(cifar10)
+
+
+def test_negative_labels(tmp_path):
+    write_python(tmp_path / "cifar", 10)
+    (tmp_path / "cifar" / "test_batch").write_bytes(pickled({b"labels": [-1], b"data": PLANES[:1]}))
+    with pytest.raises(HeadstartError, match="labels reach from -1 to 9"):
+        read_cifar(tmp_path / "cifar")
+
+
+def damage_middle(content):
+    return content[: len(content) // 2] + bytes(100) + content[len(content) // 2 + 100 :]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: b"", lambda content: b"no archive", lambda content: content[: len(content) // 2], damage_middle],
+    ids=["empty", "text", "truncated", "overwritten"],
+)
+def test_corrupt_archive(cifar10, damage):
+    path = archive(cifar10)
+    shutil.rmtree(cifar10)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(HeadstartError, match=r"cifar\.tar\.gz is .*download it again"):
+        read_cifar(path)
+
+
+def test_archive_member_that_claims_too_much(cifar10, monkeypatch):
+    monkeypatch.setattr("headstart.data.cifar.MOST_BYTES", 1000)
+    with pytest.raises(HeadstartError, match=r"data_batch_1.* is missing"):
+        read_cifar(archive(cifar10))

@@ -1,0 +1,50 @@
+import pytest
+
+import headstart as hs
+from headstart.config import Config, read_toml, to_toml
+from headstart.recipes import RECIPES
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_survives_its_toml_file(name, tmp_path):
+    config = hs.recipe(name, data='a "quoted" Ordner/ü')
+    (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    assert Config(**read_toml(tmp_path / "config.toml")) == config
+    assert config.recipe == name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_sise": 64}, "did you mean image_size"),
+        ({"image_size": 4}, "8 to 1024"),
+        ({"image_size": "64"}, "--image-size wants int"),
+        ({"rotation": float("nan")}, "--rotation is nan"),
+        ({"epochs": True}, "--epochs wants int"),
+        ({"mix": "mixupp"}, "did you mean mixup"),
+        ({"weights": "none", "epochs": 0}, "trains nothing"),
+        ({"weights": "none", "fine_tune_from": "conv4"}, "leave out --fine-tune-from"),
+        ({"weights": "none", "batch_norm": "inference"}, "leave out --batch-norm"),
+        ({"backbone": "a.keras", "weights": "imagenet"}, "brings its own weights"),
+        ({"backbone": "starter", "weights": "imagenet"}, "not trained on ImageNet"),
+        ({"epochs": 0, "mix": "cutmix"}, "acts in fine-tuning"),
+    ],
+)
+def test_impossible_options_are_refused(changes, message):
+    with pytest.raises(hs.HeadstartError, match=message):
+        hs.recipe("quick", **changes)
+
+
+def test_an_unknown_recipe_gets_a_suggestion():
+    with pytest.raises(hs.HeadstartError, match="did you mean standard"):
+        hs.recipe("standart")
+
+
+def test_a_whole_number_serves_where_a_fraction_is_wanted():
+    assert hs.recipe("quick", learning_rate=1).learning_rate == 1.0
+
+
+def test_a_broken_toml_file_is_named(tmp_path):
+    (tmp_path / "bad.toml").write_text("epochs = ")
+    with pytest.raises(hs.HeadstartError, match=r"bad\.toml is not TOML"):
+        read_toml(tmp_path / "bad.toml")

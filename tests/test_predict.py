@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+
+
+@pytest.fixture(scope="module")
+def folder(digits, tmp_path_factory):
+    """The first ten test digits as files, and one that is no picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, image in enumerate(digits.images(digits.test[:10])):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_files_arrays_and_images_give_the_same(small_run, digits, folder):
+    arrays = digits.images(digits.test[:10])
+    expected = small_run.predict(arrays).probabilities
+    assert expected.shape == (10, 10)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
+    for pictures in ([Image.fromarray(array) for array in arrays], list(arrays), sorted(folder.glob("*.png"))):
+        np.testing.assert_allclose(small_run.predict(pictures, batch_size=3).probabilities, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):
+    predictions = small_run.predict(folder)
+    assert len(predictions.names) == len(predictions.labels) == len(predictions.confidences) == 10
+    assert [line.split(":")[0] for line in predictions.unreadable] == [str(folder / "broken.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [("missing.jpg", "no file or folder missing.jpg"), ([], "no pictures"), (np.zeros((8, 8, 3)), "must be uint8"),
+     (np.zeros((2, 8, 8, 5), np.uint8), "must be uint8")],
+)  # fmt: skip
+def test_what_cannot_be_classified_is_said(small_run, pictures, message):
+    with pytest.raises(hs.HeadstartError, match=message):
+        small_run.predict(pictures)
+
+
+def test_nothing_readable_is_an_error(small_run, folder):
+    with pytest.raises(hs.HeadstartError, match="none of the 1 pictures"):
+        small_run.predict(folder / "broken.jpg")
+
+
+def test_other_data_are_matched_by_class_name(small_run, digits, folder, tmp_path):
+    from headstart.predict import load_for_evaluation
+
+    # Only two of the classes, so that they have other numbers than in training.
+    for name in ("7", "3"):
+        (tmp_path / name).mkdir()
+        chosen = digits.test[digits.labels(digits.test) == int(name)]
+        for number, image in enumerate(digits.images(chosen)):
+            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
+    figures = small_run.evaluate(load_for_evaluation(small_run, str(tmp_path)))
+    per_class = small_run.metrics["test"]["fine_tuned"]["per_class"]
+    recalls = [figures["per_class"][name]["recall"] for name in ("3", "7")]
+    assert recalls == [per_class[name]["recall"] for name in ("3", "7")]
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
+    import dataclasses
+
+    stranger = dataclasses.replace(digits, pictures=dataclasses.replace(digits.pictures, class_names=tuple("abcdefghij")))
+    with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
+        small_run.evaluate(stranger)

@@ -1,0 +1,136 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from conftest import SMALL
+from headstart.training.checkpoint import Checkpoint
+
+
+def comparable(run: hs.Run) -> tuple:
+    """What must not depend on whether a run was interrupted: everything but times and memory."""
+    return (run.path / "history.csv").read_bytes(), run.metrics["test"], run.manifest["sha256"].keys()
+
+
+def test_a_run_holds_what_it_promises(small_run):
+    names = {str(path.relative_to(small_run.path)) for path in small_run.path.rglob("*") if path.is_file()}
+    assert names == {
+        "config.toml", "data.json", "environment.json", "history.csv", "log.txt", "manifest.json", "metrics.json", "model.keras",
+        "test_frozen.npy", "test_fine_tuned.npy", "images/history.png", "images/gain.png", "images/confusion.png",
+        "images/samples.png", "images/mistakes.png",
+    }  # fmt: skip
+    assert set(small_run.metrics["seconds"]) == {"preparation", "features", "head", "fine_tuning", "total"}
+    assert small_run.metrics["peak_memory_mb"] > 100
+    assert [(row["stage"], row["epoch"]) for row in small_run.history] == [
+        ("frozen", 1), ("frozen", 2), ("frozen", 3), ("fine_tuned", 1), ("fine_tuned", 2),
+    ]  # fmt: skip
+
+
+def test_both_stages_learn(small_run):
+    assert small_run.metrics["test"]["frozen"]["accuracy"] > 0.3
+    assert small_run.metrics["test"]["fine_tuned"]["accuracy"] > small_run.metrics["test"]["frozen"]["accuracy"]
+
+
+def test_the_figures_are_those_of_the_saved_model(small_run, digits):
+    figures = small_run.evaluate(digits)
+    assert figures["accuracy"] == small_run.metrics["test"]["fine_tuned"]["accuracy"]
+    assert np.isclose(figures["loss"], small_run.metrics["test"]["fine_tuned"]["loss"], rtol=1e-3)
+
+
+def test_the_same_seed_gives_the_same_run(small_run, digits, tmp_path):
+    again = hs.train(hs.recipe("starter", out=str(tmp_path / "again"), **SMALL), digits)
+    assert comparable(again) == comparable(small_run)
+
+
+def test_an_existing_run_is_not_overwritten_unasked(small_run):
+    with pytest.raises(hs.HeadstartError, match="--overwrite"):
+        hs.train(small_run.config)
+
+
+def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(hs.HeadstartError, match="not a run"):
+        hs.train(hs.recipe("starter", out=str(tmp_path), **SMALL), overwrite=True)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_features": False, "head_epochs": 1},
+        {"class_weights": True, "label_smoothing": 0.1, "mix": "mixup", "ema": 0.9, "layer_decay": 0.1, "patience": 1},
+        {"weights": "none", "rand_augment": True},
+        {"fine_tune_from": "stage3", "hidden_units": 0, "precision": "bfloat16"},
+        {"epochs": 0},
+    ],
+    ids=["plain frozen stage", "all of fine-tuning", "from scratch", "last stage in bfloat16", "frozen only"],
+)
+def test_options_lead_to_a_finished_run(options, digits, tmp_path):
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | options), digits)
+    assert run.finished
+    assert np.isfinite([row["loss"] for row in run.history]).all()
+
+
+def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
+    with pytest.raises(hs.HeadstartError, match="did you mean stage3"):
+        hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"fine_tune_from": "stag3"}), digits)
+
+
+def test_resuming_on_other_pictures_is_refused(digits, tmp_path):
+    from headstart.train import resume
+
+    run = hs.Run.create(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL))
+    checkpoint = Checkpoint(run.path / "checkpoint")
+    checkpoint.fingerprint = "of other pictures"
+    checkpoint.write()
+    with pytest.raises(hs.HeadstartError, match="has changed since"):
+        resume(run.path, digits)
+
+
+def test_running_out_of_memory_suggests_a_batch_size(digits, tmp_path, monkeypatch):
+    def exhausted(*args, **kwargs):
+        raise MemoryError
+
+    monkeypatch.setattr("headstart.train.fit_stage", exhausted)
+    with pytest.raises(hs.HeadstartError, match="--batch-size 16"):
+        hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL), digits)
+
+
+def command(out: Path, *extra: str) -> list[str]:
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items() if key != "flip"]
+    return [sys.executable, "-m", "headstart", "train", "--recipe", "starter", "--no-flip", *options, "--out", str(out), *extra]
+
+
+@pytest.mark.parametrize(("stage", "epochs"), [("frozen", 1), ("fine_tuned", 1)])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, epochs, small_run, tmp_path):
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    state = out / "checkpoint" / "state.json"
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline:
+        if state.exists() and len(Checkpoint(state.parent).epochs_of(stage)) >= epochs:
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert not (out / "manifest.json").exists(), "the run ended before it was killed"
+    resumed = subprocess.run(
+        [sys.executable, "-m", "headstart", "train", "--resume", str(out)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    assert "Traceback" not in resumed.stderr
+    assert comparable(hs.Run(out)) == comparable(small_run)
+    assert not (out / "checkpoint").exists()
+
+
+def test_the_environment_lies_beside_the_result(small_run):
+    environment = json.loads((small_run.path / "environment.json").read_text())
+    assert {"keras", "numpy", "backend", "precision", "command", "cores"} <= environment.keys()

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from headstart.training.batches import Batches
+
+
+def batches(**options) -> Batches:
+    images = np.arange(10, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    return Batches(images, np.arange(10) % 2, np.arange(10), 4, **options)
+
+
+def seen(source: Batches) -> list[int]:
+    return [int(image[0, 0, 0]) for index in range(source.num_batches) for image in source[index][0]]
+
+
+def test_evaluation_sees_every_row_in_order():
+    assert seen(batches()) == list(range(10))
+
+
+def test_each_epoch_has_an_order_of_its_own_and_a_resumed_one_the_same():
+    source, resumed = batches(seed=3), batches(seed=3)
+    orders = []
+    for _ in range(3):
+        source.on_epoch_begin()
+        orders.append(seen(source))
+    resumed.start_at(2)
+    resumed.on_epoch_begin()
+    assert orders[0] != orders[1] != orders[2]
+    assert seen(resumed) == orders[2]
+
+
+def test_training_steps_all_have_one_shape():
+    source = batches(seed=0)
+    assert [len(source[index][0]) for index in range(source.num_batches)] == [4, 4]
+
+
+def test_fewer_rows_than_a_batch_are_one_batch():
+    assert Batches(np.zeros((3, 2)), np.zeros(3, int), np.arange(3), 64, seed=0).num_batches == 1
+
+
+@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
+def test_mixing_blends_pictures_and_labels_the_same_way_each_time(mix):
+    (images, labels), (again, _) = [batches(seed=1, classes=2, mix=mix)[0] for _ in range(2)]
+    assert images.dtype == np.uint8
+    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(images, again)
