@@ -29,4 +29,8 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("Predictions", "train"):
+        from headstart.backend import load_keras
+
+        load_keras()  # first, so that the backend starts without its chatter
     return getattr(importlib.import_module(_PUBLIC[name]), name)

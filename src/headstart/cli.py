@@ -13,7 +13,7 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from headstart.config import Config, option_name, range_text, read_toml, replace, suggestion
 from headstart.errors import HeadstartError
@@ -21,8 +21,6 @@ from headstart.errors import HeadstartError
 if TYPE_CHECKING:
     from headstart.predict import Predictions
     from headstart.run import Run
-
-Options = TypeVar("Options")
 
 SUMMARY = """usage: headstart COMMAND ... (headstart COMMAND --help explains its options)
 
@@ -66,14 +64,14 @@ def fail(message: str, status: int = 2) -> None:
 def train(arguments: list[str]) -> None:
     """Train a classifier in two stages, or go on with an interrupted run."""
     # Once to learn which recipe and file set the defaults, once more upon these.
-    chosen = parse(train_options(Config()), arguments, "headstart train", train.__doc__)
+    chosen: Any = parse(train_options(Config()), arguments, "headstart train", train.__doc__)
     if chosen.resume:
         given = [word for word in arguments if word.startswith("--") and not word.startswith("--resume")]
         if given:
             raise HeadstartError(f"--resume takes all options from the run: leave out {given[0]}")
+        start_keras()
         from headstart.train import resume
 
-        show_log()
         return print_result(resume(chosen.resume))
     from headstart.recipes import recipe
 
@@ -86,9 +84,9 @@ def train(arguments: list[str]) -> None:
     overwrite = typed.pop("overwrite")
     del typed["resume"], typed["config"]
     config = replace(defaults, **typed)
+    start_keras()
     from headstart.train import train as train_run
 
-    show_log()
     print_result(train_run(config, overwrite=overwrite))
 
 
@@ -109,20 +107,21 @@ def train_options(defaults: Config) -> type:
     return dataclasses.make_dataclass("Train", fields)
 
 
-def parse(options: type[Options], arguments: list[str], program: str, description: str | None) -> Options:
+def parse(options: type, arguments: list[str], program: str, description: str | None) -> Any:
     """Parse arguments into a dataclass; what is unknown or unreadable is refused in one line."""
     import tyro
 
     refusal = io.StringIO()
     try:
         with contextlib.redirect_stderr(refusal):
-            result, unknown = tyro.cli(options, args=arguments, prog=program, description=description, return_unknown_args=True)
+            parsed: Any = tyro.cli(options, args=arguments, prog=program, description=description, return_unknown_args=True)
     except SystemExit as end:
         if end.code == 0:  # --help
             raise
         # tyro draws a box around several lines, of which the first says what was wrong.
         reason = refusal.getvalue().splitlines()[1].strip("│ ")
         raise HeadstartError(f"{reason} ({program} --help explains the options)") from None
+    result, unknown = parsed
     if unknown:
         known = [option_name(field.name) for field in dataclasses.fields(options)]
         raise HeadstartError(f"there is no option {unknown[0]}{suggestion(unknown[0], known)}")
@@ -141,9 +140,9 @@ def evaluate(arguments: list[str]) -> None:
     options = parse(Options, arguments, "headstart evaluate", evaluate.__doc__)
     from headstart.run import Run
 
+    start_keras()
     run = Run(options.run)
     run.model  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
-    show_log()
     from headstart.predict import load_for_evaluation
 
     print(json.dumps(run.evaluate(load_for_evaluation(run, options.data)), indent=2))
@@ -167,8 +166,9 @@ def predict(arguments: list[str]) -> None:
         raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
     from headstart.run import Run
 
-    show_log()
-    predictions = Run(options.run).predict(options.pictures, options.batch_size)
+    run = Run(options.run)
+    start_keras()
+    predictions = run.predict(options.pictures, options.batch_size)
     for line in predictions.unreadable:
         print(f"headstart: skipped {line}", file=sys.stderr)
     PRINTERS[options.format](predictions)
@@ -203,9 +203,12 @@ def print_result(run: "Run") -> None:
         print(f"{stage} {figures['accuracy']:.4f}")
 
 
-def show_log() -> None:
-    """Print what is logged to stderr."""
+def start_keras() -> None:
+    """Load Keras without its backend's chatter, and print what is logged from now on to stderr."""
+    from headstart.backend import load_keras
     from headstart.progress import console
+
+    load_keras()
 
     class ConsoleHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

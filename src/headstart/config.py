@@ -113,7 +113,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
     if type(value) is not wanted:
         raise HeadstartError(f"{name} wants {wanted.__name__}, not {value!r}")
     if choices and value not in choices:
-        raise HeadstartError(f"{name} does not know {value!r}{suggestion(value, choices)}")
+        raise HeadstartError(f"{name} does not know {value!r}{suggestion(str(value), choices)}")
     low, high = field.metadata["low"], field.metadata["high"]
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         raise HeadstartError(f"{name} is {value}, outside its range: {range_text(field)}")
@@ -156,7 +156,7 @@ def range_text(field: dataclasses.Field) -> str:
 def suggestion(wrong: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?`, or all the known names where none is near."""
     known = list(known)
-    near = difflib.get_close_matches(str(wrong), known, n=1)
+    near = difflib.get_close_matches(wrong, known, n=1)
     return f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(known)}"
 
 

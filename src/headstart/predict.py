@@ -6,23 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 from PIL import Image
 from scipy.special import softmax
 
-from headstart.backend import load_keras
 from headstart.data import Dataset
 from headstart.data.dataset import TEST
+from headstart.data.folder import is_picture
 from headstart.data.load import configured_data, read_pictures
-from headstart.data.picture import EXTENSIONS, UnreadablePicture, fit, read_picture
+from headstart.data.picture import UnreadablePicture, fit, read_picture
 from headstart.errors import HeadstartError
 from headstart.progress import track
 from headstart.run.folder import Run
 from headstart.run.metrics import measure
-
-keras = load_keras()
-
-from headstart.training.batches import Batches  # noqa: E402  (Keras starts silently first)
+from headstart.training.batches import Batches
 
 logger = logging.getLogger("headstart")
 
@@ -89,7 +87,7 @@ def named_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(pictures, (str, Path)):
         path = Path(pictures).expanduser()
         if path.is_dir():
-            for file in sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS):
+            for file in sorted(filter(is_picture, path.rglob("*"))):
                 yield str(file), file
         elif path.is_file():
             yield str(path), path
@@ -120,7 +118,7 @@ def as_input(picture: Path | Image.Image | np.ndarray, height: int, width: int) 
     return fit(picture, height, width)
 
 
-def predict_logits(model: "keras.Model", batches: Batches, description: str) -> np.ndarray:
+def predict_logits(model: keras.Model, batches: Batches, description: str) -> np.ndarray:
     """Return the model's logits, float32 (N, classes), in the order of the batches."""
     steps = track(range(batches.num_batches), description)
     return np.concatenate([np.asarray(model.predict_on_batch(batches[step][0]), np.float32) for step in steps])

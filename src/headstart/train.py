@@ -8,27 +8,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import keras
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from headstart.backend import is_out_of_memory, load_keras, resolve_jit, resolve_precision, seed_everything, versions
+from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import Config, suggestion
 from headstart.data import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
-
-keras = load_keras()
-
-from headstart.model import build_model, load_backbone  # noqa: E402  (Keras starts silently first)
-from headstart.model.graph import all_layers, head_model, unfreeze  # noqa: E402
-from headstart.predict import predict_logits  # noqa: E402
-from headstart.run import Run  # noqa: E402
-from headstart.run.report import write_results  # noqa: E402
-from headstart.training.batches import Batches  # noqa: E402
-from headstart.training.checkpoint import Checkpoint  # noqa: E402
-from headstart.training.features import cached_features  # noqa: E402
-from headstart.training.fit import fit_stage  # noqa: E402
-from headstart.training.optimizer import fine_tuning_optimizer  # noqa: E402
+from headstart.model import build_model, load_backbone
+from headstart.model.graph import all_layers, head_model, unfreeze
+from headstart.predict import predict_logits
+from headstart.run import Run
+from headstart.run.report import write_results
+from headstart.training.batches import Batches
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.features import cached_features
+from headstart.training.fit import fit_stage
+from headstart.training.optimizer import fine_tuning_optimizer
 
 logger = logging.getLogger("headstart")
 
@@ -163,7 +161,7 @@ def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoin
 
 def test_once(stage: str, learner: keras.Model, test: Batches, run: Run) -> None:
     """Keep the logits on the test part, unless an interrupted run did so already; nothing is chosen by them."""
-    if run.test_logits(stage) is None:
+    if not run.has_tested(stage):
         run.save_test_logits(stage, predict_logits(learner, test, f"{stage.replace('_', '-')} network on the test part"))
 
 

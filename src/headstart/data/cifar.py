@@ -4,7 +4,6 @@ import io
 import pickle
 import tarfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +31,7 @@ LAYOUTS = (
     Layout(("train",), "test", "meta", 0),
     Layout(("train.bin",), "test.bin", "fine_label_names.txt", 2),
 )
+FILE_NAMES = {name for layout in LAYOUTS for name in (*layout.train, layout.test, layout.meta)}
 
 
 def read_cifar(path: Path) -> Pictures | None:
@@ -44,7 +44,7 @@ def read_cifar(path: Path) -> Pictures | None:
         HeadstartError: the archive or one of its files is damaged or incomplete.
     """
     if path.is_dir():
-        files = {file.name: file.read_bytes for file in path.iterdir() if file.is_file()}
+        files = {file.name: file.read_bytes() for file in path.iterdir() if file.name in FILE_NAMES and file.is_file()}
         return read_files(path, files)
     try:
         with tarfile.open(path) as archive:
@@ -55,16 +55,20 @@ def read_cifar(path: Path) -> Pictures | None:
         raise HeadstartError(f"{path} is not a readable tar archive ({reason}); download it again") from None
 
 
-def archive_files(archive: tarfile.TarFile) -> dict[str, Callable[[], bytes]]:
-    """Return a reader for each plain file, by its bare name. Nothing is unpacked to the disk."""
-    members = {Path(member.name).name: member for member in archive if member.isfile() and member.size <= MOST_BYTES}
+def archive_files(archive: tarfile.TarFile) -> dict[str, bytes]:
+    """Return the content of the CIFAR files, by bare name, in one pass. Nothing is unpacked to the disk."""
+    contents = {}
+    for member in archive:
+        name = Path(member.name).name
+        if name in FILE_NAMES and member.size <= MOST_BYTES and (file := archive.extractfile(member)):
+            contents[name] = file.read()
     # gzip compares its checksum only at the end of the file, behind the last member.
-    while archive.fileobj.read(1 << 20):
+    while archive.fileobj and archive.fileobj.read(1 << 20):
         pass
-    return {name: lambda member=member: archive.extractfile(member).read() for name, member in members.items()}
+    return contents
 
 
-def read_files(path: Path, files: dict[str, Callable[[], bytes]]) -> Pictures | None:
+def read_files(path: Path, files: dict[str, bytes]) -> Pictures | None:
     """Read the batches of the layout that the file names show."""
     layout = next((layout for layout in LAYOUTS if files.keys() & {layout.meta}), None)
     if layout is None:
@@ -72,8 +76,8 @@ def read_files(path: Path, files: dict[str, Callable[[], bytes]]) -> Pictures | 
     missing = [name for name in (*layout.train, layout.test) if name not in files]
     if missing:
         raise HeadstartError(f"{path} is an incomplete CIFAR data set: {missing[0]} is missing; download it again")
-    names = read_class_names(path, layout, files[layout.meta]())
-    batches = [read_batch(path / name, layout, files[name]()) for name in (*layout.train, layout.test)]
+    names = read_class_names(path, layout, files[layout.meta])
+    batches = [read_batch(path / name, layout, files[name]) for name in (*layout.train, layout.test)]
     counts = [len(labels) for _, labels in batches]
     labels = np.concatenate([labels for _, labels in batches])
     if labels.min() < 0 or labels.max() >= len(names):
@@ -82,7 +86,7 @@ def read_files(path: Path, files: dict[str, Callable[[], bytes]]) -> Pictures | 
         images=np.concatenate([images for images, _ in batches]),
         labels=labels,
         class_names=names,
-        parts=np.repeat(np.int8([TRAIN, TEST]), [sum(counts[:-1]), counts[-1]]),
+        parts=np.repeat(np.array([TRAIN, TEST], np.int8), [sum(counts[:-1]), counts[-1]]),
         source=str(path),
     )
 

@@ -111,7 +111,7 @@ def split(
     the test (else of the validation) part stay in, and a drawn picture takes its equals along.
 
     Args:
-        limit: at most this many pictures of each split, stratified; 0 for all.
+        limit: at most about this many pictures of each split, stratified; 0 for all.
 
     Raises:
         HeadstartError: a class has too few pictures to be in every split.
@@ -131,7 +131,8 @@ def split(
             )
         if limit and limit < len(chosen):
             indices[part] = stratified_subset(pictures, chosen, part, limit, seed)
-    return Dataset(pictures, *indices, duplicates=duplicates)
+    train, validation, test = indices
+    return Dataset(pictures, train, validation, test, duplicates)
 
 
 def settle_duplicates(pictures: Pictures, first: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -141,7 +142,7 @@ def settle_duplicates(pictures: Pictures, first: np.ndarray, group: np.ndarray) 
     protected = np.full(len(first), TRAIN, dtype=parts.dtype)
     np.maximum.at(protected, group, parts)
     kept = parts == protected[group]
-    for index in np.flatnonzero(first[group] != np.arange(len(group))):
+    for index in np.flatnonzero(first[group] != np.arange(len(group))).tolist():
         twin = int(first[group[index]])
         holder = PART_NAMES[protected[group[index]]]
         fate = ", ".join(
@@ -149,7 +150,7 @@ def settle_duplicates(pictures: Pictures, first: np.ndarray, group: np.ndarray) 
             for one in (twin, index)
             if not kept[one]
         )
-        labels = pictures.labels[[index, twin]]
+        labels = pictures.labels[[index, twin]].tolist()
         conflict = (
             "" if labels[0] == labels[1] else f"; their classes differ: {', '.join(pictures.class_names[k] for k in labels)}"
         )
@@ -184,8 +185,10 @@ def stratified_subset(pictures: Pictures, indices: np.ndarray, part: int, limit:
     labels = pictures.labels[indices]
     present, counts = np.unique(labels, return_counts=True)
     classes = len(present)
-    if limit < classes or len(indices) - limit < classes:
-        raise HeadstartError(f"--limit {limit} must be at least the number of classes, {classes}, and leave as many out")
+    if limit < classes:
+        raise HeadstartError(f"--limit {limit} must be at least the number of classes, {classes}")
+    if len(indices) - limit < classes:
+        return indices  # scikit-learn cannot leave out less than one of each class; a few more pictures do no harm
     # scikit-learn cannot stratify a class of one picture, and a rare class can come out empty.
     if counts.min() > 1:
         chosen, _ = train_test_split(indices, train_size=limit, stratify=labels, random_state=seed)

@@ -60,7 +60,7 @@ def list_pictures(root: Path) -> list[tuple[Path, str, int]]:
     for folder, part in parts.items():
         classes[folder] = [below.name for below in subfolders(folder)]
         for below in subfolders(folder):
-            files = sorted(path for path in below.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file())
+            files = sorted(path for path in below.rglob("*") if is_picture(path))
             if not files:
                 raise HeadstartError(f"{below} holds no picture: add some, or remove the folder of this class")
             listing += [(path, below.name, part) for path in files]
@@ -71,6 +71,11 @@ def list_pictures(root: Path) -> list[tuple[Path, str, int]]:
         if strange := sorted(set(names) - training):
             raise HeadstartError(f"{folder / strange[0]}: the class {strange[0]!r} has no pictures to train on")
     return listing
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path looks like a picture file; hidden ones, such as macOS' `._a.jpg`, do not."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
 def subfolders(folder: Path) -> list[Path]:

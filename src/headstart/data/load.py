@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.backend import load_keras
 from headstart.config import Config, suggestion
 from headstart.data.cifar import read_cifar, unpickle
 from headstart.data.dataset import TEST, TRAIN, Dataset, Pictures, split
@@ -70,7 +71,7 @@ def digits() -> Pictures:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    grey = np.uint8(np.rint(bunch.images * (255 / 16)))
+    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
     return Pictures(
         images=np.repeat(grey[..., None], 3, axis=-1),
         labels=bunch.target.astype(np.int32),
@@ -82,6 +83,7 @@ def digits() -> Pictures:
 
 def cifar10() -> Pictures:
     """CIFAR-10 (Krizhevsky, 2009), downloaded and hash-checked by Keras at the first use."""
+    load_keras()
     from keras.datasets import cifar10
 
     return downloaded("cifar10", cifar10.load_data, CIFAR10_CLASSES)
@@ -89,6 +91,7 @@ def cifar10() -> Pictures:
 
 def cifar100() -> Pictures:
     """CIFAR-100 (Krizhevsky, 2009) with its fine labels, downloaded and hash-checked by Keras."""
+    load_keras()
     from keras.datasets import cifar100
 
     pictures = downloaded("cifar100", cifar100.load_data, tuple(str(i) for i in range(100)))
@@ -113,6 +116,6 @@ def downloaded(name: str, load: Callable, class_names: tuple[str, ...]) -> Pictu
         images=np.concatenate([train_images, test_images]),
         labels=np.concatenate([train_labels, test_labels]).ravel().astype(np.int32),
         class_names=class_names,
-        parts=np.repeat(np.int8([TRAIN, TEST]), [len(train_labels), len(test_labels)]),
+        parts=np.repeat(np.array([TRAIN, TEST], np.int8), [len(train_labels), len(test_labels)]),
         source=name,
     )

@@ -66,7 +66,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # Convert("RGB") would clip instead of scale: a 16-bit picture would turn white.
         values = np.asarray(image, dtype=np.float64)
-        full_scale = 1.0 if image.mode == "F" and values.max() <= 1 else 255.0 if values.max() <= 255 else 65535.0
+        full_scale = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0 if values.max() <= 1 else 255.0
         image = Image.fromarray(np.uint8(np.clip(values / full_scale * 255, 0, 255)))
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -68,7 +68,7 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
     """
     if config.backbone.endswith(".keras"):
         model = backbone_file(Path(config.backbone).expanduser())
-        smallest, preprocess = 32, config.preprocess
+        smallest, preprocess = 32, str(config.preprocess)
         if preprocess == "auto":
             preprocess = preprocess_by_name(model.name)
         if config.from_scratch:

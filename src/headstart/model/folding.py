@@ -54,7 +54,7 @@ def foldable_into(norm: layers.Layer) -> layers.Layer | None:
 
 def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[np.ndarray]:
     """Return kernel and bias of `norm(conv(x))`, computed in float64."""
-    values = {variable.name: np.float64(variable.numpy()) for variable in norm.variables}
+    values = {variable.name: np.float64(keras.ops.convert_to_numpy(variable)) for variable in norm.variables}
     scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + norm.epsilon)
     kernel, *bias = [np.float64(weight) for weight in conv.get_weights()]
     shift = (bias[0] if bias else 0.0) - values["moving_mean"]

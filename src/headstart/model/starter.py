@@ -68,5 +68,5 @@ def load_weights(model: keras.Model) -> None:
 
 def save_weights(model: keras.Model, path: Path = WEIGHTS) -> None:
     """Write the weights of a network of `build` as float16 arrays, half the size, with their checksum."""
-    save_file({weight.path: np.float16(weight.numpy()) for weight in model.weights}, path)
+    save_file({weight.path: keras.ops.convert_to_numpy(weight).astype(np.float16) for weight in model.weights}, path)
     path.with_suffix(".sha256").write_text(f"{checksum(path)}  {path.name}\n")

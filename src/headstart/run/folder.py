@@ -176,10 +176,13 @@ class Run:
         with written_whole(self.path / f"test_{stage}.npy") as partial:
             np.save(partial, logits)
 
-    def test_logits(self, stage: str) -> np.ndarray | None:
-        """Return the logits of a stage on the test part, or None where it was not evaluated yet."""
-        file = self.path / f"test_{stage}.npy"
-        return np.load(file) if file.exists() else None
+    def test_logits(self, stage: str) -> np.ndarray:
+        """Return the float32 (N, classes) logits of a stage on the test part."""
+        return np.load(self.path / f"test_{stage}.npy")
+
+    def has_tested(self, stage: str) -> bool:
+        """Whether a stage was evaluated on the test part already."""
+        return (self.path / f"test_{stage}.npy").exists()
 
     @contextmanager
     def log(self) -> Iterator[None]:

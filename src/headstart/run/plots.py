@@ -24,8 +24,7 @@ def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: 
     """Draw all plots of a run into its folder `images`."""
     folder = run.path / "images"
     folder.mkdir(exist_ok=True)
-    last = list(metrics["test"])[-1]
-    labels, logits = data.labels(data.test), run.test_logits(last)
+    labels, logits = data.labels(data.test), run.test_logits(list(metrics["test"])[-1])
     with figure(folder / "history.png", (10, 4)) as canvas:
         draw_history(canvas, history)
     with figure(folder / "gain.png", (5, 4)) as canvas:
@@ -92,7 +91,8 @@ def draw_confusion(canvas: Figure, labels: np.ndarray, predicted: np.ndarray, cl
     axes, matrix = display.ax_, 100 * display.confusion_matrix
     axes.set(xlabel="predicted class", ylabel="given class", title="in % of the given class")
     if not few:
-        return axes.set(xticks=[], yticks=[]) and None
+        axes.set(xticks=[], yticks=[])
+        return
     for row, column in np.argwhere(matrix >= 0.05):
         value = matrix[row, column]
         axes.text(column, row, f"{value:.1f}" if value < 99.95 else "100", ha="center", va="center", fontsize=8,

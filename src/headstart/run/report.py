@@ -26,7 +26,7 @@ SECONDS = {
 def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint, peak_memory_mb: float) -> None:
     """Write history, metrics, plots and the model; the model's manifest, last, marks the run as finished."""
     labels = data.labels(data.test)
-    stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.test_logits(stage) is not None]
+    stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.has_tested(stage)]
     test = {stage: measure(run.test_logits(stage), labels, data.class_names) for stage in stages}
     seconds = {SECONDS[key]: round(value, 2) for key, value in checkpoint.seconds.items()}
     metrics = {

@@ -68,4 +68,4 @@ def mixed(images: np.ndarray, labels: np.ndarray, mix: str, seed: list[int]) -> 
     number = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)
     blended = layer(seed=number)({"images": np.float32(images), "labels": labels}, training=True)
     to_numpy = keras.ops.convert_to_numpy
-    return np.uint8(np.clip(np.rint(to_numpy(blended["images"])), 0, 255)), to_numpy(blended["labels"])
+    return np.clip(np.rint(to_numpy(blended["images"])), 0, 255).astype(np.uint8), to_numpy(blended["labels"])

@@ -70,7 +70,7 @@ def compute_features(
             images = images[:, :, ::-1]
         elif augmenter:
             unit = keras.ops.convert_to_numpy(augmenter(np.float32(images) / 255, training=True))
-            images = np.uint8(np.rint(np.clip(unit, 0, 1) * 255))
+            images = np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
         batches.append(np.asarray(extractor.predict_on_batch(images)))
     features = np.concatenate(batches)
     return features.astype(np.float16) if np.abs(features).max() < LARGEST_FLOAT16 else features

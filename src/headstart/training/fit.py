@@ -85,13 +85,13 @@ class BestEpoch(keras.callbacks.Callback):
         since_best = len(self.rows) - self.best["epoch"] if self.rows else 0
         return bool(self.patience) and since_best >= self.patience
 
-    def on_test_end(self, logs: dict[str, float] | None = None) -> None:
+    def on_test_end(self, logs: Any = None) -> None:
         # Here, not in on_epoch_end: with averaging, these are the weights that were validated.
         score = (logs["accuracy"], -logs["loss"])
         if not (self.rows or self.start) or score > (self.best["val_accuracy"], -self.best["val_loss"]):
             self.best_weights = values(self.model.variables)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row = {"stage": self.stage, "epoch": epoch + 1}
         row |= {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
@@ -115,23 +115,23 @@ class ProgressLine(keras.callbacks.Callback):
         super().__init__()
         self.stage, self.epochs, self.steps = stage.replace("_", "-"), epochs, steps
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         self.bar = progress_bar("steps")
         self.task = self.bar.add_task(self.stage, total=self.epochs * self.steps, note="")
         self.bar.start()
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self.bar.update(self.task, description=f"{self.stage} epoch {epoch + 1}/{self.epochs}", completed=epoch * self.steps)
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.bar.update(self.task, advance=1, note=f"accuracy {logs['accuracy']:.3f}")
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logger.info(
             "%s epoch %d/%d: accuracy %.2f %%, validation %.2f %%, loss %.3f, validation %.3f",
             self.stage, epoch + 1, self.epochs,
             100 * logs["accuracy"], 100 * logs["val_accuracy"], logs["loss"], logs["val_loss"],
         )  # fmt: skip
 
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
+    def on_train_end(self, logs: Any = None) -> None:
         self.bar.stop()
