@@ -1,6 +1,8 @@
 """What the tests share: a cache of their own, a small data set, and one small finished run."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,10 +18,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
-    """The folder with CIFAR-10's two layouts and an ImageNet ResNet-50, where a machine has it."""
-    folder = Path(os.environ.get("HEADSTART_TEST_DATA", "/nonexistent"))
-    if not (folder / "cifar-10-batches-py").is_dir():
-        pytest.skip("HEADSTART_TEST_DATA names no folder with cifar-10-batches-py and resnet50_imagenet.keras")
+    """A folder with CIFAR-10 in its two layouts and an ImageNet ResNet-50, where the developer has the sources of it."""
+    prepare = Path(__file__).parents[2] / "shared" / "data" / "prepare.py"
+    if not prepare.is_file():
+        pytest.skip("the development data, ../shared/data, are not on this machine")
+    folder = Path.home() / ".cache" / "headstart-test-data"
+    subprocess.run([sys.executable, str(prepare), str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

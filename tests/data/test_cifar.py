@@ -115,11 +115,8 @@ def test_layouts_have_equal_fingerprints(tmp_path, classes):
     assert read_cifar(tmp_path / "python").fingerprint == read_cifar(archive(tmp_path / "binary")).fingerprint
 
 
-def test_real_data_in_both_layouts():
-    folder = Path(os.environ.get("HEADSTART_TEST_DATA", ""))
-    layouts = [folder / "cifar-10-batches-py", folder / "cifar-10-batches-bin"]
-    if not all(layout.is_dir() for layout in layouts):
-        pytest.skip("set HEADSTART_TEST_DATA to a folder with cifar-10-batches-py and cifar-10-batches-bin")
+def test_real_data_in_both_layouts(real_data):
+    layouts = [real_data / "cifar-10-batches-py", real_data / "cifar-10-batches-bin"]
     python, binary = (read_cifar(layout) for layout in layouts)
     assert python.class_names[3] == "cat"
     assert python.class_names == binary.class_names
