@@ -55,7 +55,7 @@ def test_a_toml_file_sets_options_and_the_command_line_overrides_them(capsys, tm
         taken.update(vars(config), overwrite=overwrite)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headstart.train.train", train)
+    monkeypatch.setattr("headstart.trainer.train", train)
     with pytest.raises(SystemExit) as end:
         main(["train", "--config", "mine.toml", "--epochs", "2"])
     assert end.value.code == 130
@@ -72,7 +72,7 @@ def test_a_full_disk_is_said(capsys, monkeypatch, tmp_path):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("headstart.train.train", full)
+    monkeypatch.setattr("headstart.trainer.train", full)
     assert "disk is full" in refused(["train", "--out", str(tmp_path / "run")], capsys)
 
 

@@ -21,7 +21,7 @@ _PUBLIC = {
     "Run": "headstart.run",
     "load_data": "headstart.data",
     "recipe": "headstart.recipes",
-    "train": "headstart.train",
+    "train": "headstart.trainer",
 }
 __all__ = sorted(_PUBLIC)
 

@@ -70,7 +70,7 @@ def train(arguments: list[str]) -> None:
         if given:
             raise HeadstartError(f"--resume takes all options from the run: leave out {given[0]}")
         start_keras()
-        from headstart.train import resume
+        from headstart.trainer import resume
 
         return print_result(resume(chosen.resume))
     from headstart.recipes import recipe
@@ -85,7 +85,7 @@ def train(arguments: list[str]) -> None:
     del typed["resume"], typed["config"]
     config = replace(defaults, **typed)
     start_keras()
-    from headstart.train import train as train_run
+    from headstart.trainer import train as train_run
 
     print_result(train_run(config, overwrite=overwrite))
 
@@ -118,8 +118,9 @@ def parse(options: type, arguments: list[str], program: str, description: str | 
     except SystemExit as end:
         if end.code == 0:  # --help
             raise
-        # tyro draws a box around several lines, of which the first says what was wrong.
-        reason = refusal.getvalue().splitlines()[1].strip("│ ")
+        # tyro draws a box: a title, what was wrong, and then more than the two lines that we promise.
+        written = [line.strip("│| ") for line in refusal.getvalue().splitlines() if any(map(str.isalpha, line))]
+        reason = written[1]
         raise HeadstartError(f"{reason} ({program} --help explains the options)") from None
     result, unknown = parsed
     if unknown:
@@ -216,4 +217,4 @@ def start_keras() -> None:
 
     logger = logging.getLogger("headstart")
     logger.setLevel(logging.INFO)
-    logger.addHandler(ConsoleHandler())
+    logger.handlers = [ConsoleHandler()]

@@ -154,10 +154,12 @@ def range_text(field: dataclasses.Field) -> str:
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
-    """Return `; did you mean X?`, or all the known names where none is near."""
+    """Return `; did you mean X?`, or the known names where none is near and they are few."""
     known = list(known)
-    near = difflib.get_close_matches(wrong, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; it knows {', '.join(known)}"
+    near = difflib.get_close_matches(wrong, known, n=1) or [name for name in known if wrong and name.startswith(wrong)]
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; it knows {', '.join(known)}" if len(known) <= 12 else ""
 
 
 def replace(config: Config, **changes: Any) -> Config:

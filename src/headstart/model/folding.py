@@ -24,14 +24,16 @@ def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> ke
     def copy(layer: layers.Layer) -> layers.Layer:
         if layer.name in folded:
             return layers.Identity(name=layer.name, dtype=policy)
+        if not isinstance(layer, layers.Layer):
+            return layer  # a bare operation such as `x + 3.0`, which has neither weights nor a policy
         config = layer.get_config() | {"dtype": policy}
         if layer.name in norms:
             config["use_bias"] = True
         return type(layer).from_config(config)
 
-    def call(layer: layers.Layer, x, **kwargs):
+    def call(layer: layers.Layer, *args, **kwargs):
         # Leaves no trace of a folded batch norm in the copied graph.
-        return x if layer.name in folded else layer(x, **kwargs)
+        return args[0] if layer.name in folded else layer(*args, **kwargs)
 
     copied = keras.models.clone_model(backbone, clone_function=copy, call_function=call)
     for layer in copied.layers:

@@ -29,13 +29,13 @@ class Batches(keras.utils.PyDataset):
         self.start_at(0)
 
     def start_at(self, epoch: int) -> None:
-        """Make `epoch` (from 0) the next one that Keras begins, so that a resumed run sees its order."""
-        self.epoch = epoch - 1
+        """Make `epoch` (from 0) the next one, so that a resumed run sees its order."""
+        self.epoch = epoch
         self.order = self.shuffled(epoch)
 
-    def on_epoch_begin(self) -> None:
-        self.epoch += 1
-        self.order = self.shuffled(self.epoch)
+    def on_epoch_end(self) -> None:
+        # Not in on_epoch_begin: TensorFlow fetches an epoch's first batches before Keras calls that.
+        self.start_at(self.epoch + 1)
 
     def shuffled(self, epoch: int) -> np.ndarray:
         return self.indices if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(self.indices)
@@ -52,8 +52,7 @@ class Batches(keras.utils.PyDataset):
             labels = np.eye(self.classes, dtype=np.float32)[labels]
         if self.mix == "none":
             return images, labels
-        # Keras looks at a batch before it begins an epoch, when `epoch` is still that of the one before.
-        return mixed(images, labels, self.mix, [self.seed or 0, self.epoch + 1, index])
+        return mixed(images, labels, self.mix, [self.seed or 0, self.epoch, index])
 
 
 def mixed(images: np.ndarray, labels: np.ndarray, mix: str, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:

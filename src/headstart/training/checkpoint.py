@@ -69,9 +69,7 @@ class Checkpoint:
         self.folder.mkdir(exist_ok=True)
         self.stage, self.finished = stage, finished
         self.arrays = f"{stage}-{len(self.epochs_of(stage)):04d}{'-finished' if finished else ''}.safetensors"
-        named = {
-            f"{group}.{i:05d}": np.ascontiguousarray(array) for group, arrays in groups.items() for i, array in enumerate(arrays)
-        }
+        named = {f"{group}.{i:05d}": array for group, arrays in groups.items() for i, array in enumerate(arrays)}
         with written_whole(self.folder / self.arrays) as partial:
             save_file(named, partial)
         self.write()
@@ -95,7 +93,8 @@ class Checkpoint:
 
 def values(variables: list[keras.Variable]) -> list[np.ndarray]:
     """Return the values of Keras variables as arrays of their own."""
-    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+    # In C order, since safetensors writes memory as it lies.
+    return [np.array(keras.ops.convert_to_numpy(variable), order="C") for variable in variables]
 
 
 def assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:

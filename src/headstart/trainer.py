@@ -69,13 +69,13 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
     with run.log(), explained_memory(config):
         checkpoint = Checkpoint(run.path / "checkpoint")
         begin = time.monotonic()
+        seed_everything(config.seed, config.deterministic)
+        precision = resolve_precision(config.precision, config.learns_batch_norm)
+        backbone, preprocess = load_backbone(config)
         data = data or configured_data(config)
         describe(data)
         refuse_other_data(checkpoint, data)
 
-        seed_everything(config.seed, config.deterministic)
-        precision = resolve_precision(config.precision, config.learns_batch_norm)
-        backbone, preprocess = load_backbone(config)
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())

@@ -78,11 +78,11 @@ def test_options_lead_to_a_finished_run(options, digits, tmp_path):
 
 def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
     with pytest.raises(hs.HeadstartError, match="did you mean stage3"):
-        hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"fine_tune_from": "stag3"}), digits)
+        hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"fine_tune_from": "stage3_conv"}), digits)
 
 
 def test_resuming_on_other_pictures_is_refused(digits, tmp_path):
-    from headstart.train import resume
+    from headstart.trainer import resume
 
     run = hs.Run.create(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL))
     checkpoint = Checkpoint(run.path / "checkpoint")
@@ -96,7 +96,7 @@ def test_running_out_of_memory_suggests_a_batch_size(digits, tmp_path, monkeypat
     def exhausted(*args, **kwargs):
         raise MemoryError
 
-    monkeypatch.setattr("headstart.train.fit_stage", exhausted)
+    monkeypatch.setattr("headstart.trainer.fit_stage", exhausted)
     with pytest.raises(hs.HeadstartError, match="--batch-size 16"):
         hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL), digits)
 
