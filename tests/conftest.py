@@ -33,8 +33,8 @@ def digits() -> hs.Dataset:
 
 
 SMALL = {
-    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 2, "hidden_units": 32,
-    "warmup_steps": 2,
+    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 4, "hidden_units": 32,
+    "warmup_steps": 5, "batch_size": 32,
 }  # fmt: skip
 
 

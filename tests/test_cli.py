@@ -37,7 +37,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["train", "--data", "digits", "--backbone", "resnet5O"], "did you mean resnet50"),
         (["train", "--data", "digits", "--backbone", "starter", "--image-size", "8", "--test-fraction", "0.9"], "0.01 to 0.5"),
         (["evaluate", "nothing"], "is not a run"),
-        (["evaluate"], "Missing value"),
+        (["evaluate"], "Missing"),
         (["predict", "nothing", "a.jpg"], "is not a run"),
     ],
 )

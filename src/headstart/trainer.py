@@ -18,6 +18,7 @@ from headstart.data import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.model import build_model, load_backbone
+from headstart.model.backbones import refuse_unusable
 from headstart.model.graph import all_layers, head_model, unfreeze
 from headstart.predict import predict_logits
 from headstart.run import Run
@@ -31,8 +32,8 @@ from headstart.training.optimizer import fine_tuning_optimizer
 logger = logging.getLogger("headstart")
 
 FROZEN, FINE_TUNED, SCRATCH = "frozen", "fine_tuned", "scratch"
-# Large, since a head on features is so small that the number of steps is its whole cost.
-HEAD_BATCH = 256
+# A head on features is so small that the number of steps is its whole cost, but few pictures need some steps too.
+LARGEST_HEAD_BATCH, LEAST_HEAD_STEPS = 256, 50
 
 
 def train(config: Config, data: Dataset | None = None, *, overwrite: bool = False) -> Run:
@@ -71,11 +72,12 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         begin = time.monotonic()
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision, config.learns_batch_norm)
-        backbone, preprocess = load_backbone(config)
+        refuse_unusable(config)
         data = data or configured_data(config)
         describe(data)
         refuse_other_data(checkpoint, data)
 
+        backbone, preprocess = load_backbone(config)
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
@@ -152,10 +154,11 @@ def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoin
                 for name, part in (("validation", data.validation), ("test", data.test))}  # fmt: skip
     checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
     training_labels = np.tile(data.labels(data.train), config.views)
+    batch_size = max(1, min(LARGEST_HEAD_BATCH, len(training_labels) // LEAST_HEAD_STEPS))
     return [
-        Batches(np.concatenate(views), training_labels, np.arange(len(training_labels)), HEAD_BATCH, config.seed),
-        Batches(features["validation"], data.labels(data.validation), np.arange(len(data.validation)), HEAD_BATCH),
-        Batches(features["test"], data.labels(data.test), np.arange(len(data.test)), HEAD_BATCH),
+        Batches(np.concatenate(views), training_labels, np.arange(len(training_labels)), batch_size, config.seed),
+        Batches(features["validation"], data.labels(data.validation), np.arange(len(data.validation)), LARGEST_HEAD_BATCH),
+        Batches(features["test"], data.labels(data.test), np.arange(len(data.test)), LARGEST_HEAD_BATCH),
     ]
 
 

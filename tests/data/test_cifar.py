@@ -6,7 +6,6 @@ import shutil
 import struct
 import tarfile
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 import pytest

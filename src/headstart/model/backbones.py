@@ -66,26 +66,26 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
         HeadstartError: the backbone is unknown or its file unreadable, its weights cannot be
             fetched or do not fit, or `image_size` is below its minimum.
     """
-    if config.backbone.endswith(".keras"):
-        model = backbone_file(Path(config.backbone).expanduser())
-        smallest, preprocess = 32, str(config.preprocess)
-        if preprocess == "auto":
-            preprocess = preprocess_by_name(model.name)
-        if config.from_scratch:
-            model = keras.models.clone_model(model)
-    elif config.backbone in BACKBONES:
+    refuse_unusable(config)
+    if not config.backbone.endswith(".keras"):
         entry = BACKBONES[config.backbone]
-        smallest = entry.smallest
         preprocess = entry.preprocess if config.preprocess == "auto" else config.preprocess
-        refuse_small(config, smallest)
-        model = registered(config.backbone, entry, config.weights)
+        return registered(config.backbone, entry, config.weights), preprocess
+    model = backbone_file(Path(config.backbone).expanduser())
+    preprocess = preprocess_by_name(model.name) if config.preprocess == "auto" else config.preprocess
+    return keras.models.clone_model(model) if config.from_scratch else model, preprocess
+
+
+def refuse_unusable(config: Config) -> None:
+    """Refuse an unknown backbone, a missing file and too small an image size, before anything slow starts."""
+    if config.backbone.endswith(".keras"):
+        smallest = 32
+        if not Path(config.backbone).expanduser().is_file():
+            raise HeadstartError(f"there is no backbone file {config.backbone}")
+    elif config.backbone in BACKBONES:
+        smallest = BACKBONES[config.backbone].smallest
     else:
         raise HeadstartError(f"there is no backbone {config.backbone!r}{suggestion(config.backbone, BACKBONES)}")
-    refuse_small(config, smallest)
-    return model, preprocess
-
-
-def refuse_small(config: Config, smallest: int) -> None:
     if config.image_size < smallest:
         raise HeadstartError(f"--image-size {config.image_size} is too small for {config.backbone}, whose smallest is {smallest}")
 
@@ -111,6 +111,7 @@ def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
 
 
 def load_weights_file(model: keras.Model, path: Path) -> None:
+    """Put a weights file of the user's into a registered backbone."""
     if not path.is_file():
         raise HeadstartError(f"--weights is auto, imagenet, none or a file; there is no file {path}")
     try:
@@ -121,8 +122,6 @@ def load_weights_file(model: keras.Model, path: Path) -> None:
 
 def backbone_file(path: Path) -> keras.Model:
     """Load a network without top from a `.keras` file, in safe mode."""
-    if not path.is_file():
-        raise HeadstartError(f"there is no backbone file {path}")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged zip, an unknown layer, code that safe mode refuses, ...

@@ -29,13 +29,13 @@ class Batches(keras.utils.PyDataset):
         self.start_at(0)
 
     def start_at(self, epoch: int) -> None:
-        """Make `epoch` (from 0) the next one, so that a resumed run sees its order."""
+        """Take the order of `epoch` (from 0) from now on.
+
+        The stage says so between two epochs; Keras' own hooks, `on_epoch_begin` and `on_epoch_end`,
+        are also called around the batches that it only looks at.
+        """
         self.epoch = epoch
         self.order = self.shuffled(epoch)
-
-    def on_epoch_end(self) -> None:
-        # Not in on_epoch_begin: TensorFlow fetches an epoch's first batches before Keras calls that.
-        self.start_at(self.epoch + 1)
 
     def shuffled(self, epoch: int) -> np.ndarray:
         return self.indices if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(self.indices)

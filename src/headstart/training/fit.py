@@ -31,10 +31,9 @@ def fit_stage(
         assign(model.variables, checkpoint.load(stage)["model"])
         return
     model.optimizer.build(model.trainable_variables)
-    keeper = BestEpoch(stage, checkpoint, start, patience)
+    keeper = BestEpoch(stage, batches, checkpoint, start, patience)
     keeper.set_model(model)
     first = keeper.restore()
-    batches.start_at(first)
     if not keeper.out_of_patience():
         callbacks = [keeper, ProgressLine(stage, epochs, batches.num_batches)]
         if model.optimizer.use_ema:
@@ -43,6 +42,7 @@ def fit_stage(
         model.fit(
             batches, validation_data=validation, initial_epoch=first, epochs=epochs,
             callbacks=callbacks, class_weight=class_weight, verbose=0,
+            shuffle=False,  # the batches are shuffled already; Keras would shuffle them by a state that is not kept
         )  # fmt: skip
     assign(model.variables, keeper.best_weights)
     checkpoint.save(stage, finished=True, model=keeper.best_weights)
@@ -53,9 +53,11 @@ def fit_stage(
 class BestEpoch(keras.callbacks.Callback):
     """Keeps history, checkpoint, and the weights of the best epoch on validation (ties: lower loss)."""
 
-    def __init__(self, stage: str, checkpoint: Checkpoint, start: dict[str, Any] | None, patience: int) -> None:
+    def __init__(
+        self, stage: str, batches: Batches, checkpoint: Checkpoint, start: dict[str, Any] | None, patience: int
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.stage, self.checkpoint, self.start, self.patience = stage, checkpoint, start, patience
+        self.stage, self.batches, self.checkpoint, self.start, self.patience = stage, batches, checkpoint, start, patience
         self.best_weights: list[np.ndarray] = []
         self.validated: dict[str, float] = {}
 
@@ -79,6 +81,7 @@ class BestEpoch(keras.callbacks.Callback):
         else:
             self.best_weights = values(self.model.variables)
         self.clock = time.monotonic()
+        self.batches.start_at(len(self.rows))
         return len(self.rows)
 
     def out_of_patience(self) -> bool:
@@ -105,6 +108,7 @@ class BestEpoch(keras.callbacks.Callback):
             optimizer=values(self.model.optimizer.variables),
             best=self.best_weights,
         )
+        self.batches.start_at(epoch + 1)
         self.model.stop_training = self.out_of_patience()
 
 
