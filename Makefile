@@ -6,7 +6,10 @@ BIN := .venv/bin
 
 demo: .venv/ready
 	$(BIN)/headstart train --data digits --recipe starter --no-flip --out runs/demo --overwrite
-	$(BIN)/headstart evaluate runs/demo
+	$(BIN)/python -c "from sklearn.datasets import load_digits as l; from PIL import Image; \
+	  Image.fromarray((l().images[7] * 15.9).astype('uint8')).save('runs/demo/seven.png')"
+	$(BIN)/headstart predict runs/demo runs/demo/seven.png
+	@echo "look at runs/demo/images/"
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q
