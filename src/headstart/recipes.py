@@ -11,7 +11,7 @@ def notebook() -> Config:
     """The founding notebook to the letter, to be compared with.
 
     32 px leave a ResNet-50 one pixel to look at, [0, 1] is not what its weights were trained with, and
-    batch norm in training mode overwrites their statistics as soon as they are unfrozen.
+    batch norm in training mode overwrites their statistics as soon as they are unfrozen. Not measured yet.
     """
     return Config(
         recipe="notebook", image_size=32, preprocess="unit", cache_features=False, views=1, head_epochs=10,
@@ -21,27 +21,40 @@ def notebook() -> Config:
 
 
 def quick() -> Config:
-    """Two cores, minutes: the smallest useful pictures, seen once with everything unfrozen."""
+    """Two cores, minutes: the smallest useful pictures, seen once with everything unfrozen.
+
+    CIFAR-10, compressed ImageNet ResNet-50: 80.98 % frozen, 82.20 % fine-tuned (one run, seed 0).
+    Two busy cores of a 2.3 GHz Xeon without AMX, TensorFlow 2.21, Keras 3.15.1, 2026-11-22: 7 minutes
+    for the features and 22 for the rest, by cifar10_image_classification.ipynb.
+    """
     return Config(recipe="quick", image_size=64, views=1, epochs=1, learning_rate=4e-4)
 
 
 def standard() -> Config:
-    """Two cores over a coffee, or a GPU in a minute."""
+    """Two cores over a coffee, or a GPU in a minute. Not measured yet."""
     return Config(recipe="standard", image_size=96, views=1, epochs=3)
 
 
 def best() -> Config:
-    """A GPU."""
+    """A GPU. Not measured yet."""
     return Config(recipe="best", image_size=224, epochs=20, batch_size=128, label_smoothing=0.1, mix="cutmix", ema=0.999)
 
 
 def starter() -> Config:
-    """The packaged backbone: no download, any laptop."""
+    """The packaged backbone: no download, any laptop.
+
+    Digits, without flips: 96.94 % frozen, 98.61 % fine-tuned of 359 test pictures, 49 seconds on two
+    busy cores (as in `quick`), by `make demo`. Not measured on CIFAR-10 yet.
+    """
     return Config(recipe="starter", backbone="starter", image_size=32, epochs=6, learning_rate=1e-3)
 
 
 def scratch() -> Config:
-    """From random weights: how the starter backbone itself is made."""
+    """From random weights: how the starter backbone itself is made.
+
+    CIFAR-100: 64.6 % on 1,188 validation pictures after 12 epochs, 38 minutes on two busy cores (as in
+    `quick`), by scripts/pretrain_starter.py.
+    """
     return Config(
         recipe="scratch", backbone="starter", weights="none", image_size=32, batch_size=256, epochs=12,
         learning_rate=3e-3, warmup_steps=550, weight_decay=0.05, label_smoothing=0.1, hidden_units=0, dropout=0.0,

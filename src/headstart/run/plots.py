@@ -34,7 +34,7 @@ def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: 
         draw_confusion(canvas, labels, logits.argmax(axis=1), data.class_names)
     with figure(folder / "samples.png", (9, 4.4)) as canvas:
         draw_samples(canvas, data)
-    with figure(folder / "mistakes.png", (9, 6)) as canvas:
+    with figure(folder / "mistakes.png", (9, 6.5)) as canvas:
         draw_mistakes(canvas, data, softmax(np.float64(logits), axis=1))
 
 
@@ -60,7 +60,7 @@ def draw_history(canvas: Figure, history: list[dict[str, Any]]) -> None:
         axes.grid(alpha=0.25)
         if 0 < boundary < len(history):
             axes.axvline(boundary + 0.5, color=GREY, linestyle="--", linewidth=1)
-            axes.annotate("fine-tuning", (boundary + 0.5, 0.02), xycoords=("data", "axes fraction"), xytext=(4, 0),
+            axes.annotate("fine-tuning", (boundary + 0.5, 0.5), xycoords=("data", "axes fraction"), xytext=(4, 0),
                           textcoords="offset points", color=GREY)  # fmt: skip
         axes.legend(frameon=False)
 
@@ -120,9 +120,9 @@ def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> N
     wrong = np.flatnonzero(predicted != labels)
     surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:18]
     canvas.suptitle(f"the surest of {len(wrong)} mistakes on the test part" if len(wrong) else "no mistake on the test part")
-    for axes, index in zip(canvas.subplots(3, 6).flat, [*surest, *[None] * (18 - len(surest))], strict=True):
+    for place, index in enumerate(surest, start=1):
+        axes = canvas.add_subplot(3, 6, place)
         axes.axis("off")
-        if index is not None:
-            axes.imshow(data.images(data.test[[index]])[0])
-            said, sure = data.class_names[predicted[index]], probabilities[index, predicted[index]]
-            axes.set_title(f"{said} {100 * sure:.0f} %\nlabel: {data.class_names[labels[index]]}", fontsize=8)
+        axes.imshow(data.images(data.test[[index]])[0])
+        said, sure = data.class_names[predicted[index]], probabilities[index, predicted[index]]
+        axes.set_title(f"says {said}, {100 * sure:.0f} %\nlabel: {data.class_names[labels[index]]}", fontsize=8)
