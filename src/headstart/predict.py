@@ -1,6 +1,5 @@
 """Using a run: classes and probabilities for pictures from anywhere, and its accuracy on other data."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,6 @@ from headstart.progress import track
 from headstart.run.folder import Run
 from headstart.run.metrics import measure
 from headstart.training.batches import Batches
-
-logger = logging.getLogger("headstart")
 
 
 @dataclass(frozen=True, eq=False)

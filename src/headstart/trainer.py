@@ -26,7 +26,7 @@ from headstart.run.report import write_results
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import cached_features
-from headstart.training.fit import fit_stage
+from headstart.training.fit import fit_stage, score
 from headstart.training.optimizer import fine_tuning_optimizer
 
 logger = logging.getLogger("headstart")
@@ -170,7 +170,7 @@ def test_once(stage: str, learner: keras.Model, test: Batches, run: Run) -> None
 
 def best_row(rows: list[dict]) -> dict | None:
     """Return the epoch that a stage kept, or None where there was no such stage."""
-    return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]), default=None)
+    return max(rows, key=score, default=None)
 
 
 def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:

@@ -50,6 +50,11 @@ def fit_stage(
     logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage, best["epoch"], 100 * best["val_accuracy"])
 
 
+def score(row: dict[str, Any]) -> tuple[float, float]:
+    """Return what a history row is compared by: validation accuracy, and at ties the lower loss."""
+    return row["val_accuracy"], -row["val_loss"]
+
+
 class BestEpoch(keras.callbacks.Callback):
     """Keeps history, checkpoint, and the weights of the best epoch on validation (ties: lower loss)."""
 
@@ -59,7 +64,6 @@ class BestEpoch(keras.callbacks.Callback):
         super().__init__()
         self.stage, self.batches, self.checkpoint, self.start, self.patience = stage, batches, checkpoint, start, patience
         self.best_weights: list[np.ndarray] = []
-        self.validated: dict[str, float] = {}
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -69,7 +73,7 @@ class BestEpoch(keras.callbacks.Callback):
     def best(self) -> dict[str, Any]:
         """The best row of the history so far, or the row the stage started from."""
         candidates = [self.start | {"epoch": 0}] if self.start else []
-        return max(candidates + self.rows, key=lambda row: (row["val_accuracy"], -row["val_loss"]))
+        return max(candidates + self.rows, key=score)
 
     def restore(self) -> int:
         """Bring model and optimizer to where the checkpoint stands; return the number of finished epochs."""
@@ -90,8 +94,7 @@ class BestEpoch(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         # Here, not in on_epoch_end: with averaging, these are the weights that were validated.
-        score = (logs["accuracy"], -logs["loss"])
-        if not (self.rows or self.start) or score > (self.best["val_accuracy"], -self.best["val_loss"]):
+        if not (self.rows or self.start) or (logs["accuracy"], -logs["loss"]) > score(self.best):
             self.best_weights = values(self.model.variables)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
