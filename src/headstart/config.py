@@ -60,7 +60,7 @@ class Config:
     mix: Literal["none", "mixup", "cutmix"] = option("none", "blend pairs of pictures and their labels while fine-tuning")
 
     # Frozen stage: the head learns on the features of a backbone that stays as it is
-    cache_features: bool = option(True, "pass each picture through the backbone once; off: at every epoch, as tutorials do")
+    cache_features: bool = option(True, "pass each picture once through what is frozen; off: at every epoch, as tutorials do")
     views: int = option(2, "versions of a training picture to cache: itself, its mirror image, then random ones", 1, 64)
     head_epochs: int = option(10, "epochs of the frozen stage", 1, 10_000)
     head_learning_rate: float = option(1e-3, "Adam's learning rate in the frozen stage", 1e-8, 10)

@@ -16,6 +16,8 @@ from headstart.data.folder import is_picture
 from headstart.data.load import configured_data, read_pictures
 from headstart.data.picture import UnreadablePicture, fit, read_picture
 from headstart.errors import HeadstartError
+from headstart.model.engine import forward
+from headstart.model.graph import without_augmentation
 from headstart.progress import track
 from headstart.run.folder import Run
 from headstart.run.metrics import measure
@@ -117,8 +119,8 @@ def as_input(picture: Path | Image.Image | np.ndarray, height: int, width: int) 
 
 def predict_logits(model: keras.Model, batches: Batches, description: str) -> np.ndarray:
     """Return the model's logits, float32 (N, classes), in the order of the batches."""
-    steps = track(range(batches.num_batches), description)
-    return np.concatenate([np.asarray(model.predict_on_batch(batches[step][0]), np.float32) for step in steps])
+    inputs = (batches[step][0] for step in track(range(batches.num_batches), description))
+    return np.concatenate([logits for (logits,) in forward(without_augmentation(model), inputs, len(batches.indices))])
 
 
 def load_for_evaluation(run: Run, source: str = "") -> Dataset:

@@ -23,9 +23,9 @@ from headstart.model.graph import all_layers, head_model, unfreeze
 from headstart.predict import predict_logits
 from headstart.run import Run
 from headstart.run.report import write_results
-from headstart.training.batches import Batches
+from headstart.training.batches import Batches, Rows
 from headstart.training.checkpoint import Checkpoint
-from headstart.training.features import cached_features
+from headstart.training.features import cached_features, cached_maps, worthwhile_cut
 from headstart.training.fit import fit_stage, score
 from headstart.training.optimizer import fine_tuning_optimizer
 
@@ -84,22 +84,26 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
         checkpoint.seconds["preparation"] = checkpoint.seconds.get("preparation", 0.0) + time.monotonic() - begin
 
+        cut = worthwhile_cut(model, data, config)
         if not config.from_scratch:
-            frozen_stage(model, data, config, run, checkpoint)
+            frozen_stage(model, data, config, run, checkpoint, cut)
         if config.epochs:
-            fine_tuning_stage(model, data, config, run, checkpoint)
+            fine_tuning_stage(model, data, config, run, checkpoint, cut)
 
         write_results(run, model, data, checkpoint, peak_memory_mb())
         checkpoint.remove()
     return run
 
 
-def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint) -> None:
-    """Train the head alone, on features that the frozen backbone computes once (or, plainly, at every epoch)."""
+def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint, cut: str) -> None:
+    """Train the head alone, on features that the frozen backbone computes once (or, plainly, at every epoch).
+
+    The maps after the layer `cut` are computed along with the features, and kept for fine-tuning.
+    """
     if checkpoint.stage == FINE_TUNED:
         return  # its checkpoint holds the whole network
     if config.cache_features:
-        learner, (training, validation, test) = head_model(model), feature_batches(model, data, config, checkpoint)
+        learner, (training, validation, test) = head_model(model), feature_batches(model, data, config, checkpoint, cut)
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed)
     seed_everything(config.seed, config.deterministic)
@@ -114,26 +118,30 @@ def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, ch
     test_once(FROZEN, learner, test, run)
 
 
-def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint) -> None:
+def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint, cut: str) -> None:
     """Train backbone and head together at a reduced rate, batch norm held in inference mode.
 
-    From scratch it is the only stage, and batch norm learns.
+    From scratch it is the only stage, and batch norm learns. With `cut`, what comes after that layer
+    is trained alone, on the maps that the frozen stage has kept.
     """
     stage = SCRATCH if config.from_scratch else FINE_TUNED
     unfreeze(model, config)
     seed_everything(config.seed + 1, config.deterministic)
     classes = len(data.class_names)
-    training, validation, test = picture_batches(data, config, seed=config.seed + 1, classes=classes)
-    model.compile(
+    if cut:
+        learner, (training, validation, test) = head_model(model, cut), map_batches(model, data, config, cut, classes)
+    else:
+        learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed + 1, classes=classes)
+    learner.compile(
         fine_tuning_optimizer(config, config.epochs * training.num_batches),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=["accuracy"], jit_compile=resolve_jit(),
     )  # fmt: skip
     fit_stage(
-        stage, model, training, validation, checkpoint, epochs=config.epochs, patience=config.patience,
+        stage, learner, training, validation, checkpoint, epochs=config.epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
     )  # fmt: skip
-    test_once(stage, model, test, run)
+    test_once(stage, learner, test, run)
 
 
 def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> list[Batches]:
@@ -143,22 +151,37 @@ def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 
     return [training, *(Batches(images, labels, part, size, None, classes) for part in (data.validation, data.test))]
 
 
-def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoint: Checkpoint) -> list[Batches]:
+def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoint: Checkpoint, cut: str) -> list[Batches]:
     """Return batches of features: training in all its views, validation and test as they are."""
     begin = time.monotonic()
     views = [
-        cached_features(model, data, data.train, config, view, f"training pictures, view {view + 1} of {config.views}")
+        cached_features(model, data, data.train, config, view, f"training pictures, view {view + 1} of {config.views}", cut)
         for view in range(config.views)
     ]
-    features = {name: cached_features(model, data, part, config, 0, f"{name} pictures")
-                for name, part in (("validation", data.validation), ("test", data.test))}  # fmt: skip
+    validation, test = (cached_features(model, data, part, config, 0, f"{name} pictures", cut)
+                        for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
-    training_labels = np.tile(data.labels(data.train), config.views)
-    batch_size = max(1, min(LARGEST_HEAD_BATCH, len(training_labels) // LEAST_HEAD_STEPS))
+    batch_size = max(1, min(LARGEST_HEAD_BATCH, config.views * len(data.train) // LEAST_HEAD_STEPS))
+    return output_batches(np.concatenate(views), validation, test, data, config, batch_size, seed=config.seed)
+
+
+def map_batches(model: keras.Model, data: Dataset, config: Config, cut: str, classes: int) -> list[Batches]:
+    """Return batches of the feature maps after the layer `cut`: training in all its views, validation and test as they are."""
+    training = cached_maps(model, data, data.train, config, config.views, "training pictures", cut)
+    validation, test = (cached_maps(model, data, part, config, 1, f"{name} pictures", cut)
+                        for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
+    return output_batches(training, validation, test, data, config, config.batch_size, seed=config.seed + 1, classes=classes)
+
+
+def output_batches(
+    training: Rows, validation: Rows, test: Rows, data: Dataset, config: Config, batch_size: int, *, seed: int, classes: int = 0
+) -> list[Batches]:
+    """Return batches of what frozen layers gave for each part; training comes view by view, and is shuffled."""
+    labels = np.tile(data.labels(data.train), config.views)
     return [
-        Batches(np.concatenate(views), training_labels, np.arange(len(training_labels)), batch_size, config.seed),
-        Batches(features["validation"], data.labels(data.validation), np.arange(len(data.validation)), LARGEST_HEAD_BATCH),
-        Batches(features["test"], data.labels(data.test), np.arange(len(data.test)), LARGEST_HEAD_BATCH),
+        Batches(training, labels, np.arange(len(labels)), batch_size, seed, classes),
+        Batches(validation, data.labels(data.validation), np.arange(len(data.validation)), batch_size, None, classes),
+        Batches(test, data.labels(data.test), np.arange(len(data.test)), batch_size, None, classes),
     ]
 
 

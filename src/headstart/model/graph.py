@@ -105,18 +105,56 @@ def without_augmentation(model: keras.Model) -> keras.Model:
     return keras.Model(inputs, x, name=model.name)
 
 
-def head_model(model: keras.Model) -> keras.Model:
-    """Return the head alone, float32 (B, channels) to logits; it shares its weights with `model`."""
-    features = model.get_layer("features")
-    inputs = x = keras.Input(features.output.shape[1:], name="pooled_features")
+def feature_model(model: keras.Model, cut: str = "") -> keras.Model:
+    """Return the part of `model` from raw pixels to pooled features, without augmentation.
+
+    Args:
+        cut: a layer inside the backbone, of `frozen_cut`.
+
+    Returns:
+        A model from uint8 (B, H, W, 3) to [pooled features, float32 (B, channels)], and with `cut` to
+        [pooled features, feature map (B, h, w, c)]. It shares its weights with `model`.
+    """
+    x, maps = model.input, []
+    for layer in model.layers[1 : 1 + model.layers.index(model.get_layer("features"))]:
+        if layer.name == "backbone" and cut:
+            x, *maps = keras.Model(layer.input, [layer.output, layer.get_layer(cut).output], name="backbone")(x)
+        elif layer.name != "augmentation":
+            x = layer(x)
+    return keras.Model(model.input, [x, *maps], name="feature_extractor")
+
+
+def head_model(model: keras.Model, cut: str = "") -> keras.Model:
+    """Return what comes after `feature_model`, to logits; it shares its weights with `model`.
+
+    Without `cut` it is the head alone and takes pooled features, float32 (B, channels); with it, it
+    is the backbone from `cut` on and the head, and takes feature maps (B, h, w, c).
+    """
+    features, backbone = model.get_layer("features"), model.get_layer("backbone")
+    inputs = x = keras.Input(feature_model(model, cut).outputs[-1].shape[1:], name="features_in")
+    if cut:
+        x = features(keras.Model(backbone.get_layer(cut).output, backbone.output, name="backbone_end")(x))
     for layer in model.layers[model.layers.index(features) + 1 :]:
         x = layer(x)
     return keras.Model(inputs, x, name="head")
 
 
-def feature_model(model: keras.Model) -> keras.Model:
-    """Return the part of `model` from raw pixels to pooled features, float32 (B, channels)."""
-    return keras.Model(model.input, model.get_layer("features").output, name="feature_extractor")
+def frozen_cut(model: keras.Model, config: Config) -> str:
+    """Return the layer after which the backbone's frozen beginning can be cut off and its output kept.
+
+    It is the last one before `config.fine_tune_from` from whose output alone everything after it
+    can be computed; "" if there is none.
+    """
+    backbone = model.get_layer("backbone")
+    names = [layer.name for layer in backbone.layers]
+    first = next(index for index, name in enumerate(names) if name.startswith(config.fine_tune_from))
+    for layer in reversed(backbone.layers[1:first]):
+        try:
+            keras.Model(layer.output, backbone.output)
+        except ValueError:  # something after it reads an earlier map as well
+            continue
+        return layer.name
+    return ""
 
 
 def unfreeze(model: keras.Model, config: Config) -> None:

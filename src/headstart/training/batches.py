@@ -1,14 +1,22 @@
 """Batches of pictures or features, in an order that depends on the seed and the epoch alone."""
 
+from typing import Any, Protocol
+
 import keras
 import numpy as np
+
+
+class Rows(Protocol):
+    """Anything that gives an array of rows for an array of row numbers, such as an array itself."""
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 class Batches(keras.utils.PyDataset):
     """Rows of an array with their labels, a batch at a time; constant memory on memory-mapped arrays.
 
     Args:
-        inputs: (N, ...) array of pictures or features.
+        inputs: N rows, pictures or what frozen layers made of them.
         labels: int (N,).
         indices: rows to use.
         batch_size: rows a batch.
@@ -19,7 +27,7 @@ class Batches(keras.utils.PyDataset):
     """
 
     def __init__(
-        self, inputs: np.ndarray, labels: np.ndarray, indices: np.ndarray, batch_size: int,
+        self, inputs: Rows, labels: np.ndarray, indices: np.ndarray, batch_size: int,
         seed: int | None = None, classes: int = 0, mix: str = "none",
     ) -> None:  # fmt: skip
         super().__init__()

@@ -1,8 +1,11 @@
-"""The frozen backbone's features: each view of each picture goes through it once, and never again."""
+"""The frozen layers' outputs: each view of each picture goes through them once, and never again."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import keras
@@ -11,18 +14,22 @@ import numpy as np
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.files import cache_folder, written_whole
-from headstart.model.graph import augmentation, feature_model
+from headstart.model.engine import forward
+from headstart.model.graph import augmentation, feature_model, frozen_cut
 from headstart.progress import track
 
 logger = logging.getLogger("headstart")
 
-EXTRACTION_BATCH = 128
-MOST_CACHE_BYTES = 20 << 30
-# Beyond float16's range features are kept as float32; within it, half the disk at a relative error of 0.0005.
-LARGEST_FLOAT16 = 65000.0
+EXTRACTION_BATCH = 64
+MOST_CACHE_BYTES = 30 << 30
+# float16 takes half the disk at a relative error of 0.0005; outputs whose first batch comes within a
+# factor of 16 of its largest number are kept as float32.
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
-def cached_features(model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int, name: str) -> np.ndarray:
+def cached_features(
+    model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int, name: str, cut: str = ""
+) -> np.ndarray:
     """Return the pooled features of one view of some pictures, from the cache or freshly computed.
 
     The cache's key holds everything that determines them: the pixels, the backbone's graph and
@@ -34,46 +41,121 @@ def cached_features(model: keras.Model, data: Dataset, indices: np.ndarray, conf
         view: 0 is the picture itself, 1 its mirror image (where flipping is on), others are
             augmented at random.
         name: what the progress bar says.
+        cut: a layer of the backbone whose feature maps are kept as well, for `cached_maps`.
 
     Returns:
         float16 or float32 (len(indices), channels).
     """
-    file = cache_folder("features") / f"{cache_key(model, data, indices, config, view)}.npy"
-    if file.exists():
-        try:
-            features = np.load(file)
+    return np.load(cached_files(model, data, indices, config, view, name, cut)[0])
+
+
+def cached_maps(
+    model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, views: int, name: str, cut: str
+) -> "StoredRows":
+    """Return the feature maps after the layer `cut`, view by view; see `cached_features`.
+
+    Returns:
+        (views * len(indices), h, w, c), on disk.
+    """
+    return StoredRows([cached_files(model, data, indices, config, view, name, cut)[1] for view in range(views)])
+
+
+class StoredRows:
+    """Rows of several `.npy` files, one file after the other, read when they are asked for.
+
+    Args:
+        files: arrays that differ in their number of rows alone.
+    """
+
+    def __init__(self, files: list[Path]) -> None:
+        self.files = files
+        self.ends = np.cumsum([len(np.load(file, mmap_mode="r")) for file in files])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        # Opened anew each time, since pages that stay mapped would count as this process's memory.
+        stored = [np.load(file, mmap_mode="r") for file in self.files]
+        parts = np.searchsorted(self.ends, rows, side="right")
+        starts = self.ends - [len(array) for array in stored]
+        return np.stack([stored[part][row - starts[part]] for part, row in zip(parts, rows, strict=True)])
+
+
+def worthwhile_cut(model: keras.Model, data: Dataset, config: Config) -> str:
+    """Return the layer whose maps fine-tuning can start from, or "" where it must start from the pictures.
+
+    It can where the backbone's beginning stays frozen, nothing mixes the pictures, and the maps fit the cache.
+    """
+    if not (config.cache_features and config.fine_tune_from) or config.mix != "none":
+        return ""
+    cut = frozen_cut(model, config)
+    if cut:
+        values = math.prod(feature_model(model, cut).outputs[1].shape[1:])
+        pictures = config.views * len(data.train) + len(data.validation) + len(data.test)
+        if 2 * values * pictures > MOST_CACHE_BYTES:
+            logger.info(
+                "the maps after %s would take %.0f GB: fine-tuning starts from the pictures", cut, 2e-9 * values * pictures
+            )
+            return ""
+    return cut
+
+
+def cached_files(
+    model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int, name: str, cut: str
+) -> list[Path]:
+    """Return the files of the pooled features and, with `cut`, of the maps; compute what is missing or damaged."""
+    folder, key = cache_folder("features"), cache_key(model, data, indices, config, view)
+    files = [folder / f"{key}.npy"] + ([folder / f"{key}-{cut}.npy"] if cut else [])
+    if all(map(is_whole, files)):
+        for file in files:
             file.touch()  # used lately: the last to be removed
-            logger.info("features of %s: found in the cache", name)
-            return features
-        except (ValueError, EOFError, OSError) as error:
-            logger.warning("features of %s: the cached file is damaged (%s); computing them again", name, error)
-    features = compute_features(feature_model(model), data, indices, config, view, name)
-    prune(file.parent, MOST_CACHE_BYTES - features.nbytes)
-    with written_whole(file) as partial:
-        np.save(partial, features)
-    return features
+        return files
+    prune(folder, MOST_CACHE_BYTES)
+    extractor = feature_model(model, cut)
+    batches = view_batches(data, indices, config, view, name)
+    with contextlib.ExitStack() as stack:
+        opened = [stack.enter_context(stack.enter_context(written_whole(file)).open("wb")) for file in files]
+        for number, outputs in enumerate(forward(extractor, batches, len(indices))):
+            if number == 0:
+                kept = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
+                for stream, values, dtype in zip(opened, outputs, kept, strict=True):
+                    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (len(indices), *values.shape[1:])}
+                    np.lib.format.write_array_header_1_0(stream, header)
+            for stream, values, dtype in zip(opened, outputs, kept, strict=True):
+                limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
+                stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
+    return files
 
 
-def compute_features(
-    extractor: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int, name: str
-) -> np.ndarray:
-    """Pass pictures through the backbone in batches; see `cached_features`."""
+def is_whole(file: Path) -> bool:
+    """Whether a cached array is there in its full length; a damaged one is removed."""
+    try:
+        np.load(file, mmap_mode="r")
+    except FileNotFoundError:
+        return False
+    except (ValueError, EOFError, OSError) as error:
+        logger.warning("a cached file of features is damaged (%s); computing them again", error)
+        file.unlink()
+        return False
+    return True
+
+
+def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, name: str) -> Iterator[np.ndarray]:
+    """Yield one view of some pictures, uint8 (B, H, W, 3), under a progress bar."""
     augmenter = None
     if view > int(config.flip):
         # Seeded by the view alone: the same view is the same pictures in every run.
         keras.utils.set_random_seed(config.seed + view)
         augmenter = keras.Sequential(augmentation(config))
-    batches = []
     for start in track(range(0, len(indices), EXTRACTION_BATCH), f"features of {name}"):
         images = data.images(indices[start : start + EXTRACTION_BATCH])
         if view == 1 and config.flip:
-            images = images[:, :, ::-1]
+            images = np.ascontiguousarray(images[:, :, ::-1])
         elif augmenter:
             unit = keras.ops.convert_to_numpy(augmenter(np.float32(images) / 255, training=True))
             images = np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
-        batches.append(np.asarray(extractor.predict_on_batch(images)))
-    features = np.concatenate(batches)
-    return features.astype(np.float16) if np.abs(features).max() < LARGEST_FLOAT16 else features
+        yield images
 
 
 def cache_key(model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int) -> str:
@@ -86,10 +168,15 @@ def cache_key(model: keras.Model, data: Dataset, indices: np.ndarray, config: Co
     )
     shared = [
         [layer.get_config() for layer in model.layers if layer.name in ("enlarge", "normalise", "rgb_to_bgr", "to_byte_range")],
-        backbone.to_json(), data.image_shape, keras.backend.backend(), keras.version(), view and config.flip, view, view_options,
+        json.loads(backbone.to_json(), object_hook=without_trainable), data.image_shape, keras.backend.backend(), keras.version(), view and config.flip, view, view_options,
     ]  # fmt: skip
     digest.update(json.dumps(shared, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:40]
+
+
+def without_trainable(config: dict) -> dict:
+    """Drop the one entry of a layer's configuration that does not determine its outputs."""
+    return {key: value for key, value in config.items() if key != "trainable"}
 
 
 def prune(folder: Path, most_bytes: int) -> None:

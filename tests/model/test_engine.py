@@ -1,0 +1,60 @@
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from headstart.model import engine
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    """Two outputs, a map and its mean, from pictures."""
+    keras.utils.set_random_seed(0)
+    pictures = keras.Input((16, 16, 3), dtype="uint8")
+    maps = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(keras.layers.Rescaling(1 / 255)(pictures))
+    return keras.Model(pictures, [keras.layers.GlobalAveragePooling2D()(maps), maps])
+
+
+def batches(count: int = 10, last: int = 3) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8) for size in [8] * (count - 1) + [last]]
+
+
+def run(network: keras.Model, monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
+    monkeypatch.setattr(engine, "FEWEST_PICTURES", 1)
+    return list(engine.forward(network, batches(), 75))
+
+
+def test_openvino_gives_what_keras_gives_in_the_order_of_the_batches(network, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="headstart")
+    outputs = run(network, monkeypatch)
+    assert "engine: OpenVINO, float32" in caplog.text
+    for batch, given in zip(batches(), outputs, strict=True):
+        for values, expected in zip(given, network.predict_on_batch(batch), strict=True):
+            np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_engine_that_computes_something_else_is_refused(network, monkeypatch, caplog):
+    compiled_by_openvino = engine.compiled_by_openvino
+
+    def wrong(model):
+        other = keras.models.clone_model(model)
+        other.set_weights([1.01 * weight for weight in model.get_weights()])
+        return compiled_by_openvino(other)
+
+    monkeypatch.setattr(engine, "compiled_by_openvino", wrong)
+    outputs = run(network, monkeypatch)
+    assert "OpenVINO's outputs differ from Keras' by" in caplog.text
+    np.testing.assert_array_equal(outputs[5][0], network.predict_on_batch(batches()[5])[0])
+
+
+def test_without_openvino_keras_does_the_work(network, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert len(run(network, monkeypatch)) == 10
+    assert "Keras computes it" in caplog.text
+
+
+def test_few_pictures_start_no_engine(network, monkeypatch):
+    monkeypatch.setattr(engine, "compiled_by_openvino", lambda model: pytest.fail("started an engine for a few pictures"))
+    assert len(list(engine.forward(network, batches(), 75))) == 10
