@@ -76,6 +76,14 @@ def test_options_lead_to_a_finished_run(options, digits, tmp_path):
     assert np.isfinite([row["loss"] for row in run.history]).all()
 
 
+def test_fine_tuning_on_cached_maps_is_fine_tuning_of_the_saved_model(digits, tmp_path):
+    options = SMALL | {"fine_tune_from": "last-stage", "views": 2}
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options), digits)
+    figures = run.evaluate(digits)
+    assert np.isclose(figures["loss"], run.metrics["test"]["fine_tuned"]["loss"], rtol=1e-2)
+    assert figures["accuracy"] > run.metrics["test"]["frozen"]["accuracy"]
+
+
 def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
     with pytest.raises(hs.HeadstartError, match="did you mean stage3"):
         hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"fine_tune_from": "stage3_conv"}), digits)

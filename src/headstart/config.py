@@ -16,6 +16,8 @@ from headstart.errors import HeadstartError
 
 # Pictures smaller than this give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
+# What `fine_tune_from` calls the layers after a backbone's last downsampling.
+LAST_STAGE = "last-stage"
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -76,7 +78,8 @@ class Config:
     class_weights: bool = option(False, "weigh classes inversely to their frequency, in both stages")
     ema: float = option(0.0, "momentum of an average of the weights that replaces them at the end; 0: none", 0, 0.99999)
     patience: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", 0)
-    fine_tune_from: str = option("", "unfreeze from the first backbone layer whose name starts so; empty: all of it")
+    fine_tune_from: str = option("", "unfreeze from the first backbone layer whose name starts so; empty: all of it; "
+                                 "last-stage: what follows the last downsampling, on cached maps, without --mix")  # fmt: skip
     batch_norm: Literal["auto", "inference", "training"] = option(
         "auto", "batch norm in fine-tuning; auto: inference, and training only from scratch"
     )
@@ -133,6 +136,8 @@ def refuse_impossible(config: Config) -> None:
          "a .keras backbone brings its own weights: leave out --weights"),
         (config.backbone == "starter" and config.weights == "imagenet",
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
+        (config.fine_tune_from and config.cache_features and config.mix != "none",
+         f"--mix {config.mix} blends pictures, and --fine-tune-from learns on cached maps: give --no-cache-features too"),
         (config.epochs == 0 and config.mix != "none",
          f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
     ]:  # fmt: skip

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
-from headstart.config import Config, suggestion
+from headstart.config import LAST_STAGE, Config, suggestion
 from headstart.data import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
@@ -227,8 +227,9 @@ def refuse_other_data(checkpoint: Checkpoint, data: Dataset) -> None:
 
 def refuse_unknown_layer(model: keras.Model, config: Config) -> None:
     """Refuse a `fine_tune_from` that no layer of the backbone begins with."""
-    start, layers = config.fine_tune_from, all_layers(model.get_layer("backbone"))
-    if not any(layer.name.startswith(start) for layer in layers):
+    start, backbone = config.fine_tune_from, model.get_layer("backbone")
+    layers = [*backbone.layers, *all_layers(backbone)]
+    if start != LAST_STAGE and not any(layer.name.startswith(start) for layer in layers):
         weighted = [layer.name for layer in layers if layer.weights]
         raise HeadstartError(
             f"--fine-tune-from: no layer of {config.backbone} begins with {start!r}{suggestion(start, weighted)}"

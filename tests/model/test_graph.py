@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.model.graph import build_model, head_model, normalisation, unfreeze, without_augmentation
+from headstart.model.graph import (
+    build_model,
+    feature_model,
+    first_unfrozen,
+    frozen_cut,
+    head_model,
+    normalisation,
+    unfreeze,
+    without_augmentation,
+)
 
 
 def images(count: int, side: int = 32) -> np.ndarray:
@@ -19,7 +28,7 @@ def tiny_backbone() -> keras.Model:
     for number in range(2):
         x = keras.layers.Conv2D(8, 3, padding="same", name=f"stage{number}_conv")(x)
         x = keras.layers.BatchNormalization(name=f"stage{number}_bn")(x)
-        x = keras.layers.Activation("relu")(x)
+        x = keras.layers.Activation("relu", name=f"stage{number}_relu")(x)
     # Read twice: this batch norm cannot be folded away.
     x = keras.layers.Add()([keras.layers.BatchNormalization(name="last_bn")(x), x])
     model = keras.Model(inputs, x)
@@ -118,3 +127,29 @@ def test_augmentation_acts_in_training_only():
     model, _ = tiny_model(dropout=0.0)
     pictures = images(3)
     assert not np.allclose(model(pictures, training=True), model(pictures, training=False))
+
+
+def test_the_two_sides_of_a_cut_are_the_whole_network():
+    model, config = tiny_model(fine_tune_from="stage1")
+    cut = frozen_cut(model, config)
+    assert cut == "stage0_relu"  # between the stages, and not inside one
+    pictures = images(3)
+    features, maps = feature_model(model, cut).predict(pictures, verbose=0)
+    expected = without_augmentation(model).predict(pictures, verbose=0)
+    np.testing.assert_allclose(head_model(model).predict(features, verbose=0), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(head_model(model, cut).predict(maps, verbose=0), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "first"),
+    [("resnet50", "conv5_block1_1_conv"), ("mobilenetv2", "block_13_depthwise"), ("densenet121", "pool4_pool"),
+     ("efficientnetv2b0", "block6a_dwconv2"), ("convnexttiny", "convnext_tiny_stage_2_block_0_depthwise_conv")],
+)  # fmt: skip
+def test_the_last_stage_begins_where_the_last_larger_map_can_be_cut_off(backbone, first):
+    config = hs.recipe("quick", backbone=backbone, weights="none", fine_tune_from="", image_size=64)
+    model = build_model(*hs.model.load_backbone(config), (32, 32, 3), 5, config, "float32")
+    config = hs.recipe("quick", backbone=backbone, fine_tune_from="last-stage", image_size=64)
+    assert first_unfrozen(model, config) == first
+    unfreeze(model, config)
+    trainable = [weight.path for weight in model.get_layer("backbone").trainable_weights]
+    assert 0 < len(trainable) < len(model.get_layer("backbone").weights)

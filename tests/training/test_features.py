@@ -3,8 +3,10 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.config import replace
 from headstart.model import build_model, load_backbone
-from headstart.training.features import cached_features, prune
+from headstart.model.graph import feature_model, unfreeze
+from headstart.training.features import StoredRows, cached_features, cached_maps, prune, worthwhile_cut
 
 
 @pytest.fixture
@@ -71,3 +73,39 @@ def test_pruning_keeps_what_was_used_last(tmp_path):
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     prune(tmp_path, 250)
     assert {file.name for file in tmp_path.iterdir()} == {"new.npy", "older.npy"}
+
+
+def test_maps_come_with_the_features_view_by_view(network, digits, tmp_path):
+    model, config = network
+    config = replace(config, fine_tune_from="last-stage", views=2)
+    cut = worthwhile_cut(model, digits, config)
+    for view in range(2):
+        cached_features(model, digits, digits.train[:20], config, view, "test pictures", cut)
+    files = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("features/*.npy")}
+    maps = cached_maps(model, digits, digits.train[:20], config, 2, "test pictures", cut)
+    assert {file.name for file in tmp_path.glob("features/*.npy")} == files.keys()
+    mirrored = digits.images(digits.train[:20])[:, :, ::-1]
+    expected = feature_model(model, cut).predict(mirrored, verbose=0)[1]
+    np.testing.assert_allclose(maps[np.arange(20, 40)], expected, rtol=2e-3, atol=1e-3)
+
+
+def test_a_frozen_beginning_is_no_other_one_once_the_end_learns(network, digits, tmp_path):
+    features(network, digits)
+    unfreeze(*network)
+    features(network, digits)
+    assert len(list(tmp_path.glob("features/*.npy"))) == 1
+
+
+def test_maps_too_big_for_the_cache_are_not_kept(network, digits, monkeypatch, caplog):
+    monkeypatch.setattr("headstart.training.features.MOST_CACHE_BYTES", 1000)
+    assert worthwhile_cut(network[0], digits, replace(network[1], fine_tune_from="last-stage")) == ""
+    assert "GB of disk" in caplog.text
+
+
+def test_stored_rows_are_read_across_files(tmp_path):
+    whole = np.arange(24, dtype=np.float16).reshape(8, 3)
+    for name, part in (("a.npy", whole[:5]), ("b.npy", whole[5:])):
+        np.save(tmp_path / name, part)
+    stored = StoredRows([tmp_path / "a.npy", tmp_path / "b.npy"])
+    assert len(stored) == 8
+    np.testing.assert_array_equal(stored[np.array([7, 0, 5, 4])], whole[[7, 0, 5, 4]])

@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from headstart.config import Config
+from headstart.config import LAST_STAGE, Config
 from headstart.model.folding import fold_batch_norm
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
@@ -142,12 +142,19 @@ def head_model(model: keras.Model, cut: str = "") -> keras.Model:
 def frozen_cut(model: keras.Model, config: Config) -> str:
     """Return the layer after which the backbone's frozen beginning can be cut off and its output kept.
 
-    It is the last one before `config.fine_tune_from` from whose output alone everything after it
-    can be computed; "" if there is none.
+    It is the last one, before the layers that are to be unfrozen, from whose output alone everything
+    after it can be computed; "" if there is none.
     """
     backbone = model.get_layer("backbone")
-    names = [layer.name for layer in backbone.layers]
-    first = next(index for index, name in enumerate(names) if name.startswith(config.fine_tune_from))
+    if config.fine_tune_from == LAST_STAGE:
+        shape = (1, config.image_size, config.image_size, 3)
+        outputs = keras.Model(backbone.input, [layer.output for layer in backbone.layers]).compute_output_shape(shape)
+        first = 1 + max(
+            (index for index, output in enumerate(outputs) if len(output) == 4 and output[1] > outputs[-1][1]), default=0
+        )
+    else:
+        names = [layer.name for layer in backbone.layers]
+        first = next((index for index, name in enumerate(names) if name.startswith(config.fine_tune_from)), 0)
     for layer in reversed(backbone.layers[1:first]):
         try:
             keras.Model(layer.output, backbone.output)
@@ -155,6 +162,14 @@ def frozen_cut(model: keras.Model, config: Config) -> str:
             continue
         return layer.name
     return ""
+
+
+def first_unfrozen(model: keras.Model, config: Config) -> str:
+    """Return how the name of the first layer that `config.fine_tune_from` unfreezes begins; "" is the very first."""
+    if config.fine_tune_from != LAST_STAGE:
+        return config.fine_tune_from
+    names = [layer.name for layer in model.get_layer("backbone").layers]
+    return names[names.index(frozen_cut(model, config)) + 1]
 
 
 def unfreeze(model: keras.Model, config: Config) -> None:
@@ -166,11 +181,12 @@ def unfreeze(model: keras.Model, config: Config) -> None:
     """
     backbone = model.get_layer("backbone")
     backbone.trainable = True
-    reached = not config.fine_tune_from
-    for layer in all_layers(backbone):
-        reached = reached or layer.name.startswith(config.fine_tune_from)
-        held = isinstance(layer, layers.BatchNormalization) and not config.learns_batch_norm
-        layer.trainable = reached and not held
+    start, reached = first_unfrozen(model, config), False
+    for outer in backbone.layers:
+        for layer in all_layers(outer) if isinstance(outer, keras.Model) else [outer]:
+            reached = reached or outer.name.startswith(start) or layer.name.startswith(start)
+            held = isinstance(layer, layers.BatchNormalization) and not config.learns_batch_norm
+            layer.trainable = reached and not held
 
 
 def all_layers(model: keras.Model) -> list[layers.Layer]:

@@ -85,18 +85,18 @@ class StoredRows:
 def worthwhile_cut(model: keras.Model, data: Dataset, config: Config) -> str:
     """Return the layer whose maps fine-tuning can start from, or "" where it must start from the pictures.
 
-    It can where the backbone's beginning stays frozen, nothing mixes the pictures, and the maps fit the cache.
+    It can where the backbone's beginning stays frozen, and the maps fit the cache.
     """
-    if not (config.cache_features and config.fine_tune_from) or config.mix != "none":
+    if not (config.cache_features and config.fine_tune_from and config.epochs):
         return ""
     cut = frozen_cut(model, config)
     if cut:
         values = math.prod(feature_model(model, cut).outputs[1].shape[1:])
         pictures = config.views * len(data.train) + len(data.validation) + len(data.test)
-        if 2 * values * pictures > MOST_CACHE_BYTES:
-            logger.info(
-                "the maps after %s would take %.0f GB: fine-tuning starts from the pictures", cut, 2e-9 * values * pictures
-            )
+        needed = 2 * values * pictures
+        # By constants alone, so that a run that is resumed decides as it did before.
+        if needed > MOST_CACHE_BYTES:
+            logger.warning("the maps after %s would take %.0f GB of disk: each epoch starts from the pictures", cut, needed / 1e9)
             return ""
     return cut
 
@@ -168,7 +168,8 @@ def cache_key(model: keras.Model, data: Dataset, indices: np.ndarray, config: Co
     )
     shared = [
         [layer.get_config() for layer in model.layers if layer.name in ("enlarge", "normalise", "rgb_to_bgr", "to_byte_range")],
-        json.loads(backbone.to_json(), object_hook=without_trainable), data.image_shape, keras.backend.backend(), keras.version(), view and config.flip, view, view_options,
+        json.loads(backbone.to_json(), object_hook=without_trainable),
+        data.image_shape, keras.backend.backend(), keras.version(), view and config.flip, view, view_options,
     ]  # fmt: skip
     digest.update(json.dumps(shared, sort_keys=True, default=str).encode())
     return digest.hexdigest()[:40]
