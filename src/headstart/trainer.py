@@ -111,7 +111,7 @@ def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, ch
         FROZEN, learner, training, validation, checkpoint,
         epochs=config.head_epochs, patience=config.patience, class_weight=class_weights(data, config),
     )  # fmt: skip
-    test_once(FROZEN, learner, test, run)
+    test_once(FROZEN, learner, validation, test, run)
 
 
 def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint) -> None:
@@ -133,7 +133,7 @@ def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Ru
         stage, model, training, validation, checkpoint, epochs=config.epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
     )  # fmt: skip
-    test_once(stage, model, test, run)
+    test_once(stage, model, validation, test, run)
 
 
 def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> list[Batches]:
@@ -162,10 +162,12 @@ def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoin
     ]
 
 
-def test_once(stage: str, learner: keras.Model, test: Batches, run: Run) -> None:
-    """Keep the logits on the test part, unless an interrupted run did so already; nothing is chosen by them."""
-    if not run.has_tested(stage):
-        run.save_test_logits(stage, predict_logits(learner, test, f"{stage.replace('_', '-')} network on the test part"))
+def test_once(stage: str, learner: keras.Model, validation: Batches, test: Batches, run: Run) -> None:
+    """Keep the logits on the validation and test parts, unless an interrupted run did so; the test's choose nothing."""
+    for part, batches in (("validation", validation), ("test", test)):
+        if not run.has_array(f"{part}_{stage}"):
+            logits = predict_logits(learner, batches, f"{stage.replace('_', '-')} network on the {part} part")
+            run.save_array(f"{part}_{stage}", logits)
 
 
 def best_row(rows: list[dict]) -> dict | None:
