@@ -34,7 +34,7 @@ def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: 
     side = 4 + 0.3 * min(len(data.class_names), 40)
     with figure(folder / "confusion.png", (side, side)) as canvas:
         draw_confusion(canvas, labels, logits.argmax(axis=1), data.class_names)
-    with figure(folder / "calibration.png", (9, 4.6)) as canvas:
+    with figure(folder / "calibration.png", (9, 5.4)) as canvas:
         draw_calibration(canvas, labels, logits, kept)
     with figure(folder / "samples.png", (9, 4.4)) as canvas:
         draw_samples(canvas, data)
@@ -110,20 +110,21 @@ def draw_calibration(canvas: Figure, labels: np.ndarray, logits: np.ndarray, fig
         (panels[0], 1.0, figures["ece"], TRAINING),
         (panels[1], figures["temperature"], figures["calibrated"]["ece"], VALIDATION),
     ):
-        counts, confidences, accuracies = reliability(probabilities(logits, temperature), labels)
+        chances = probabilities(logits, temperature)
+        counts, confidences, accuracies = reliability(chances, labels)
         intervals = [
             binomtest(round(count * accuracy), count).proportion_ci(method="wilson")
             for count, accuracy in zip(counts.tolist(), accuracies, strict=True)
         ]
         errors = np.abs([(interval.low, interval.high) for interval in intervals] - accuracies[:, None]).T
-        axes.bar(100 * confidences, 100 * counts / counts.sum(), 100 / CALIBRATION_BINS, color="#dddddd",
-                 label="share of pictures")  # fmt: skip
+        axes.hist(100 * chances.max(axis=1), np.linspace(0, 100, CALIBRATION_BINS + 1), color="#dddddd",
+                  weights=np.full(len(labels), 100 / len(labels)), label="share of the pictures")  # fmt: skip
         axes.plot([0, 100], [0, 100], "--", color=GREY, linewidth=1, label="as sure as right")
-        axes.errorbar(100 * confidences, 100 * accuracies, 100 * errors, fmt="o-", markersize=4, capsize=3, color=colour,
-                      label="accuracy")  # fmt: skip
+        axes.errorbar(100 * confidences, 100 * accuracies, 100 * errors, fmt="o", markersize=4, capsize=3, color=colour,
+                      label="accuracy, 95 % interval")  # fmt: skip
         axes.set(xlabel="confidence in %", xlim=(0, 102), ylim=(0, 102),
                  title=f"temperature {temperature:.2f}: calibration error {100 * ece:.1f} %")  # fmt: skip
-        axes.legend(frameon=False, loc="upper left")
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14))
     panels[0].set_ylabel("%")
 
 
