@@ -90,10 +90,14 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.path / "manifest.json").exists()
+        return (self.path / ("seeds.json" if self.config.seeds > 1 else "manifest.json")).exists()
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
+        if self.config.seeds > 1:
+            raise HeadstartError(
+                f"{self.path} holds {self.config.seeds} runs: name one, such as {self.path}/seed-{self.config.seed}"
+            )
         if not self.finished:
             raise HeadstartError(f"{self.path} is not finished: go on with headstart train --resume {self.path}")
         manifest = self.read_json("manifest.json")
