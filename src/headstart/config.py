@@ -6,6 +6,7 @@ The command line, the TOML file and the Python interface are all made from `Conf
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -91,6 +92,10 @@ class Config:
     )
     deterministic: bool = option(False, "only operations whose result is the same to the last bit every time")
 
+    # Copies of the figures for other tools; what counts is the run folder
+    tensorboard: bool = option(False, "write event files for TensorBoard into the run's folder tensorboard")
+    mlflow: str = option("", "log to the MLflow server of this address too, such as http://localhost:5000")
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
@@ -141,6 +146,8 @@ def refuse_impossible(config: Config) -> None:
          "a .keras backbone brings its own weights: leave out --weights"),
         (config.backbone == "starter" and config.weights == "imagenet",
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
+        (bool(re.search(r"//[^/]*:[^/]*@", config.mlflow)),
+         "--mlflow is kept in the run, so it must hold no password: give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
         (config.seed + config.seeds - 1 > MOST_SEED,
          f"--seeds {config.seeds} from --seed {config.seed} go beyond {MOST_SEED}: lower --seed"),
         (config.epochs == 0 and config.mix != "none",

@@ -26,6 +26,7 @@ from headstart.predict import predict_logits
 from headstart.run import Run
 from headstart.run.report import write_results
 from headstart.run.seeds import write_seeds
+from headstart.run.tracking import refuse_missing_extras, tracked
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import cached_features
@@ -52,6 +53,7 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
     Raises:
         HeadstartError: bad input, an existing run, no network, no memory; the message says which.
     """
+    refuse_missing_extras(config)
     run = Run.create(config, overwrite=overwrite)
     return carry_out_seeds(run, data) if config.seeds > 1 else carry_out(run, data)
 
@@ -63,7 +65,8 @@ def resume(path: str | Path, data: Dataset | None = None) -> Run:
         HeadstartError: the folder is no run, or its data have changed.
     """
     run = Run(path)
-    if run.finished:
+    refuse_missing_extras(run.config)
+    if is_done(run):
         logger.info("%s is finished", run.path)
         return run
     return carry_out_seeds(run, data) if run.config.seeds > 1 else carry_out(run, data)
@@ -92,7 +95,7 @@ def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
                 )
             logger.info("seed %d", seed)
             keras.utils.clear_session()  # memory, and the numbers in layers' names, by which features are cached too
-            runs.append(one if one.finished else carry_out(one, data))
+            runs.append(one if is_done(one) else carry_out(one, data))
         write_seeds(run, runs)
         checkpoint.remove()
     return run
@@ -101,8 +104,9 @@ def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
 def carry_out(run: Run, data: Dataset | None) -> Run:
     """Do what is still to be done of a run: data, model, frozen stage, fine-tuning, results."""
     config = run.config
-    with run.log(), explained_memory(config):
+    with run.log(), explained_memory(config), tracked(run) as trackers:
         checkpoint = Checkpoint(run.path / "checkpoint")
+        checkpoint.watchers = [tracker.update for tracker in trackers]
         begin = time.monotonic()
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision, config.learns_batch_norm)
@@ -124,8 +128,15 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
             fine_tuning_stage(model, data, config, run, checkpoint)
 
         write_results(run, model, data, checkpoint, peak_memory_mb())
+        for tracker in trackers:
+            tracker.finish(checkpoint.history, run.metrics)
         checkpoint.remove()
     return run
+
+
+def is_done(run: Run) -> bool:
+    """Whether a run is finished, and was not killed while its results were copied to a tracker."""
+    return run.finished and not (run.path / "checkpoint" / "state.json").exists()
 
 
 def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint) -> None:

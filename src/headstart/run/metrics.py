@@ -53,6 +53,12 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
     }
 
 
+def single_figures(figures: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of `measure` that are one number, those after scaling as `calibrated_...`."""
+    calibrated = {f"calibrated_{name}": value for name, value in figures["calibrated"].items()}
+    return {name: value for name, value in figures.items() if isinstance(value, float)} | calibrated
+
+
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Return float64 (N, classes), the softmax of logits that were divided by a temperature."""
     return softmax(np.float64(logits) / temperature, axis=1)

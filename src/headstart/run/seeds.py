@@ -7,6 +7,7 @@ import numpy as np
 
 from headstart.files import write_json
 from headstart.run.folder import Run
+from headstart.run.metrics import single_figures
 
 logger = logging.getLogger("headstart")
 
@@ -33,12 +34,6 @@ def write_seeds(run: Run, runs: list[Run]) -> None:
     if "gain" in summary:
         logger.info("fine-tuning: %+.2f points in the mean, from %+.2f to %+.2f", 100 * summary["gain"]["mean"],
                     *(100 * end for end in summary["gain"]["range"]))  # fmt: skip
-
-
-def single_figures(figures: dict[str, Any]) -> dict[str, float]:
-    """Return the figures of `headstart.run.metrics.measure` that are one number, those after scaling as `calibrated_...`."""
-    calibrated = {f"calibrated_{name}": value for name, value in figures["calibrated"].items()}
-    return {name: value for name, value in figures.items() if isinstance(value, float)} | calibrated
 
 
 def summaries(figures: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
