@@ -19,7 +19,8 @@ import pytest
 import headstart as hs
 from conftest import SMALL
 from headstart.files import write_json
-from headstart.run.tracking import epoch_figures, tracked
+from headstart.run.tracking import TensorBoard, epoch_figures, tracked
+from headstart.trainer import resume
 
 ROWS = [
     {"stage": stage, "epoch": epoch, "accuracy": 0.5, "val_accuracy": epoch / 10, "loss": 1.0, "val_loss": 1.5}
@@ -120,6 +121,26 @@ def test_tensorboard_shows_what_the_run_folder_says(tmp_path):
         points = json.loads(get(f"{scalars}/scalars?run=run/tensorboard&tag=frozen/val_loss"))
     expected = [(row["epoch"], row["val_loss"]) for row in run.history if row["stage"] == "frozen"]
     assert [(step, value) for _, step, value in points] == [(step, pytest.approx(value, rel=1e-6)) for step, value in expected]
+
+
+@has_tensorboard
+def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(TensorBoard, "finish", killed)
+        hs.train(small_options(tmp_path / "run", tensorboard=True))
+    metrics = (tmp_path / "run" / "metrics.json").read_text()
+    run = resume(tmp_path / "run")
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    accuracy = run.metrics["test"]["frozen"]["accuracy"]
+    assert [event.value for event in events.Scalars("test/frozen/accuracy")] == [pytest.approx(accuracy)]
+    assert run.metrics["test"] == json.loads(metrics)["test"]
+    assert not (run.path / "checkpoint").exists()
 
 
 @has_tensorboard
