@@ -6,6 +6,7 @@ The command line, the TOML file and the Python interface are all made from `Conf
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from headstart.errors import HeadstartError
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
 # What `fine_tune_from` calls the layers after a backbone's last downsampling.
 LAST_STAGE = "last-stage"
+MOST_SEED = 2**31 - 1
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -41,7 +43,9 @@ class Config:
     validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
     test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
     limit: int = option(0, "use at most this many pictures of each part; 0: all", 0)
-    seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, 2**31 - 1)
+    seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, MOST_SEED)
+    split_seed: int = option(-1, "seed of the splits and of cached random views, if not --seed; -1: --seed", -1, MOST_SEED)
+    seeds: int = option(1, "train this many runs, with --seed and the numbers after it, on one split", 1, 1000)
 
     # The network
     backbone: str = option("resnet50", "name of a registered backbone, or the path of a .keras file without top")
@@ -91,6 +95,10 @@ class Config:
     )
     deterministic: bool = option(False, "only operations whose result is the same to the last bit every time")
 
+    # Copies of the figures for other tools; what counts is the run folder
+    tensorboard: bool = option(False, "write event files for TensorBoard into the run's folder tensorboard")
+    mlflow: str = option("", "log to the MLflow server of this address too, such as http://localhost:5000")
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
@@ -100,6 +108,11 @@ class Config:
     def from_scratch(self) -> bool:
         """Whether the backbone starts from random weights, so that there is no frozen stage."""
         return self.weights == "none"
+
+    @property
+    def data_seed(self) -> int:
+        """What the splits and the cached random views are drawn by."""
+        return self.seed if self.split_seed == -1 else self.split_seed
 
     @property
     def learns_batch_norm(self) -> bool:
@@ -138,6 +151,10 @@ def refuse_impossible(config: Config) -> None:
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
         (config.fine_tune_from and config.cache_features and config.mix != "none",
          f"--mix {config.mix} blends pictures, and --fine-tune-from learns on cached maps: give --no-cache-features too"),
+        (bool(re.search(r"//[^/]*:[^/]*@", config.mlflow)),
+         "--mlflow is kept in the run, so it must hold no password: give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (config.seed + config.seeds - 1 > MOST_SEED,
+         f"--seeds {config.seeds} from --seed {config.seed} go beyond {MOST_SEED}: lower --seed"),
         (config.epochs == 0 and config.mix != "none",
          f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
     ]:  # fmt: skip

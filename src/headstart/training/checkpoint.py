@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint:
@@ -27,6 +28,7 @@ class Checkpoint:
         seconds: time spent so far, by stage.
         fingerprint: of the data that the run began with.
         stage: the stage that the arrays belong to, and `finished` whether it has ended.
+        watchers: called with the history whenever it has been saved.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,6 +37,7 @@ class Checkpoint:
         self.seconds: dict[str, float] = {}
         self.fingerprint = ""
         self.stage, self.finished, self.arrays = "", False, ""
+        self.watchers: list[Callable[[list[dict[str, Any]]], None]] = []
         if self.file.exists():
             self.read()
 
@@ -73,6 +76,8 @@ class Checkpoint:
         with written_whole(self.folder / self.arrays) as partial:
             save_file(named, partial)
         self.write()
+        for watch in self.watchers:
+            watch(self.history)
 
     def load(self, stage: str) -> dict[str, list[np.ndarray]]:
         """Return the groups of arrays saved last, if they are of `stage`; else nothing."""
@@ -88,6 +93,7 @@ class Checkpoint:
         return groups
 
     def remove(self) -> None:
+        self.file.unlink(missing_ok=True)  # first, since a state without its arrays would be damaged
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
