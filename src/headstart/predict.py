@@ -63,18 +63,22 @@ def predict(run: Run, pictures: Any, batch_size: int = 64) -> Predictions:
     named = list(named_pictures(pictures))
     if not named:
         raise HeadstartError("there are no pictures to classify")
-    model, (height, width, _) = run.model, run.image_shape
-    names, logits, unreadable = [], [], []
-    for start in track(range(0, len(named), batch_size), "classifying"):
-        batch = []
-        for name, picture in named[start : start + batch_size]:
-            try:
-                batch.append(as_input(picture, height, width))
-                names.append(name)
-            except UnreadablePicture as error:
-                unreadable.append(f"{name}: {error}")
-        if batch:
-            logits.append(np.asarray(model.predict_on_batch(np.stack(batch)), np.float32))
+    (height, width, _), names, unreadable = run.image_shape, [], []
+
+    def batches() -> Iterator[np.ndarray]:
+        for start in track(range(0, len(named), batch_size), "classifying"):
+            batch = []
+            for name, picture in named[start : start + batch_size]:
+                try:
+                    batch.append(as_input(picture, height, width))
+                    names.append(name)
+                except UnreadablePicture as error:
+                    unreadable.append(f"{name}: {error}")
+            if batch:
+                yield np.stack(batch)
+
+    # The engine asks for the next batch while it computes the last, so that decoding overlaps with it.
+    logits = [batch for (batch,) in forward(run.model, batches(), len(named))]
     if not names:
         raise HeadstartError(f"none of the {len(named)} pictures can be read; the first is {unreadable[0]}")
     certainty = probabilities(np.concatenate(logits), run.temperature).astype(np.float32)

@@ -37,8 +37,8 @@ def forward(model: keras.Model, batches: Iterable[np.ndarray], pictures: int) ->
     batches = iter(batches)
     worth_starting = pictures >= FEWEST_PICTURES and len(model.input_shape) == 4 and not has_gpu()
     compiled = compiled_by_openvino(model) if worth_starting else None
-    if compiled is not None:
-        first = next(batches)
+    first = None if compiled is None else next(batches, None)
+    if first is not None:
         by_keras = keras_outputs(model, first)
         difference = max(map(relative_difference, next(overlapped(compiled, [first], len(by_keras))), by_keras))
         yield by_keras
