@@ -98,6 +98,12 @@ def test_fine_tuning_on_cached_maps_is_fine_tuning_of_the_saved_model(digits, tm
     assert figures["accuracy"] > run.metrics["test"]["frozen"]["accuracy"]
 
 
+def test_few_pictures_get_more_epochs(digits, tmp_path):
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"epochs": 1, "fewest_steps": 12}), digits)
+    steps = len(digits.train) // SMALL["batch_size"]
+    assert sum(row["stage"] == "fine_tuned" for row in run.history) == -(-12 // steps)
+
+
 def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
     with pytest.raises(hs.HeadstartError, match="did you mean stage3"):
         hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"fine_tune_from": "stage3_conv"}), digits)

@@ -17,8 +17,8 @@ from headstart.errors import HeadstartError
 
 # Pictures smaller than this give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
-# What `fine_tune_from` calls the layers after a backbone's last downsampling.
-LAST_STAGE = "last-stage"
+# What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
+ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
 
 
@@ -73,6 +73,7 @@ class Config:
 
     # Fine-tuning
     epochs: int = option(2, "epochs of fine-tuning; 0: stop after the frozen stage", 0, 10_000)
+    fewest_steps: int = option(0, "add epochs of fine-tuning until there are this many steps, for few pictures", 0)
     learning_rate: float = option(3e-4, "AdamW's highest learning rate in fine-tuning", 1e-8, 10)
     warmup_steps: int = option(100, "steps in which the rate rises to it, before it falls as a cosine; fewer than 5 times "
                                "as many steps in all lower the highest rate in proportion", 0)  # fmt: skip
@@ -82,8 +83,8 @@ class Config:
     class_weights: bool = option(False, "weigh classes inversely to their frequency, in both stages")
     ema: float = option(0.0, "momentum of an average of the weights that replaces them at the end; 0: none", 0, 0.99999)
     patience: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", 0)
-    fine_tune_from: str = option("", "unfreeze from the first backbone layer whose name starts so; empty: all of it; "
-                                 "last-stage: what follows the last downsampling, on cached maps, without --mix")  # fmt: skip
+    fine_tune_from: str = option(ALL, "what to unfreeze: all; last-stage: what follows the last downsampling; or from the "
+                                 "first layer on whose name starts so. Unless all, on cached maps")  # fmt: skip
     batch_norm: Literal["auto", "inference", "training"] = option(
         "auto", "batch norm in fine-tuning; auto: inference, and training only from scratch"
     )
@@ -141,22 +142,23 @@ def refuse_impossible(config: Config) -> None:
     for impossible, why in [
         (config.from_scratch and config.epochs == 0,
          "--weights none has no frozen stage, so --epochs 0 trains nothing: give --epochs 1 or more"),
-        (config.from_scratch and config.fine_tune_from,
-         "--weights none trains every layer: leave out --fine-tune-from"),
+        (config.from_scratch and config.fine_tune_from != ALL,
+         f"--weights none trains every layer, and --fine-tune-from is {config.fine_tune_from}: give --fine-tune-from all"),
         (config.from_scratch and config.batch_norm == "inference",
          "--weights none must learn its batch norm: leave out --batch-norm inference"),
         (config.backbone.endswith(".keras") and config.weights not in ("auto", "none"),
          "a .keras backbone brings its own weights: leave out --weights"),
         (config.backbone == "starter" and config.weights == "imagenet",
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
-        (config.fine_tune_from and config.cache_features and config.mix != "none",
-         f"--mix {config.mix} blends pictures, and --fine-tune-from learns on cached maps: give --no-cache-features too"),
+        (config.epochs == 0 and config.mix != "none",
+         f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
+        (config.fine_tune_from != ALL and config.cache_features and config.mix != "none",
+         f"--mix {config.mix} blends pictures, and --fine-tune-from {config.fine_tune_from} learns on cached maps: "
+         "give --fine-tune-from all, or --no-cache-features"),
         (bool(re.search(r"//[^/]*:[^/]*@", config.mlflow)),
          "--mlflow is kept in the run, so it must hold no password: give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
         (config.seed + config.seeds - 1 > MOST_SEED,
          f"--seeds {config.seeds} from --seed {config.seed} go beyond {MOST_SEED}: lower --seed"),
-        (config.epochs == 0 and config.mix != "none",
-         f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
     ]:  # fmt: skip
         if impossible:
             raise HeadstartError(why)

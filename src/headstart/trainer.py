@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 import resource
 import shutil
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
-from headstart.config import LAST_STAGE, Config, suggestion
+from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
@@ -177,13 +178,14 @@ def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Ru
         learner, (training, validation, test) = head_model(model, cut), map_batches(model, data, config, cut, classes)
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed + 1, classes=classes)
+    epochs = max(config.epochs, math.ceil(config.fewest_steps / training.num_batches))
     learner.compile(
-        fine_tuning_optimizer(config, config.epochs * training.num_batches),
+        fine_tuning_optimizer(config, epochs * training.num_batches),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=["accuracy"], jit_compile=resolve_jit(),
     )  # fmt: skip
     fit_stage(
-        stage, learner, training, validation, checkpoint, epochs=config.epochs, patience=config.patience,
+        stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
     )  # fmt: skip
     test_once(stage, learner, validation, test, run)
@@ -276,7 +278,7 @@ def refuse_unknown_layer(model: keras.Model, config: Config) -> None:
     """Refuse a `fine_tune_from` that no layer of the backbone begins with."""
     start, backbone = config.fine_tune_from, model.get_layer("backbone")
     layers = [*backbone.layers, *all_layers(backbone)]
-    if start != LAST_STAGE and not any(layer.name.startswith(start) for layer in layers):
+    if start not in (ALL, LAST_STAGE) and not any(layer.name.startswith(start) for layer in layers):
         weighted = [layer.name for layer in layers if layer.weights]
         raise HeadstartError(
             f"--fine-tune-from: no layer of {config.backbone} begins with {start!r}{suggestion(start, weighted)}"

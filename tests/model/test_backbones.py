@@ -39,7 +39,7 @@ def test_an_unknown_backbone_gets_a_suggestion():
 
 def test_a_size_below_the_minimum_is_refused():
     with pytest.raises(hs.HeadstartError, match="smallest is 32"):
-        load_backbone(hs.recipe("quick", image_size=16, weights="none"))
+        load_backbone(hs.recipe("scratch", backbone="resnet50", image_size=16))
 
 
 def test_a_damaged_backbone_file_is_named(tmp_path):

@@ -40,7 +40,7 @@ def tiny_backbone() -> keras.Model:
 
 
 def tiny_model(**options) -> tuple[keras.Model, hs.Config]:
-    config = hs.recipe("quick", image_size=32, **options)
+    config = hs.recipe("quick", **{"image_size": 32, "fine_tune_from": "all"} | options)
     return build_model(tiny_backbone(), "torch", (32, 32, 3), 5, config, "float32"), config
 
 
@@ -146,7 +146,7 @@ def test_the_two_sides_of_a_cut_are_the_whole_network():
      ("efficientnetv2b0", "block6a_dwconv2"), ("convnexttiny", "convnext_tiny_stage_2_block_0_depthwise_conv")],
 )  # fmt: skip
 def test_the_last_stage_begins_where_the_last_larger_map_can_be_cut_off(backbone, first):
-    config = hs.recipe("quick", backbone=backbone, weights="none", fine_tune_from="", image_size=64)
+    config = hs.recipe("quick", backbone=backbone, weights="none", fine_tune_from="all", image_size=64)
     model = build_model(*hs.model.load_backbone(config), (32, 32, 3), 5, config, "float32")
     config = hs.recipe("quick", backbone=backbone, fine_tune_from="last-stage", image_size=64)
     assert first_unfrozen(model, config) == first

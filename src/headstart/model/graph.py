@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from headstart.config import LAST_STAGE, Config
+from headstart.config import ALL, LAST_STAGE, Config
 from headstart.model.folding import fold_batch_norm
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
@@ -154,7 +154,7 @@ def frozen_cut(model: keras.Model, config: Config) -> str:
         )
     else:
         names = [layer.name for layer in backbone.layers]
-        first = next((index for index, name in enumerate(names) if name.startswith(config.fine_tune_from)), 0)
+        first = next((index for index, name in enumerate(names) if name.startswith(first_unfrozen(model, config))), 0)
     for layer in reversed(backbone.layers[1:first]):
         try:
             keras.Model(layer.output, backbone.output)
@@ -167,7 +167,7 @@ def frozen_cut(model: keras.Model, config: Config) -> str:
 def first_unfrozen(model: keras.Model, config: Config) -> str:
     """Return how the name of the first layer that `config.fine_tune_from` unfreezes begins; "" is the very first."""
     if config.fine_tune_from != LAST_STAGE:
-        return config.fine_tune_from
+        return "" if config.fine_tune_from == ALL else config.fine_tune_from
     names = [layer.name for layer in model.get_layer("backbone").layers]
     return names[names.index(frozen_cut(model, config)) + 1]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from headstart.config import Config
+from headstart.config import ALL, Config
 from headstart.data.dataset import Dataset
 from headstart.files import cache_folder, written_whole
 from headstart.model.engine import forward
@@ -87,7 +87,7 @@ def worthwhile_cut(model: keras.Model, data: Dataset, config: Config) -> str:
 
     It can where the backbone's beginning stays frozen, and the maps fit the cache.
     """
-    if not (config.cache_features and config.fine_tune_from and config.epochs):
+    if not config.cache_features or config.fine_tune_from == ALL or not config.epochs:
         return ""
     cut = frozen_cut(model, config)
     if cut:
