@@ -1,6 +1,10 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 
 import headstart as hs
 
@@ -22,6 +26,21 @@ def test_files_arrays_and_images_give_the_same(small_run, digits, folder):
     np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
     for pictures in ([Image.fromarray(array) for array in arrays], list(arrays), sorted(folder.glob("*.png"))):
         np.testing.assert_allclose(small_run.predict(pictures, batch_size=3).probabilities, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_probabilities_are_calibrated_unless_the_run_knows_no_temperature(small_run, digits, tmp_path):
+    copy = hs.Run(shutil.copytree(small_run.path, tmp_path / "copy"))
+    pictures = digits.images(digits.test)
+    logits = small_run.test_logits("fine_tuned")
+    for temperature in (2.5, None):
+        manifest = json.loads((small_run.path / "manifest.json").read_text()) | {"temperature": temperature}
+        if temperature is None:
+            del manifest["temperature"]
+        (copy.path / "manifest.json").write_text(json.dumps(manifest))
+        expected = softmax(logits / (temperature or 1), axis=1)
+        run = hs.Run(copy.path)
+        np.testing.assert_allclose(run.predict(pictures).probabilities, expected, rtol=1e-3, atol=1e-4)
+        assert run.evaluate(digits)["temperature"] == (temperature or 1)
 
 
 def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):

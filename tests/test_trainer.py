@@ -9,20 +9,23 @@ import pytest
 
 import headstart as hs
 from conftest import SMALL
+from headstart.run.metrics import compare_stages, fit_temperature, measure, verdict
 from headstart.training.checkpoint import Checkpoint
 
 
 def comparable(run: hs.Run) -> tuple:
     """What must not depend on whether a run was interrupted: everything but times and memory."""
-    return (run.path / "history.csv").read_bytes(), run.metrics["test"], run.manifest["sha256"].keys()
+    figures = run.metrics["test"], run.metrics["comparison"], run.temperature
+    return (run.path / "history.csv").read_bytes(), figures, run.manifest["sha256"].keys()
 
 
 def test_a_run_holds_what_it_promises(small_run):
     names = {str(path.relative_to(small_run.path)) for path in small_run.path.rglob("*") if path.is_file()}
     assert names == {
         "config.toml", "data.json", "environment.json", "history.csv", "log.txt", "manifest.json", "metrics.json", "model.keras",
-        "test_frozen.npy", "test_fine_tuned.npy", "images/history.png", "images/gain.png", "images/confusion.png",
-        "images/samples.png", "images/mistakes.png",
+        "test_frozen.npy", "test_fine_tuned.npy", "validation_frozen.npy", "validation_fine_tuned.npy", "labels_test.npy",
+        "labels_validation.npy", "images/history.png", "images/gain.png", "images/confusion.png", "images/samples.png",
+        "images/mistakes.png", "images/calibration.png",
     }  # fmt: skip
     assert set(small_run.metrics["seconds"]) == {"preparation", "features", "head", "fine_tuning", "total"}
     assert small_run.metrics["peak_memory_mb"] > 100
@@ -40,6 +43,17 @@ def test_the_figures_are_those_of_the_saved_model(small_run, digits):
     figures = small_run.evaluate(digits)
     assert figures["accuracy"] == small_run.metrics["test"]["fine_tuned"]["accuracy"]
     assert np.isclose(figures["loss"], small_run.metrics["test"]["fine_tuned"]["loss"], rtol=1e-3)
+
+
+def test_every_figure_can_be_computed_again_from_the_runs_own_files(small_run):
+    labels = small_run.array("labels_test")
+    for stage, figures in small_run.metrics["test"].items():
+        temperature = fit_temperature(small_run.array(f"validation_{stage}"), small_run.array("labels_validation"))
+        assert measure(small_run.test_logits(stage), labels, small_run.class_names, temperature) == figures
+    comparison = compare_stages(small_run.test_logits("frozen"), small_run.test_logits("fine_tuned"), labels)
+    assert small_run.metrics["comparison"] == comparison
+    assert small_run.temperature == small_run.metrics["test"]["fine_tuned"]["temperature"]
+    assert verdict(comparison) in (small_run.path / "log.txt").read_text()
 
 
 def test_the_same_seed_gives_the_same_run(small_run, digits, tmp_path):

@@ -226,8 +226,13 @@ def explain(arguments: list[str]) -> None:
 
 def print_result(run: "Run") -> None:
     """Print the accuracies that a script would read; the rest stands in the log and the run folder."""
-    for stage, figures in run.metrics["test"].items():
-        print(f"{stage} {figures['accuracy']:.4f}")
+    if run.config.seeds == 1:
+        for stage, figures in run.metrics["test"].items():
+            print(f"{stage} {figures['accuracy']:.4f}")
+        return
+    for stage, figures in run.read_json("seeds.json")["test"].items():
+        mean, deviation, (low, high) = (figures["accuracy"][name] for name in ("mean", "deviation", "range"))
+        print(f"{stage} {mean:.4f} deviation {deviation:.4f} range {low:.4f} {high:.4f}")
 
 
 def start_keras() -> None:

@@ -16,6 +16,7 @@ from headstart.errors import HeadstartError
 
 # Pictures smaller than this give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
+MOST_SEED = 2**31 - 1
 
 
 def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -39,7 +40,9 @@ class Config:
     validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
     test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
     limit: int = option(0, "use at most this many pictures of each part; 0: all", 0)
-    seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, 2**31 - 1)
+    seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, MOST_SEED)
+    split_seed: int = option(-1, "seed of the splits and of cached random views, if not --seed; -1: --seed", -1, MOST_SEED)
+    seeds: int = option(1, "train this many runs, with --seed and the numbers after it, on one split", 1, 1000)
 
     # The network
     backbone: str = option("resnet50", "name of a registered backbone, or the path of a .keras file without top")
@@ -99,6 +102,11 @@ class Config:
         return self.weights == "none"
 
     @property
+    def data_seed(self) -> int:
+        """What the splits and the cached random views are drawn by."""
+        return self.seed if self.split_seed == -1 else self.split_seed
+
+    @property
     def learns_batch_norm(self) -> bool:
         """Whether batch norm runs in training mode while the backbone is trained."""
         return self.batch_norm == "training" or self.from_scratch
@@ -133,6 +141,8 @@ def refuse_impossible(config: Config) -> None:
          "a .keras backbone brings its own weights: leave out --weights"),
         (config.backbone == "starter" and config.weights == "imagenet",
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
+        (config.seed + config.seeds - 1 > MOST_SEED,
+         f"--seeds {config.seeds} from --seed {config.seed} go beyond {MOST_SEED}: lower --seed"),
         (config.epochs == 0 and config.mix != "none",
          f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
     ]:  # fmt: skip

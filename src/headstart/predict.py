@@ -8,7 +8,6 @@ from typing import Any
 import keras
 import numpy as np
 from PIL import Image
-from scipy.special import softmax
 
 from headstart.data import Dataset
 from headstart.data.dataset import TEST
@@ -18,7 +17,7 @@ from headstart.data.picture import UnreadablePicture, fit, read_picture
 from headstart.errors import HeadstartError
 from headstart.progress import track
 from headstart.run.folder import Run
-from headstart.run.metrics import measure
+from headstart.run.metrics import measure, probabilities
 from headstart.training.batches import Batches
 
 
@@ -28,7 +27,7 @@ class Predictions:
 
     Attributes:
         names: file or number of each picture that could be read.
-        probabilities: float32 (N, classes), each row sums to 1.
+        probabilities: float32 (N, classes), each row sums to 1; calibrated by the run's temperature.
         class_names: names of the columns.
         unreadable: files left out, each with the reason.
     """
@@ -63,7 +62,7 @@ def predict(run: Run, pictures: Any, batch_size: int = 64) -> Predictions:
     if not named:
         raise HeadstartError("there are no pictures to classify")
     model, (height, width, _) = run.model, run.image_shape
-    names, probabilities, unreadable = [], [], []
+    names, logits, unreadable = [], [], []
     for start in track(range(0, len(named), batch_size), "classifying"):
         batch = []
         for name, picture in named[start : start + batch_size]:
@@ -73,10 +72,11 @@ def predict(run: Run, pictures: Any, batch_size: int = 64) -> Predictions:
             except UnreadablePicture as error:
                 unreadable.append(f"{name}: {error}")
         if batch:
-            probabilities.append(softmax(np.asarray(model.predict_on_batch(np.stack(batch)), np.float32), axis=1))
+            logits.append(np.asarray(model.predict_on_batch(np.stack(batch)), np.float32))
     if not names:
         raise HeadstartError(f"none of the {len(named)} pictures can be read; the first is {unreadable[0]}")
-    return Predictions(names, np.concatenate(probabilities), run.class_names, unreadable)
+    certainty = probabilities(np.concatenate(logits), run.temperature).astype(np.float32)
+    return Predictions(names, certainty, run.class_names, unreadable)
 
 
 def named_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
@@ -160,4 +160,4 @@ def evaluate(run: Run, data: Dataset, batch_size: int = 64) -> dict[str, Any]:
     logits = predict_logits(run.model, Batches(data.pictures.images, data.pictures.labels, data.test, batch_size), "evaluating")
     # The data may hold fewer classes, in another order.
     to_model = np.array([run.class_names.index(name) for name in data.class_names])
-    return measure(logits, to_model[data.labels(data.test)], run.class_names)
+    return measure(logits, to_model[data.labels(data.test)], run.class_names, run.temperature)

@@ -1,8 +1,10 @@
 """The main job: pictures in, two stages of training, a result that tells the truth about itself out."""
 
 import contextlib
+import dataclasses
 import logging
 import resource
+import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from headstart.model.graph import all_layers, head_model, unfreeze
 from headstart.predict import predict_logits
 from headstart.run import Run
 from headstart.run.report import write_results
+from headstart.run.seeds import write_seeds
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import cached_features
@@ -39,6 +42,8 @@ LARGEST_HEAD_BATCH, LEAST_HEAD_STEPS = 256, 50
 def train(config: Config, data: Dataset | None = None, *, overwrite: bool = False) -> Run:
     """Train a classifier and return its finished run.
 
+    With `config.seeds` above 1 the run holds one for each seed, in `seed-0` and so on, and `seeds.json`.
+
     Args:
         config: all options, from `headstart.recipe` or `headstart.Config`.
         data: the data set, if it is loaded already; else `config.data` is.
@@ -48,7 +53,7 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
         HeadstartError: bad input, an existing run, no network, no memory; the message says which.
     """
     run = Run.create(config, overwrite=overwrite)
-    return carry_out(run, data)
+    return carry_out_seeds(run, data) if config.seeds > 1 else carry_out(run, data)
 
 
 def resume(path: str | Path, data: Dataset | None = None) -> Run:
@@ -61,7 +66,36 @@ def resume(path: str | Path, data: Dataset | None = None) -> Run:
     if run.finished:
         logger.info("%s is finished", run.path)
         return run
-    return carry_out(run, data)
+    return carry_out_seeds(run, data) if run.config.seeds > 1 else carry_out(run, data)
+
+
+def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
+    """Do what is still to be done of the runs of all seeds, and write what they say together.
+
+    All keep the split of the first seed: they share the frozen features, which are those of one training part, and
+    differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test pictures.
+    """
+    with run.log():
+        data = data or configured_data(run.config)
+        checkpoint = Checkpoint(run.path / "checkpoint")
+        refuse_other_data(checkpoint, data)
+        checkpoint.write()
+        runs = []
+        for seed in range(run.config.seed, run.config.seed + run.config.seeds):
+            path = run.path / f"seed-{seed}"
+            if (path / "config.toml").exists():
+                one = Run(path)
+            else:
+                shutil.rmtree(path, ignore_errors=True)  # what a kill left of it
+                one = Run.create(
+                    dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
+                )
+            logger.info("seed %d", seed)
+            keras.utils.clear_session()  # memory, and the numbers in layers' names, by which features are cached too
+            runs.append(one if one.finished else carry_out(one, data))
+        write_seeds(run, runs)
+        checkpoint.remove()
+    return run
 
 
 def carry_out(run: Run, data: Dataset | None) -> Run:
@@ -111,7 +145,7 @@ def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, ch
         FROZEN, learner, training, validation, checkpoint,
         epochs=config.head_epochs, patience=config.patience, class_weight=class_weights(data, config),
     )  # fmt: skip
-    test_once(FROZEN, learner, test, run)
+    test_once(FROZEN, learner, validation, test, run)
 
 
 def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint) -> None:
@@ -133,7 +167,7 @@ def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Ru
         stage, model, training, validation, checkpoint, epochs=config.epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
     )  # fmt: skip
-    test_once(stage, model, test, run)
+    test_once(stage, model, validation, test, run)
 
 
 def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> list[Batches]:
@@ -162,10 +196,12 @@ def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoin
     ]
 
 
-def test_once(stage: str, learner: keras.Model, test: Batches, run: Run) -> None:
-    """Keep the logits on the test part, unless an interrupted run did so already; nothing is chosen by them."""
-    if not run.has_tested(stage):
-        run.save_test_logits(stage, predict_logits(learner, test, f"{stage.replace('_', '-')} network on the test part"))
+def test_once(stage: str, learner: keras.Model, validation: Batches, test: Batches, run: Run) -> None:
+    """Keep the logits on the validation and test parts, unless an interrupted run did so; the test's choose nothing."""
+    for part, batches in (("validation", validation), ("test", test)):
+        if not run.has_array(f"{part}_{stage}"):
+            logits = predict_logits(learner, batches, f"{stage.replace('_', '-')} network on the {part} part")
+            run.save_array(f"{part}_{stage}", logits)
 
 
 def best_row(rows: list[dict]) -> dict | None:

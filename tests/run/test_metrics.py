@@ -1,6 +1,17 @@
 import numpy as np
+import pytest
+from scipy.special import log_softmax
 
-from headstart.run.metrics import measure
+from headstart.run.metrics import compare_stages, fit_temperature, measure, probabilities, reliability, verdict
+
+
+@pytest.fixture
+def sure():
+    """Logits of five classes, float32 (4000, 5), three times as large as their labels deserve, and the labels."""
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(4000, 5)).astype(np.float32)
+    labels = np.array([random.choice(5, p=row) for row in probabilities(logits)])
+    return 3 * logits, labels
 
 
 def test_the_interval_is_wilsons():
@@ -12,8 +23,73 @@ def test_the_interval_is_wilsons():
     assert figures["accuracy"] == 0.97
     np.testing.assert_allclose(figures["interval"], [0.9575, 0.9789], atol=2e-4)
     assert figures["per_class"]["a"]["recall"] == 0.97
+    assert figures["confusion"] == [[970, 30], [0, 0]]
 
 
-def test_a_class_that_never_occurs_gives_no_warning():
+def test_a_class_that_never_occurs_gives_no_warning_and_no_part_of_the_mean():
     figures = measure(np.eye(3), np.array([0, 1, 1]), ("a", "b", "c"))
     assert figures["per_class"]["c"]["support"] == 0
+    assert figures["macro"]["recall"] == (1 + 0.5) / 2
+
+
+def test_classes_may_be_called_like_figures():
+    figures = measure(np.eye(2), np.array([0, 1]), ("accuracy", "macro avg"))
+    assert figures["per_class"]["accuracy"] == {"precision": 1.0, "recall": 1.0, "f1-score": 1.0, "support": 1}
+
+
+def test_the_first_five_count_only_with_more_than_ten_classes():
+    logits = np.tile(np.arange(11.0), (2, 1))
+    assert measure(logits, np.array([6, 5]), tuple("abcdefghijk"))["top_5"] == 0.5
+    assert "top_5" not in measure(logits[:, :10], np.array([6, 5]), tuple("abcdefghij"))
+
+
+def test_brier_score_and_calibration_error_by_hand():
+    # Sure by 75 % four times and right twice: the error is 25 points.
+    logits = np.tile(np.log([0.75, 0.25]), (4, 1))
+    figures = measure(logits, np.array([0, 0, 1, 1]), ("a", "b"))
+    assert figures["ece"] == pytest.approx(0.25)
+    assert figures["brier"] == pytest.approx((2 * 0.25**2 + 2 * 0.75**2) / 2)
+    assert figures["loss"] == pytest.approx(-np.log([0.75, 0.25]).mean())
+
+
+def test_the_bins_of_a_network_that_is_always_certain():
+    counts, confidences, accuracies = reliability(np.eye(2)[[0, 0, 1]], np.array([0, 1, 1]))
+    assert (counts.tolist(), confidences.tolist(), accuracies.tolist()) == ([3], [1.0], [pytest.approx(2 / 3)])
+
+
+def test_the_temperature_is_found_and_calibrates(sure):
+    logits, labels = sure
+    temperature = fit_temperature(logits, labels)
+    assert temperature == pytest.approx(3, rel=0.1)
+    figures = measure(logits, labels, tuple("abcde"), temperature)
+    assert figures["temperature"] == temperature
+    assert figures["calibrated"]["ece"] < 0.03 < 0.2 < figures["ece"]
+    assert figures["calibrated"]["loss"] < figures["loss"]
+    losses = [
+        -log_softmax(logits / t, axis=1)[np.arange(len(labels)), labels].mean() for t in (0.95, 1.05) * np.array(temperature)
+    ]
+    assert figures["calibrated"]["loss"] < min(losses)
+
+
+def test_a_network_without_a_mistake_keeps_its_temperature():
+    assert fit_temperature(np.eye(4), np.arange(4)) == 1.0
+
+
+def logits_right_on(right: list[bool]) -> np.ndarray:
+    return np.eye(2)[[0 if one else 1 for one in right]]
+
+
+def test_mcnemars_exact_test():
+    # 1 against 8 of 9 that differ: 2 * (1 + 9) / 2**9.
+    frozen, fine_tuned = logits_right_on([True] + 8 * [False] + 5 * [True]), logits_right_on([False] + 13 * [True])
+    comparison = compare_stages(frozen, fine_tuned, np.zeros(14, int))
+    assert comparison == {"only_frozen_right": 1, "only_fine_tuned_right": 8, "p_value": pytest.approx(20 / 512)}
+    assert verdict(comparison).startswith("fine-tuning helped: 8 ")
+    backwards = compare_stages(fine_tuned, frozen, np.zeros(14, int))
+    assert verdict(backwards).startswith("fine-tuning did harm: 1 ")
+
+
+def test_stages_that_agree_cannot_be_told_apart():
+    comparison = compare_stages(np.eye(2), np.eye(2), np.array([0, 0]))
+    assert comparison["p_value"] == 1.0
+    assert "cannot be told" in verdict(comparison)

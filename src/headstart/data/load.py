@@ -44,7 +44,7 @@ def configured_data(config: Config) -> Dataset:
     """Load the data set that a configuration names, split as it says."""
     return load_data(
         config.data, image_size=config.image_size, validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction, seed=config.seed, limit=config.limit,
+        test_fraction=config.test_fraction, seed=config.data_seed, limit=config.limit,
     )  # fmt: skip
 
 

@@ -91,10 +91,14 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        return (self.path / "manifest.json").exists()
+        return (self.path / ("seeds.json" if self.config.seeds > 1 else "manifest.json")).exists()
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
+        if self.config.seeds > 1:
+            raise HeadstartError(
+                f"{self.path} holds {self.config.seeds} runs: name one, such as {self.path}/seed-{self.config.seed}"
+            )
         if not self.finished:
             raise HeadstartError(f"{self.path} is not finished: go on with headstart train --resume {self.path}")
         manifest = self.read_json("manifest.json")
@@ -122,6 +126,11 @@ class Run:
         """Height, width and channels of the pictures that the model takes."""
         height, width, channels = self.manifest["input"]["shape"]
         return height, width, channels
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before the softmax; 1 in runs that knew none."""
+        return self.manifest.get("temperature", 1.0)
 
     @cached_property
     def model(self) -> "keras.Model":
@@ -156,6 +165,8 @@ class Run:
     def record_start(self, data: "Dataset", environment: dict[str, str]) -> None:
         """Write what the run stands on: its data, and the versions and command it runs under."""
         write_json(self.path / "data.json", data.summary())
+        for part, indices in (("test", data.test), ("validation", data.validation)):
+            self.save_array(f"labels_{part}", data.labels(indices))
         write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -164,7 +175,7 @@ class Run:
             writer.writeheader()
             writer.writerows(rows)
 
-    def write_model(self, model: "keras.Model", data: "Dataset") -> None:
+    def write_model(self, model: "keras.Model", data: "Dataset", temperature: float) -> None:
         """Write `model.keras`, and last the manifest, by which the run counts as finished."""
         from headstart.model.graph import without_augmentation
 
@@ -174,22 +185,30 @@ class Run:
             "format": FORMAT,
             "classes": list(data.class_names),
             "input": {"shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255]},
-            "output": "logits, one for each class, in this order",
+            "output": "logits, one for each class, in this order; softmax of logits / temperature gives probabilities",
+            "temperature": temperature,
             "sha256": {"model.keras": checksum(self.path / "model.keras")},
         })  # fmt: skip
 
-    def save_test_logits(self, stage: str, logits: np.ndarray) -> None:
-        """Keep the float32 (N, classes) logits of a stage on the test part."""
-        with written_whole(self.path / f"test_{stage}.npy") as partial:
-            np.save(partial, logits)
+    def save_array(self, name: str, array: np.ndarray) -> None:
+        """Keep an array as `NAME.npy`, whole or not at all."""
+        with written_whole(self.path / f"{name}.npy") as partial:
+            np.save(partial, array)
+
+    def has_array(self, name: str) -> bool:
+        return (self.path / f"{name}.npy").exists()
+
+    def array(self, name: str) -> np.ndarray:
+        """Return a kept array.
+
+        `test_STAGE` and `validation_STAGE` are a stage's logits, float32 (N, classes); `labels_test`
+        and `labels_validation`, int32 (N,), their labels in the same order.
+        """
+        return np.load(self.path / f"{name}.npy")
 
     def test_logits(self, stage: str) -> np.ndarray:
         """Return the float32 (N, classes) logits of a stage on the test part."""
-        return np.load(self.path / f"test_{stage}.npy")
-
-    def has_tested(self, stage: str) -> bool:
-        """Whether a stage was evaluated on the test part already."""
-        return (self.path / f"test_{stage}.npy").exists()
+        return self.array(f"test_{stage}")
 
     @contextmanager
     def log(self) -> Iterator[None]:

@@ -8,12 +8,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from headstart.data import Dataset
 from headstart.files import written_whole
 from headstart.run.folder import Run
+from headstart.run.metrics import CALIBRATION_BINS, probabilities, reliability
 
 TRAINING, VALIDATION, GREY = "#4477aa", "#ee6677", "#777777"  # Paul Tol's bright scheme: safe for the colour-blind
 STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch": "from scratch"}
@@ -24,7 +25,8 @@ def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: 
     """Draw all plots of a run into its folder `images`."""
     folder = run.path / "images"
     folder.mkdir(exist_ok=True)
-    labels, logits = data.labels(data.test), run.test_logits(list(metrics["test"])[-1])
+    stage, kept = list(metrics["test"].items())[-1]
+    labels, logits = data.labels(data.test), run.test_logits(stage)
     with figure(folder / "history.png", (10, 4)) as canvas:
         draw_history(canvas, history)
     with figure(folder / "gain.png", (5, 4)) as canvas:
@@ -32,10 +34,12 @@ def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: 
     side = 4 + 0.3 * min(len(data.class_names), 40)
     with figure(folder / "confusion.png", (side, side)) as canvas:
         draw_confusion(canvas, labels, logits.argmax(axis=1), data.class_names)
+    with figure(folder / "calibration.png", (9, 5.4)) as canvas:
+        draw_calibration(canvas, labels, logits, kept)
     with figure(folder / "samples.png", (9, 4.4)) as canvas:
         draw_samples(canvas, data)
     with figure(folder / "mistakes.png", (9, 6.5)) as canvas:
-        draw_mistakes(canvas, data, softmax(np.float64(logits), axis=1))
+        draw_mistakes(canvas, data, probabilities(logits, kept["temperature"]))
 
 
 @contextmanager
@@ -97,6 +101,31 @@ def draw_confusion(canvas: Figure, labels: np.ndarray, predicted: np.ndarray, cl
         value = matrix[row, column]
         axes.text(column, row, f"{value:.1f}" if value < 99.95 else "100", ha="center", va="center", fontsize=8,
                   color="white" if value > 50 else "black")  # fmt: skip
+
+
+def draw_calibration(canvas: Figure, labels: np.ndarray, logits: np.ndarray, figures: dict[str, Any]) -> None:
+    """Accuracy by confidence with 95 % intervals, and the share of pictures, before and after temperature scaling."""
+    panels = canvas.subplots(1, 2, sharex=True, sharey=True)
+    for axes, temperature, ece, colour in (
+        (panels[0], 1.0, figures["ece"], TRAINING),
+        (panels[1], figures["temperature"], figures["calibrated"]["ece"], VALIDATION),
+    ):
+        chances = probabilities(logits, temperature)
+        counts, confidences, accuracies = reliability(chances, labels)
+        intervals = [
+            binomtest(round(count * accuracy), count).proportion_ci(method="wilson")
+            for count, accuracy in zip(counts.tolist(), accuracies, strict=True)
+        ]
+        errors = np.abs([(interval.low, interval.high) for interval in intervals] - accuracies[:, None]).T
+        axes.hist(100 * chances.max(axis=1), np.linspace(0, 100, CALIBRATION_BINS + 1), color="#dddddd",
+                  weights=np.full(len(labels), 100 / len(labels)), label="share of the pictures")  # fmt: skip
+        axes.plot([0, 100], [0, 100], "--", color=GREY, linewidth=1, label="as sure as right")
+        axes.errorbar(100 * confidences, 100 * accuracies, 100 * errors, fmt="o", markersize=4, capsize=3, color=colour,
+                      label="accuracy, 95 % interval")  # fmt: skip
+        axes.set(xlabel="confidence in %", xlim=(0, 102), ylim=(0, 102),
+                 title=f"temperature {temperature:.2f}: calibration error {100 * ece:.1f} %")  # fmt: skip
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.14))
+    panels[0].set_ylabel("%")
 
 
 def draw_samples(canvas: Figure, data: Dataset) -> None:

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint:

@@ -61,7 +61,7 @@ def compute_features(
     augmenter = None
     if view > int(config.flip):
         # Seeded by the view alone: the same view is the same pictures in every run.
-        keras.utils.set_random_seed(config.seed + view)
+        keras.utils.set_random_seed(config.data_seed + view)
         augmenter = keras.Sequential(augmentation(config))
     batches = []
     for start in track(range(0, len(indices), EXTRACTION_BATCH), f"features of {name}"):
@@ -82,7 +82,9 @@ def cache_key(model: keras.Model, data: Dataset, indices: np.ndarray, config: Co
     for weight in backbone.get_weights():
         digest.update(np.ascontiguousarray(weight).tobytes())
     view_options = (
-        [config.rotation, config.zoom, config.translation, config.rand_augment, config.seed] if view > int(config.flip) else []
+        [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed]
+        if view > int(config.flip)
+        else []
     )
     shared = [
         [layer.get_config() for layer in model.layers if layer.name in ("enlarge", "normalise", "rgb_to_bgr", "to_byte_range")],
