@@ -31,6 +31,7 @@ A pretrained backbone learns your pictures in two stages, and says truly how wel
   evaluate   measure a run again:     headstart evaluate runs/photos [--data other/]
   predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv]
   explain    show what it looked at:  headstart explain runs/photos a.jpg folder/ [--out heat-maps/]
+  compare    two runs side by side:   headstart compare runs/photos runs/other [--out compare.html]
 """
 
 
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SUMMARY, end="")
         return
-    commands = {"train": train, "evaluate": evaluate, "predict": predict, "explain": explain}
+    commands = {"train": train, "evaluate": evaluate, "predict": predict, "explain": explain, "compare": compare}
     try:
         if arguments[0] not in commands:
             raise HeadstartError(f"there is no command {arguments[0]!r}{suggestion(arguments[0], commands)}")
@@ -222,6 +223,26 @@ def explain(arguments: list[str]) -> None:
     for name, label, confidence, file in zip(predictions.names, predictions.labels, predictions.confidences, files, strict=True):
         print(f"{file}  {100 * confidence:5.1f} %  {label}  {name}")
     print(explanations.method, file=sys.stderr)
+
+
+def compare(arguments: list[str]) -> None:
+    """Compare two finished runs: accuracy, whether the difference could be chance, time, and differing options."""
+    from tyro.conf import Positional, arg
+
+    @dataclass(frozen=True)
+    class Options:
+        first: Annotated[Positional[str], arg(help="folder of a finished run")]
+        second: Annotated[Positional[str], arg(help="folder of another one")]
+        out: Annotated[str, arg(help="write the comparison to this HTML file too")] = ""
+
+    options = parse(Options, arguments, "headstart compare", compare.__doc__)
+    from headstart.report.compare import Comparison
+    from headstart.run import Run
+
+    comparison = Comparison(Run(options.first), Run(options.second))
+    print(comparison.text())
+    if options.out:
+        comparison.write_page(Path(options.out).expanduser())
 
 
 def print_result(run: "Run") -> None:
