@@ -8,7 +8,7 @@ from typing import Any
 from headstart.config import Config, option_name
 from headstart.errors import HeadstartError
 from headstart.report import charts
-from headstart.report.html import E, contents, duration, p_value, percent, points, section, table, write_page
+from headstart.report.html import E, contents, duration, p_value, percent, points, section, signed, table, write_page
 from headstart.run.folder import Run
 from headstart.run.metrics import SIGNIFICANT, compare_stages
 
@@ -36,10 +36,10 @@ class Comparison:
         """Stage and test figures of both."""
         return [list(run.metrics["test"].items())[-1] for run in (self.first, self.second)]
 
-    def rows(self) -> list[tuple[str, str, str, str]]:
+    def rows(self) -> list[tuple[str, ...]]:
         """Return what is compared, its value in either run, and the difference, as text."""
         (stage, one), (other_stage, other) = self.figures
-        rows = [
+        rows: list[tuple[str, ...]] = [
             ("stage", stage.replace("_", "-"), other_stage.replace("_", "-"), ""),
             ("test accuracy", percent(one["accuracy"], 2), percent(other["accuracy"], 2),
              points(other["accuracy"] - one["accuracy"], 2)),
@@ -51,17 +51,17 @@ class Comparison:
             losses = one["calibrated"]["loss"], other["calibrated"]["loss"]
             rows += [
                 ("calibration error", *(percent(error, 2) for error in errors), points(errors[1] - errors[0], 2)),
-                ("log loss", *(f"{loss:.4f}" for loss in losses), f"{losses[1] - losses[0]:+.4f}"),
+                ("log loss", *(f"{loss:.4f}" for loss in losses), signed(losses[1] - losses[0], 4)),
             ]
         seconds = [run.metrics["seconds"]["total"] for run in (self.first, self.second)]
         memory = [run.metrics["peak_memory_mb"] / 1000 for run in (self.first, self.second)]
         return [
             *rows,
             ("time", *(duration(value) for value in seconds), f"x {seconds[1] / seconds[0]:.2f}" if seconds[0] else ""),
-            ("memory", *(f"{value:.1f} GB" for value in memory), f"{memory[1] - memory[0]:+.1f} GB"),
+            ("memory", *(f"{value:.1f} GB" for value in memory), f"{signed(memory[1] - memory[0], 1)} GB"),
         ]
 
-    def options(self) -> list[tuple[str, str, str]]:
+    def options(self) -> list[tuple[str, ...]]:
         """Return the options that differ, with either value."""
         return [
             (option_name(field.name), *(str(getattr(run.config, field.name)) for run in (self.first, self.second)))
@@ -77,8 +77,9 @@ class Comparison:
         tests = [summary.get("test_fingerprint") for summary in summaries]
         if None in tests or tests[0] != tests[1]:
             return "The runs were not tested on the same pictures, so no paired test says whether the difference is chance."
-        logits = [run.test_logits(stage) for run, (stage, _) in zip((self.first, self.second), self.figures, strict=True)]
-        lost, won, chance = compare_stages(*logits, self.first.array("labels_test")).values()
+        (stage, _), (other_stage, _) = self.figures
+        logits, other_logits = self.first.test_logits(stage), self.second.test_logits(other_stage)
+        lost, won, chance = compare_stages(logits, other_logits, self.first.array("labels_test")).values()
         answer = "could be chance" if chance >= SIGNIFICANT else "is more than chance"
         first, second = self.names
         return (

@@ -116,7 +116,12 @@ def percent(value: float, digits: int = 1) -> str:
 
 def points(value: float, digits: int = 1) -> str:
     """0.0123 is +1.2 points."""
-    return f"{100 * value:+.{digits}f}\N{NO-BREAK SPACE}points".replace("-", "\N{MINUS SIGN}")
+    return f"{signed(100 * value, digits)}\N{NO-BREAK SPACE}points"
+
+
+def signed(value: float, digits: int) -> str:
+    """Always with its sign, and a minus as wide as a plus."""
+    return f"{value:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def p_value(value: float) -> str:

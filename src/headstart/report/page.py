@@ -1,6 +1,7 @@
 """`report.html`: the answer first, then what it stands on."""
 
 import dataclasses
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator
@@ -127,8 +128,8 @@ def gain(metrics: dict[str, Any]) -> list[Element | str] | None:
         return ["Fine-tuning ", E("b", "changed no answer"), ": the frozen network was kept, or all agree."]
     verdict = "cannot be told from chance" if chance >= SIGNIFICANT else "is more than chance" if won > lost else "is a real loss"
     return [
-        "Fine-tuning changed that by ", E("b", difference), f", which {verdict}: {won:,} pictures are right only after it, "
-        f"{lost:,} only before it (exact McNemar test, {p_value(chance)}).",
+        "Fine-tuning changed the accuracy by ", E("b", difference), f", which {verdict}: {won:,} pictures are right only after "
+        f"it, {lost:,} only before it (exact McNemar test, {p_value(chance)}).",
     ]  # fmt: skip
 
 
@@ -151,7 +152,14 @@ def next_steps(steps: list[tuple[str, str]]) -> Element | None:
     """What to do next, from the run's figures."""
     if not steps:
         return None
-    return E("div", E("h2", "What to do next"), E("ol", *[E("li", E("b", what), " ", why) for what, why in steps]), class_="next")
+    items = [E("li", E("b", options_marked(what)), " ", options_marked(why)) for what, why in steps]
+    return E("div", E("h2", "What to do next"), E("ol", *items), class_="next")
+
+
+def options_marked(text: str) -> list[Element | str]:
+    """Return a sentence with the options in it, such as `--epochs 4`, as code."""
+    parts = re.split(r"(--[a-z-]+(?: [0-9.e-]*[0-9])?)", text)
+    return [E("code", part) if part.startswith("--") else part for part in parts]
 
 
 def training(history: list[dict[str, Any]]) -> list[Element]:
