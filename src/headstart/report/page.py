@@ -299,7 +299,7 @@ def unreadable(summary: dict[str, Any]) -> str:
 def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
     """What `audit.json` says: imbalance, near-duplicates, accuracy without twins, labels that may be wrong."""
     if "imbalance" in audit:
-        yield E("p", f"The largest class has {audit['imbalance']:.1f} times the pictures of the smallest.")
+        yield E("p", f"The largest class has {audit['imbalance']:.1f} times the pictures of the smallest.", class_="note")
     if "near_duplicates" in audit:
         pairs = audit["near_duplicates"]
         across = sum(pair["parts"][0] != pair["parts"][1] for pair in pairs)
@@ -331,7 +331,7 @@ def twins(data: Dataset, pair: dict[str, Any]) -> Element | None:
     images = [picture(gallery.thumbnail(data.pictures.images[place]), pair[key])
               for place, key in zip(places, ("first", "second"), strict=True)]  # fmt: skip
     names = [f"{part}: {pair[key]}" for part, key in zip(pair["parts"], ("first", "second"), strict=True)]
-    words = [E("b", " and ".join(pair["parts"])), f" {percent(pair['similarity'])} alike"]
+    words = [E("b", " and ".join(pair["parts"])), f" correlation {pair['similarity']:.2f}"]
     return E("figure", E("div", images, class_="pair"), E("figcaption", words), title="; ".join(names))
 
 
