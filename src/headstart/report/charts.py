@@ -11,6 +11,8 @@ from headstart.report.html import E
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 40
+# More would hide the line.
+MOST_DOTS = 40
 
 
 class Axes:
@@ -70,6 +72,7 @@ def curves(label: str, series: Mapping[str, Sequence[float]], boundary: int, y_l
         boundary: epochs before fine-tuning, or 0.
     """
     values = np.concatenate([np.asarray(one, float) for one in series.values()])
+    values = values[np.isfinite(values)] if np.isfinite(values).any() else np.zeros(1)  # a loss may have gone to infinity
     epochs, margin = len(next(iter(series.values()))), 0.06 * (np.ptp(values) or 1)
     # The name of the boundary needs room above the lines.
     above = 2.5 * margin if 0 < boundary < epochs else margin
@@ -81,11 +84,10 @@ def curves(label: str, series: Mapping[str, Sequence[float]], boundary: int, y_l
         near_right = boundary + 0.5 > 0.7 * epochs
         axes.text(axes.x(boundary + 0.5) + (-6 if near_right else 6), TOP + 12, "fine-tuning", "end" if near_right else "start")
     for class_, (name, one) in zip(("first", "second"), series.items(), strict=False):
-        points = [(axes.x(epoch), axes.y(value)) for epoch, value in enumerate(one, start=1)]
-        axes.add("polyline", points=" ".join(f"{x},{y}" for x, y in points), class_=f"curve {class_}")
-        for epoch, ((x, y), value) in enumerate(zip(points, one, strict=True), start=1):
-            if epochs <= 40:
-                axes.add("circle", E("title", f"{name}, epoch {epoch}: {value:.4g}"), cx=x, cy=y, r=3, class_=f"dot {class_}")
+        points = [(epoch, axes.x(epoch), axes.y(value), value) for epoch, value in enumerate(one, start=1) if np.isfinite(value)]
+        axes.add("polyline", points=" ".join(f"{x},{y}" for _, x, y, _ in points), class_=f"curve {class_}")
+        for epoch, x, y, value in points if epochs <= MOST_DOTS else ():
+            axes.add("circle", E("title", f"{name}, epoch {epoch}: {value:.4g}"), cx=x, cy=y, r=3, class_=f"dot {class_}")
     return axes.svg
 
 
