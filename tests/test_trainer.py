@@ -25,7 +25,7 @@ def test_a_run_holds_what_it_promises(small_run):
         "config.toml", "data.json", "environment.json", "history.csv", "log.txt", "manifest.json", "metrics.json", "model.keras",
         "test_frozen.npy", "test_fine_tuned.npy", "validation_frozen.npy", "validation_fine_tuned.npy", "labels_test.npy",
         "labels_validation.npy", "images/history.png", "images/gain.png", "images/confusion.png", "images/samples.png",
-        "images/mistakes.png", "images/calibration.png",
+        "images/mistakes.png", "report.html", "images/calibration.png",
     }  # fmt: skip
     assert set(small_run.metrics["seconds"]) == {"preparation", "features", "head", "fine_tuning", "total"}
     assert small_run.metrics["peak_memory_mb"] > 100

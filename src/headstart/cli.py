@@ -1,4 +1,4 @@
-"""The command line: `headstart train`, `evaluate` and `predict`.
+"""The command line: `headstart train`, `evaluate`, `predict`, `explain` and `compare`.
 
 Its options are made from `headstart.config.Config`; nothing heavy is imported before a command runs.
 """
@@ -30,6 +30,8 @@ A pretrained backbone learns your pictures in two stages, and says truly how wel
              go on with a killed run: headstart train --resume runs/photos
   evaluate   measure a run again:     headstart evaluate runs/photos [--data other/]
   predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv]
+  explain    show what it looked at:  headstart explain runs/photos a.jpg folder/ [--out heat-maps/]
+  compare    two runs side by side:   headstart compare runs/photos runs/other [--out compare.html]
 """
 
 
@@ -39,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SUMMARY, end="")
         return
-    commands = {"train": train, "evaluate": evaluate, "predict": predict}
+    commands = {"train": train, "evaluate": evaluate, "predict": predict, "explain": explain, "compare": compare}
     try:
         if arguments[0] not in commands:
             raise HeadstartError(f"there is no command {arguments[0]!r}{suggestion(arguments[0], commands)}")
@@ -196,6 +198,51 @@ def print_csv(predictions: "Predictions") -> None:
 
 
 PRINTERS = {"table": print_table, "json": print_json, "csv": print_csv}
+
+
+def explain(arguments: list[str]) -> None:
+    """Write pictures under heat maps that show where the evidence for their likeliest class lies."""
+    from tyro.conf import Positional, arg
+
+    @dataclass(frozen=True)
+    class Options:
+        run: Annotated[Positional[str], arg(help="folder of a finished run")]
+        pictures: Annotated[Positional[tuple[str, ...]], arg(help="picture files and folders of them")]
+        out: Annotated[str, arg(help="folder for the PNG files (default: explanations in the run's folder)")] = ""
+
+    options = parse(Options, arguments, "headstart explain", explain.__doc__)
+    from headstart.run import Run
+
+    run = Run(options.run)
+    start_keras()
+    explanations = run.explain(options.pictures)
+    predictions = explanations.predictions
+    for line in predictions.unreadable:
+        print(f"headstart: skipped {line}", file=sys.stderr)
+    files = explanations.save(options.out or run.path / "explanations")
+    for name, label, confidence, file in zip(predictions.names, predictions.labels, predictions.confidences, files, strict=True):
+        print(f"{file}  {100 * confidence:5.1f} %  {label}  {name}")
+    print(explanations.method, file=sys.stderr)
+
+
+def compare(arguments: list[str]) -> None:
+    """Compare two finished runs: accuracy, whether the difference could be chance, time, and differing options."""
+    from tyro.conf import Positional, arg
+
+    @dataclass(frozen=True)
+    class Options:
+        first: Annotated[Positional[str], arg(help="folder of a finished run")]
+        second: Annotated[Positional[str], arg(help="folder of another one")]
+        out: Annotated[str, arg(help="write the comparison to this HTML file too")] = ""
+
+    options = parse(Options, arguments, "headstart compare", compare.__doc__)
+    from headstart.report.compare import Comparison
+    from headstart.run import Run
+
+    comparison = Comparison(Run(options.first), Run(options.second))
+    print(comparison.text())
+    if options.out:
+        comparison.write_page(Path(options.out).expanduser())
 
 
 def print_result(run: "Run") -> None:

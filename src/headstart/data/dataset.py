@@ -88,11 +88,18 @@ class Dataset:
         """Return int32 (len(indices),)."""
         return self.pictures.labels[indices]
 
+    @property
+    def test_fingerprint(self) -> str:
+        """SHA-256 over the test part's pixels and labels: runs where it is equal were measured on the same pictures."""
+        labels = self.labels(self.test).astype("<i4")
+        return hashlib.sha256(self.pictures.digests[self.test].tobytes() + labels.tobytes()).hexdigest()
+
     def summary(self) -> dict:
         """Return what a run records of its data, ready for JSON."""
         return {
             "source": self.pictures.source,
             "fingerprint": self.pictures.fingerprint,
+            "test_fingerprint": self.test_fingerprint,
             "classes": list(self.class_names),
             "picture_shape": list(self.image_shape),
             "pictures": {"training": len(self.train), "validation": len(self.validation), "test": len(self.test)},

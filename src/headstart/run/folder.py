@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import keras
 
     from headstart.data import Dataset
+    from headstart.explain import Explanations
     from headstart.predict import Predictions
 
 logger = logging.getLogger("headstart")
@@ -154,6 +155,12 @@ class Run:
         from headstart.predict import evaluate
 
         return evaluate(self, data, batch_size)
+
+    def explain(self, pictures: Any) -> "Explanations":
+        """Show where the evidence for the likeliest class lies in each picture; see `headstart.explain.explain`."""
+        from headstart.explain import explain
+
+        return explain(self, pictures)
 
     def record_start(self, data: "Dataset", environment: dict[str, str]) -> None:
         """Write what the run stands on: its data, and the versions and command it runs under."""

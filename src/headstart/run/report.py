@@ -6,6 +6,7 @@ import keras
 
 from headstart.data import Dataset
 from headstart.files import write_json
+from headstart.report.page import write_report
 from headstart.run.folder import Run
 from headstart.run.metrics import compare_stages, fit_temperature, measure, verdict
 from headstart.run.plots import draw_plots
@@ -24,7 +25,7 @@ SECONDS = {
 
 
 def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint, peak_memory_mb: float) -> None:
-    """Write history, metrics, plots and the model; the model's manifest, last, marks the run as finished."""
+    """Write history, metrics, plots, report and the model; the model's manifest, last, marks the run as finished."""
     labels = data.labels(data.test)
     stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.has_array(f"test_{stage}")]
     # Fitted on validation, since the test part chooses nothing.
@@ -43,6 +44,7 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
     run.write_history(checkpoint.history)
     write_json(run.path / "metrics.json", metrics)
     draw_plots(run, data, checkpoint.history, metrics)
+    write_report(run, model, data)
     run.write_model(model, data, temperatures[stages[-1]])
     for stage in stages:
         low, high = test[stage]["interval"]

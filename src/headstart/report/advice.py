@@ -1,0 +1,154 @@
+"""What to do next, as far as a run's own figures say it."""
+
+from typing import Any
+
+from headstart.config import Config
+from headstart.report.html import percent, points
+from headstart.run.metrics import SIGNIFICANT
+
+MOST_ADVICE = 5
+# From where on a figure is worth a sentence.
+WEAK_CLASS, LARGE_GAP, WIDE_INTERVAL, POOR_CALIBRATION, IMBALANCED = 0.1, 0.1, 0.02, 0.03, 3.0
+COARSE = 4
+
+
+def advice(
+    config: Config, metrics: dict[str, Any], history: list[dict[str, Any]], audit: dict[str, Any], cells: int
+) -> list[tuple[str, str]]:
+    """Return what to do and why, the most promising first.
+
+    Args:
+        audit: content of `audit.json`, or nothing.
+        cells: cells a side of the backbone's feature map.
+    """
+    stage, figures = list(metrics["test"].items())[-1]
+    rules = [
+        *about_labels(audit),
+        *about_stages(config, metrics),
+        *about_size(config, cells),
+        *about_epochs(config, stage, history),
+        *about_classes(config, figures, audit),
+        *about_calibration(figures),
+        *about_test(figures),
+    ]
+    return rules[:MOST_ADVICE]
+
+
+def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    if suspects := audit.get("suspects"):
+        found.append((
+            f"Look at {count(len(suspects), 'label')} that may be wrong.",
+            "They are listed under “The data”, the likeliest first. Wrong ones in training cost accuracy, "
+            "wrong ones in the test hide it.",
+        ))  # fmt: skip
+    across = [pair for pair in audit.get("near_duplicates", []) if "test" in pair["parts"] and set(pair["parts"]) != {"test"}]
+    if across:
+        found.append((
+            f"Do not test on what was trained on: {count(len(across), 'near-duplicate')} cross into the test part.",
+            "The accuracy without them stands under “The data”; leave them out with --drop-duplicates.",
+        ))  # fmt: skip
+    return found
+
+
+def about_stages(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str]]:
+    test, comparison = metrics["test"], metrics.get("comparison")
+    if list(test) == ["frozen"]:
+        return [("Fine-tune it.", "Only the head has learned so far: --epochs 2 lets the backbone learn too.")]
+    if not comparison or (comparison["p_value"] < SIGNIFICANT and test["fine_tuned"]["accuracy"] > test["frozen"]["accuracy"]):
+        return []
+    if not comparison["only_frozen_right"] + comparison["only_fine_tuned_right"]:
+        return [(
+            "Fine-tune at another rate.",
+            f"With --learning-rate {config.learning_rate:g} and --epochs {config.epochs} no epoch was better on validation than "
+            "the frozen stage, whose weights were kept. Try a lower rate, or more epochs.",
+        )]  # fmt: skip
+    return [(
+        "Do not count on fine-tuning yet.",
+        f"The difference of {points(test['fine_tuned']['accuracy'] - test['frozen']['accuracy'])} could be chance: "
+        "try more epochs or another --learning-rate, and test on more pictures.",
+    )]  # fmt: skip
+
+
+def about_size(config: Config, cells: int) -> list[tuple[str, str]]:
+    if cells >= COARSE:
+        return []
+    size = config.image_size * COARSE // cells
+    return [(
+        f"Show it larger pictures: --image-size {size}.",
+        f"At {config.image_size} px the backbone ends in {cells} x {cells} cells, which is little to see with; {size} px give "
+        f"{COARSE} x {COARSE}, at about {round((size / config.image_size) ** 2)} times the time.",
+    )]  # fmt: skip
+
+
+def about_epochs(config: Config, stage: str, history: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    rows = [row for row in history if row["stage"] == stage]
+    found = []
+    if len(rows) > 1 and rows[-1]["val_accuracy"] > max(row["val_accuracy"] for row in rows[:-1]):
+        option = "--head-epochs" if stage == "frozen" else "--epochs"
+        found.append((
+            f"Train longer: {option} {2 * len(rows)}.",
+            f"Validation accuracy still rose in the last epoch, to {percent(rows[-1]['val_accuracy'])}.",
+        ))  # fmt: skip
+    best = max(rows, key=lambda row: row["val_accuracy"], default=None)
+    if best and best["accuracy"] - best["val_accuracy"] > LARGE_GAP:
+        remedy = "more pictures" if config.rand_augment else "more pictures, or stronger augmentation (--rand-augment)"
+        found.append((
+            "Make it harder to learn by heart.",
+            f"In training {percent(best['accuracy'])} are right, on validation {percent(best['val_accuracy'])}: {remedy}.",
+        ))  # fmt: skip
+    return found
+
+
+def about_classes(config: Config, figures: dict[str, Any], audit: dict[str, Any]) -> list[tuple[str, str]]:
+    found = []
+    occurring = {name: one for name, one in figures["per_class"].items() if one["support"]}
+    weakest = min(occurring, key=lambda name: occurring[name]["recall"])
+    if occurring[weakest]["recall"] < figures["accuracy"] - WEAK_CLASS:
+        mistaken = taken_for(figures, weakest)
+        found.append((
+            f"Add pictures of {weakest}.",
+            f"It is the weakest class: {percent(occurring[weakest]['recall'])} of its {occurring[weakest]['support']:.0f} test "
+            "pictures are found" + (f", {mistaken[1]} are called {mistaken[0]}." if mistaken else "."),
+        ))  # fmt: skip
+    if not config.class_weights and audit.get("imbalance", 0) > IMBALANCED:
+        found.append((
+            "Weigh the classes: --class-weights.",
+            f"The largest class has {audit['imbalance']:.1f} times the pictures of the smallest.",
+        ))  # fmt: skip
+    return found
+
+
+def about_calibration(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    if figures.get("ece", 0) < POOR_CALIBRATION or "calibrated" not in figures:
+        return []
+    return [(
+        "Use the calibrated probabilities.",
+        f"The network's own are {percent(figures['ece'])} from the truth in the mean, and "
+        f"{percent(figures['calibrated']['ece'])} with the temperature that headstart predict applies.",
+    )]  # fmt: skip
+
+
+def about_test(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    low, high = figures["interval"]
+    if high - low < 2 * WIDE_INTERVAL:
+        return []
+    return [(
+        "Test on more pictures.",
+        f"From {figures['pictures']:,} the accuracy is known to about ±{percent((high - low) / 2)}; "
+        "four times as many halve that.",
+    )]  # fmt: skip
+
+
+def taken_for(figures: dict[str, Any], name: str) -> tuple[str, int] | None:
+    """Return the class that pictures of a class are most often mistaken for, and how many are."""
+    if "confusion" not in figures:
+        return None
+    names = list(figures["per_class"])
+    row = [0 if other == name else times for other, times in zip(names, figures["confusion"][names.index(name)], strict=True)]
+    return (names[row.index(max(row))], max(row)) if max(row) else None
+
+
+def count(number: int, noun: str) -> str:
+    """2 and `label` is 2 labels."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

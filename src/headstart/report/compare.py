@@ -1,0 +1,138 @@
+"""Two runs compared, for the terminal and as a page."""
+
+import dataclasses
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from headstart.config import Config, option_name
+from headstart.errors import HeadstartError
+from headstart.report import charts
+from headstart.report.html import E, contents, duration, p_value, percent, points, section, signed, table, write_page
+from headstart.run.folder import Run
+from headstart.run.metrics import SIGNIFICANT, compare_stages
+
+
+class Comparison:
+    """Two finished runs, each by the last of its stages.
+
+    Raises:
+        HeadstartError: a run is not finished.
+    """
+
+    def __init__(self, first: Run, second: Run) -> None:
+        for run in (first, second):
+            run.manifest  # noqa: B018  (an unfinished run is refused)
+        self.first, self.second = first, second
+
+    @cached_property
+    def names(self) -> tuple[str, str]:
+        """What the runs are called: their folders' names, with all folders above where these are equal."""
+        first, second = self.first.path, self.second.path
+        return (first.name, second.name) if first.name != second.name else (str(first), str(second))
+
+    @cached_property
+    def figures(self) -> list[tuple[str, dict[str, Any]]]:
+        """Stage and test figures of both."""
+        return [list(run.metrics["test"].items())[-1] for run in (self.first, self.second)]
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return what is compared, its value in either run, and the difference, as text."""
+        (stage, one), (other_stage, other) = self.figures
+        rows: list[tuple[str, ...]] = [
+            ("stage", stage.replace("_", "-"), other_stage.replace("_", "-"), ""),
+            ("test accuracy", percent(one["accuracy"], 2), percent(other["accuracy"], 2),
+             points(other["accuracy"] - one["accuracy"], 2)),
+            ("95 % interval", *(" to ".join(percent(end, 2) for end in each["interval"]) for each in (one, other)), ""),
+            ("test pictures", f"{one['pictures']:,}", f"{other['pictures']:,}", ""),
+        ]  # fmt: skip
+        if "calibrated" in one and "calibrated" in other:
+            errors = one["calibrated"]["ece"], other["calibrated"]["ece"]
+            losses = one["calibrated"]["loss"], other["calibrated"]["loss"]
+            rows += [
+                ("calibration error", *(percent(error, 2) for error in errors), points(errors[1] - errors[0], 2)),
+                ("log loss", *(f"{loss:.4f}" for loss in losses), signed(losses[1] - losses[0], 4)),
+            ]
+        seconds = [run.metrics["seconds"]["total"] for run in (self.first, self.second)]
+        memory = [run.metrics["peak_memory_mb"] / 1000 for run in (self.first, self.second)]
+        return [
+            *rows,
+            ("time", *(duration(value) for value in seconds), f"x {seconds[1] / seconds[0]:.2f}" if seconds[0] else ""),
+            ("memory", *(f"{value:.1f} GB" for value in memory), f"{signed(memory[1] - memory[0], 1)} GB"),
+        ]
+
+    def options(self) -> list[tuple[str, ...]]:
+        """Return the options that differ, with either value."""
+        return [
+            (option_name(field.name), *(str(getattr(run.config, field.name)) for run in (self.first, self.second)))
+            for field in dataclasses.fields(Config)
+            if field.name != "out" and getattr(self.first.config, field.name) != getattr(self.second.config, field.name)
+        ]
+
+    def verdict(self) -> str:
+        """Say whether the difference could be chance, as far as the runs can be compared."""
+        summaries = [run.read_json("data.json") for run in (self.first, self.second)]
+        if summaries[0]["classes"] != summaries[1]["classes"]:
+            return "The runs know different classes, so their accuracies are answers to different questions."
+        tests = [summary.get("test_fingerprint") for summary in summaries]
+        if None in tests or tests[0] != tests[1]:
+            return "The runs were not tested on the same pictures, so no paired test says whether the difference is chance."
+        (stage, _), (other_stage, _) = self.figures
+        logits, other_logits = self.first.test_logits(stage), self.second.test_logits(other_stage)
+        lost, won, chance = compare_stages(logits, other_logits, self.first.array("labels_test")).values()
+        answer = "could be chance" if chance >= SIGNIFICANT else "is more than chance"
+        first, second = self.names
+        return (
+            f"The difference {answer}: {won:,} pictures are right only in {second}, {lost:,} only in {first} "
+            f"(exact McNemar test, {p_value(chance)})."
+        )
+
+    def text(self) -> str:
+        """Return the comparison for a terminal."""
+        options = [(*row, "") for row in self.options()]
+        rows = [("", *self.names, "difference"), *self.rows(), *options]
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        lines.insert(len(lines) - len(options), "")
+        return "\n".join([*lines, *([] if options else ["no option differs"]), "", self.verdict()])
+
+    def write_page(self, path: Path) -> None:
+        """Write the comparison as a page of the report's style.
+
+        Raises:
+            HeadstartError: the file cannot be written.
+        """
+        first, second = self.names
+        intervals = {
+            name: (one["interval"][0], one["accuracy"], one["interval"][1])
+            for name, (_, one) in zip(self.names, self.figures, strict=True)
+        }
+        (_, one), (_, other) = self.figures
+        label = f"Test accuracy with 95 % intervals: {first} {percent(one['accuracy'])}, {second} {percent(other['accuracy'])}"
+        options = self.options()
+        sections = [
+            section("Figures", table(["", first, second, "Difference"], self.rows())),
+            section("Options that differ", table(["Option", first, second], options) if options else E("p", "None.")),
+            *([section("Classes", self.classes())] if one["per_class"].keys() == other["per_class"].keys() else []),
+        ]
+        difference = points(other["accuracy"] - one["accuracy"])
+        header = E(
+            "header",
+            E("p", f"{second} against {first}", class_="kicker"),
+            E("h1", difference, E("span", " of test accuracy")),
+            E("div", E("p", self.verdict(), class_="lead"), E("figure", charts.intervals(label, intervals)), class_="two"),
+        )
+        try:
+            write_page(path, f"{second} against {first}: {difference}", header, contents(sections), E("main", *sections))
+        except OSError as error:
+            raise HeadstartError(f"cannot write {path}: {error.strerror}") from None
+
+    def classes(self) -> Any:
+        """Return the recall of each class in both runs, what changed most first."""
+        (_, one), (_, other) = self.figures
+        recalls = [(name, one["per_class"][name]["recall"], other["per_class"][name]["recall"]) for name in one["per_class"]]
+        rows = [
+            [name, (before, percent(before)), (after, percent(after)), (after - before, points(after - before))]
+            for name, before, after in sorted(recalls, key=lambda row: -abs(row[2] - row[1]))
+        ]
+        return table(["Class", *self.names, "Difference"], rows, sorted_by=-1, caption="Recall of each class")

@@ -1,0 +1,399 @@
+"""`report.html`: the answer first, then what it stands on."""
+
+import dataclasses
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from xml.etree.ElementTree import Element
+
+import keras
+import numpy as np
+from PIL import Image
+
+from headstart.config import Config, option_name
+from headstart.data import Dataset
+from headstart.data.dataset import PART_NAMES
+from headstart.recipes import RECIPES
+from headstart.report import charts, gallery
+from headstart.report.advice import advice, count, taken_for
+from headstart.report.html import E, contents, duration, p_value, percent, picture, points, section, table, write_page
+from headstart.run.folder import Run
+from headstart.run.metrics import SIGNIFICANT, probabilities, reliability
+from headstart.run.plots import STAGE_NAMES
+
+# Beyond this a matrix of numbers is a picture, and the list of confusions says more.
+MOST_CELLS = 20
+MOST_CONFUSIONS, MOST_PAIRS, MOST_SUSPECTS = 8, 12, 24
+SECONDS_NAMES = {
+    "preparation": "preparation", "features": "features of the frozen backbone", "head": "training the head",
+    "fine_tuning": "fine-tuning", "training": "training", "audit": "audit of the data",
+}  # fmt: skip
+# Of environment.json, beside the versions of packages.
+NOT_VERSIONS = ("command", "precision", "preprocess")
+
+
+def write_report(run: Run, model: keras.Model, data: Dataset) -> None:
+    """Write `report.html` into a run's folder, from the files that lie there.
+
+    What a file does not hold is left out of the page.
+
+    Args:
+        model: the trained network; it explains some pictures of the test part.
+        data: the data set, for the pictures themselves.
+    """
+    metrics, audit = run.metrics, run.read_json("audit.json") if (run.path / "audit.json").exists() else {}
+    stage, figures = list(metrics["test"].items())[-1]
+    labels, logits = run.array("labels_test"), run.test_logits(stage)
+    calibrated = probabilities(logits, figures.get("temperature", 1.0))
+    galleries, method = gallery.explained(gallery.choose(calibrated, labels), model, data, calibrated)
+    cells = keras.ops.shape(model.get_layer("features").input)[1]
+    sections = [
+        section("Training", training(run.history)),
+        section("Classes", classes(figures)),
+        section("Confusions", confusions(figures)),
+        section("Calibration", calibration(figures, logits, labels)),
+        section("What it looked at", looked_at(galleries, method)),
+        section("The data", the_data(run, data, audit)),
+        section("Time and memory", cost(run)),
+        section("How to do it again", again(run)),
+    ]
+    write_page(
+        run.path / "report.html",
+        f"{title(run)}: {percent(figures['accuracy'])}",
+        E("header", answer(run, figures), next_steps(advice(run.config, metrics, run.history, audit, cells))),
+        contents(sections),
+        E("main", *sections),
+        E("footer", "Written by Headstart from the files of the run's own folder."),
+    )
+
+
+def title(run: Run) -> str:
+    """Return what was trained on what."""
+    return f"{short(run.config.backbone)} on {short(run.config.data)}"
+
+
+def short(source: str) -> str:
+    return source.rstrip("/").rsplit("/", 1)[-1]
+
+
+def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
+    """What was trained on what, how good it is, how sure that is, and what fine-tuning gained."""
+    metrics, config = run.metrics, run.config
+    low, high = figures["interval"]
+    pictures = run.read_json("data.json")["pictures"]
+    rows = {STAGE_NAMES[stage].split()[0] if stage == "frozen" else STAGE_NAMES[stage]:
+            (one["interval"][0], one["accuracy"], one["interval"][1]) for stage, one in metrics["test"].items()}  # fmt: skip
+    words = ", ".join(
+        f"{name} {percent(middle)} ({percent(low)} to {percent(high)})" for name, (low, middle, high) in rows.items()
+    )
+    return [
+        E("p", f"{title(run)}, recipe {config.recipe}", class_="kicker"),
+        E("h1", percent(figures["accuracy"]), E("span", " of the test pictures are named right")),
+        E(
+            "div",
+            E(
+                "div",
+                E("p", "With 95 % confidence the true figure lies ", E("b", f"between {percent(low)} and {percent(high)}"),
+                  f". It was measured on {figures['pictures']:,} pictures that chose nothing in training.", class_="lead"),
+                E("p", gain(metrics), class_="lead"),
+                E("p", f"{run_in_words(run)} on {pictures['training']:,} pictures of {len(figures['per_class'])} classes at "
+                       f"{config.image_size} px, and {pictures['validation']:,} more chose the best epoch. It took "
+                       f"{duration(metrics['seconds']['total'])}.", class_="note"),
+            ),
+            E("figure", charts.intervals(f"Test accuracy with 95 % intervals: {words}", rows)),
+            class_="two",
+        ),
+        E("dl", key_figures(run, figures), class_="figures"),
+    ]  # fmt: skip
+
+
+def run_in_words(run: Run) -> str:
+    """Return what learned, and for how long."""
+    what = {"frozen": "the head learned", "fine_tuned": "then the whole network", "scratch": "all of it learned from nothing"}
+    epochs = Counter(row["stage"] for row in run.history)
+    words = ", ".join(f"{what[stage]} for {count(number, 'epoch')}" for stage, number in epochs.items())
+    return words[0].upper() + words[1:]
+
+
+def gain(metrics: dict[str, Any]) -> list[Element | str] | None:
+    """Say what fine-tuning gained, and whether that could be chance."""
+    comparison = metrics.get("comparison")
+    if not comparison:
+        return None
+    won, lost, chance = comparison["only_fine_tuned_right"], comparison["only_frozen_right"], comparison["p_value"]
+    difference = points(metrics["test"]["fine_tuned"]["accuracy"] - metrics["test"]["frozen"]["accuracy"])
+    if not won + lost:
+        return ["Fine-tuning ", E("b", "changed no answer"), ": the frozen network was kept, or all agree."]
+    verdict = "cannot be told from chance" if chance >= SIGNIFICANT else "is more than chance" if won > lost else "is a real loss"
+    return [
+        "Fine-tuning changed the accuracy by ", E("b", difference), f", which {verdict}: {won:,} pictures are right only after "
+        f"it, {lost:,} only before it (exact McNemar test, {p_value(chance)}).",
+    ]  # fmt: skip
+
+
+def key_figures(run: Run, figures: dict[str, Any]) -> Iterator[Element]:
+    """The few other figures that a reader asks for first."""
+
+    def one(name: str, value: str, remark: str) -> Element:
+        return E("div", E("dt", name), E("dd", E("b", value), E("span", remark)))
+
+    if "top_5" in figures:
+        yield one("Top 5", percent(figures["top_5"]), "the right class is among the five likeliest")
+    if "macro" in figures:
+        yield one("Macro F1", percent(figures["macro"]["f1-score"]), "every class counting the same")
+    if "calibrated" in figures:
+        yield one("Calibration error", percent(figures["calibrated"]["ece"]), f"{percent(figures['ece'])} before scaling")
+    yield one("Log loss", f"{figures.get('calibrated', figures)['loss']:.3f}", "0 is perfect")
+
+
+def next_steps(steps: list[tuple[str, str]]) -> Element | None:
+    """What to do next, from the run's figures."""
+    if not steps:
+        return None
+    items = [E("li", E("b", options_marked(what)), " ", options_marked(why)) for what, why in steps]
+    return E("div", E("h2", "What to do next"), E("ol", *items), class_="next")
+
+
+def options_marked(text: str) -> list[Element | str]:
+    """Return a sentence with the options in it, such as `--epochs 4`, as code."""
+    parts = re.split(r"(--[a-z-]+(?: [0-9.e-]*[0-9])?)", text)
+    return [E("code", part) if part.startswith("--") else part for part in parts]
+
+
+def training(history: list[dict[str, Any]]) -> list[Element]:
+    """Accuracy and loss over the epochs."""
+    boundary = sum(row["stage"] == "frozen" for row in history)
+    figures = []
+    for name, key, scale, unit in (("Accuracy", "accuracy", 100, "accuracy in %"), ("Loss", "loss", 1, "loss")):
+        series = {
+            kind: [scale * row[prefix + key] for row in history] for kind, prefix in (("training", ""), ("validation", "val_"))
+        }
+        ends = " and ".join(f"{kind} from {values[0]:.3g} to {values[-1]:.3g}" for kind, values in series.items())
+        label = f"{name} over {count(len(history), 'epoch')}: {ends}"
+        figures.append(E("figure", charts.curves(label, series, boundary if boundary < len(history) else 0, unit)))
+    return [charts.legend("training", "validation"), E("div", figures, class_="two")]
+
+
+def classes(figures: dict[str, Any]) -> list[Element]:
+    """The table of classes, weakest first."""
+    rows = []
+    for name, one in sorted(figures["per_class"].items(), key=lambda item: item[1]["recall"]):
+        mistaken = taken_for(figures, name)
+        rows.append([
+            name, share(one["recall"]), share(one["precision"]), (one["f1-score"], percent(one["f1-score"])),
+            (one["support"], f"{one['support']:,.0f}"), f"{mistaken[0]} ({mistaken[1]})" if mistaken else "",
+        ])  # fmt: skip
+    columns = ["Class", "Recall", "Precision", "F1", "Pictures", "Mistaken for"]
+    return [
+        table(columns, rows, sorted_by=1, caption="Figures of each class on the test part"),
+        E("p", "Recall: how many of a class's pictures are found. Precision: how many of those called so are so. F1: both in "
+               "one. A click on a heading sorts.", class_="note"),
+    ]  # fmt: skip
+
+
+def share(value: float, digits: int = 1) -> tuple[float, Element]:
+    """Return a table's cell with a part of the whole as number and bar."""
+    return value, E("span", percent(value, digits), class_="bar", style=f"--share: {100 * value:.1f}%")
+
+
+def confusions(figures: dict[str, Any]) -> list[Element | None]:
+    """The confusion matrix, and the commonest confusions."""
+    if "confusion" not in figures:
+        return []
+    names, matrix = list(figures["per_class"]), np.array(figures["confusion"])
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    mistakes = matrix * (1 - np.eye(len(names), dtype=int))
+    commonest = [place for place in np.argsort(-mistakes, axis=None, kind="stable")[:MOST_CONFUSIONS] if mistakes.flat[place]]
+    rows = [[names[given], names[said], (times, f"{times:,}"), (share, percent(share))] for given, said, times, share in (
+        (given, said, int(matrix[given, said]), float(shares[given, said]))
+        for given, said in (divmod(int(place), len(names)) for place in commonest)
+    )]  # fmt: skip
+    listing = table(["Given", "Called", "Pictures", "Of the class"], rows, sorted_by=None, caption="The commonest confusions")
+    if len(names) > MOST_CELLS:
+        grey = Image.fromarray(np.uint8(255 - 255 * np.sqrt(shares))).resize((480, 480), Image.Resampling.NEAREST)
+        drawn = E("figure", picture(grey, f"confusion matrix of {len(names)} classes; a dark diagonal is right"), class_="matrix")
+        return [E("div", drawn, listing if rows else None, class_="two")]
+    header = E("tr", E("td"), *[E("th", E("span", name), scope="col") for name in names])
+    body = [
+        E("tr", E("th", name, scope="row"), *[
+            E("td", f"{100 * share:.0f}" if share >= 0.005 else "", style=f"--share: {100 * share:.0f}%",
+              class_=" ".join(filter(None, ["right" if said == given else "", "dark" if share > 0.5 else ""])) or None,
+              title=f"{name} called {names[said]}: {matrix[given, said]} pictures")
+            for said, share in enumerate(shares[given])
+        ])
+        for given, name in enumerate(names)
+    ]  # fmt: skip
+    whole = E("table", E("caption", "Row: the given class. Column: what it was called. In % of the row."),
+              E("thead", header), E("tbody", *body), class_="confusion", style=f"--classes: {len(names)}")  # fmt: skip
+    matrix_or_scroll = E("div", whole, class_="wide", tabindex=0, role="region", aria_label="Confusion matrix")
+    return [E("div", matrix_or_scroll, listing if rows else None, class_="two")]
+
+
+def calibration(figures: dict[str, Any], logits: np.ndarray, labels: np.ndarray) -> list[Element | None]:
+    """Whether 90 % means 90 %, before and after temperature scaling."""
+    if "calibrated" not in figures:
+        return []
+    temperature, after = figures["temperature"], figures["calibrated"]
+    series = {
+        "the network's own": reliability(probabilities(logits), labels),
+        f"with temperature {temperature:.2f}": reliability(probabilities(logits, temperature), labels),
+    }
+    label = f"Reliability diagram: calibration error {percent(figures['ece'])} before and {percent(after['ece'])} after scaling"
+    rows = [
+        ["Calibration error (ECE)", (figures["ece"], percent(figures["ece"])), (after["ece"], percent(after["ece"]))],
+        ["Brier score", (figures["brier"], f"{figures['brier']:.4f}"), (after["brier"], f"{after['brier']:.4f}")],
+        ["Log loss", (figures["loss"], f"{figures['loss']:.4f}"), (after["loss"], f"{after['loss']:.4f}")],
+    ]
+    tendency = "too sure of itself" if temperature > 1 else "too modest"
+    return [
+        E(
+            "div",
+            E("figure", charts.reliability_diagram(label, series), charts.legend(*series)),
+            E(
+                "div",
+                table(["", "Before", "After"], rows, caption="Probabilities before and after temperature scaling"),
+                E("p", "On the diagonal, of the pictures that the network is 90 % sure of, 90 % are right; below it, it is too "
+                       "sure. A dot's area is the share of the pictures.", class_="note"),
+                E("p", f"On validation a temperature of {temperature:.3f} fitted best: the network is {tendency}. It divides the "
+                       "logits before the softmax (Guo et al. 2017), and headstart predict applies it. Lower is better in all "
+                       "three figures.", class_="note"),
+            ),
+            class_="two",
+        )
+    ]  # fmt: skip
+
+
+def looked_at(galleries: list[Element], method: str) -> list[Element]:
+    """The galleries, and how their heat maps were made."""
+    explanation = (
+        "Right of each picture is the same picture with what spoke for the answer in colour, bright yellow strongest; "
+        f"what did not is grey. Method: {method}."
+    )
+    return [E("p", explanation, class_="note"), *galleries]
+
+
+def the_data(run: Run, data: Dataset, audit: dict[str, Any]) -> list[Element | None]:
+    """What the run was trained and tested on, and what the audit found in it."""
+    summary = run.read_json("data.json")
+    rows = [[part, (number, f"{number:,}")] for part, number in summary["pictures"].items()]
+    height, width = summary["picture_shape"][:2]
+    facts = [
+        f"Kept at {height} x {width} pixels.",
+        unreadable(summary),
+        f"{count(len(summary['duplicates']), 'exact duplicate')}.",
+    ]
+    found: list[Element | None] = [
+        E("div", table(["Part", "Pictures"], rows, caption="Pictures of each part"), E("p", " ".join(facts), class_="note"),
+          class_="two"),
+    ]  # fmt: skip
+    return [*found, *audited(data, audit)]
+
+
+def unreadable(summary: dict[str, Any]) -> str:
+    files = summary["unreadable"]
+    return f"{count(len(files), 'file')} could not be read{': ' + ', '.join(files[:3]) if files else ''}."
+
+
+def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
+    """What `audit.json` says: imbalance, near-duplicates, accuracy without twins, labels that may be wrong."""
+    if "imbalance" in audit:
+        yield E("p", f"The largest class has {audit['imbalance']:.1f} times the pictures of the smallest.", class_="note")
+    if "near_duplicates" in audit:
+        pairs = audit["near_duplicates"]
+        across = sum(pair["parts"][0] != pair["parts"][1] for pair in pairs)
+        yield E("h3", "Near-duplicates")
+        yield E("p", f"{count(len(pairs), 'pair')}, {across:,} of them across two parts.")
+        shown = sorted(pairs, key=lambda pair: (pair["parts"][0] == pair["parts"][1], -pair["similarity"]))[:MOST_PAIRS]
+        yield E("div", [figure for pair in shown if (figure := twins(data, pair)) is not None], class_="gallery")
+    if without := audit.get("accuracy_without_twins"):
+        rows = [
+            [STAGE_NAMES[stage], (one["accuracy"], percent(one["accuracy"], 2)),
+             f"{percent(one['interval'][0], 2)} to {percent(one['interval'][1], 2)}", (one["left_out"], f"{one['left_out']:,}")]
+            for stage, one in without.items()
+        ]  # fmt: skip
+        yield table(["Stage", "Accuracy", "95 % interval", "Left out"], rows,
+                    caption="Without the test pictures that have a twin in training")  # fmt: skip
+    if "suspects" in audit:
+        suspects = audit["suspects"]
+        yield E("h3", "Labels that may be wrong")
+        yield E("p", f"{count(len(suspects), 'picture')}, by predictions of models that had not seen them (confident learning, "
+                     "Northcutt et al. 2021).")  # fmt: skip
+        figures = [suspicion(data, one) for one in suspects[:MOST_SUSPECTS]]
+        yield E("div", [figure for figure in figures if figure is not None], class_="gallery small")
+
+
+def twins(data: Dataset, pair: dict[str, Any]) -> Element | None:
+    places = [place_of(data, pair[key]) for key in ("first", "second")]
+    if None in places:
+        return None
+    images = [picture(gallery.thumbnail(data.pictures.images[place]), pair[key])
+              for place, key in zip(places, ("first", "second"), strict=True)]  # fmt: skip
+    names = [f"{part}: {pair[key]}" for part, key in zip(pair["parts"], ("first", "second"), strict=True)]
+    words = [E("b", " and ".join(pair["parts"])), f" correlation {pair['similarity']:.2f}"]
+    return E("figure", E("div", images, class_="pair"), E("figcaption", words), title="; ".join(names))
+
+
+def suspicion(data: Dataset, suspect: dict[str, Any]) -> Element | None:
+    place = place_of(data, suspect["name"])
+    if place is None:
+        return None
+    words = [E("b", f"{suspect['suggested']}?"), f" {percent(suspect['suggested_probability'], 0)}", E("br"),
+             E("span", f"label: {suspect['given']}", class_="given")]  # fmt: skip
+    return E("figure", picture(gallery.thumbnail(data.pictures.images[place]), suspect["name"]), E("figcaption", words),
+             title=suspect["name"])  # fmt: skip
+
+
+def place_of(data: Dataset, name: str) -> int | None:
+    """Return the index of a picture that the audit names by its file, or as `test 123` by its place in the source's part."""
+    if data.pictures.files:
+        return data.pictures.files.index(name) if name in data.pictures.files else None
+    part, _, number = name.rpartition(" ")
+    if part not in PART_NAMES or not number.isdigit():
+        return None
+    places = np.flatnonzero(data.pictures.parts == PART_NAMES.index(part))
+    return int(places[int(number)]) if int(number) < len(places) else None
+
+
+def cost(run: Run) -> list[Element]:
+    """Time of each stage and the most memory."""
+    seconds = {name: value for name, value in run.metrics["seconds"].items() if name != "total"}
+    total = run.metrics["seconds"]["total"]
+    rows = [
+        [SECONDS_NAMES.get(name, name), (value, duration(value)), share(value / (total or 1), 0)]
+        for name, value in seconds.items()
+    ]  # fmt: skip
+    memory = f" The process held at most {run.metrics['peak_memory_mb'] / 1000:.1f} GB of memory."
+    weights = f" The network has {run.metrics['parameters'] / 1e6:.1f} million weights."
+    return [
+        table(["Stage", "Time", "Share"], rows, caption="Time of each stage"),
+        E("p", f"{duration(total)} in all.{memory}{weights}", class_="note"),
+    ]
+
+
+def again(run: Run) -> list[Element]:
+    """The command, the versions, the data's fingerprint and every option."""
+    environment = run.read_json("environment.json")
+    versions = [[name, value] for name, value in environment.items() if name not in NOT_VERSIONS]
+    return [
+        E("pre", E("code", [[E("span", word), " "] for word in command(run.config)])),
+        E("p", "Fingerprint of the data: ", E("code", run.read_json("data.json")["fingerprint"]), class_="note"),
+        E("details", E("summary", "Versions and machine"), table(["Package", "Version"], versions)),
+        E("details", E("summary", "Every option"), E("pre", E("code", (run.path / "config.toml").read_text(encoding="utf-8")))),
+    ]
+
+
+def command(config: Config) -> list[str]:
+    """Return the command line that gives a configuration again, an option with its value being one word."""
+    words = ["headstart train", f"--recipe {config.recipe}"]
+    defaults = RECIPES[config.recipe]() if config.recipe in RECIPES else Config()
+    for field in dataclasses.fields(Config):
+        value = getattr(config, field.name)
+        if field.name in ("recipe", "out") or value == getattr(defaults, field.name):
+            continue
+        if isinstance(value, bool):
+            words.append(option_name(field.name) if value else "--no-" + option_name(field.name)[2:])
+        else:
+            words.append(f"{option_name(field.name)} {shlex.quote(str(value))}")
+    return words

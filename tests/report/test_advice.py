@@ -1,0 +1,51 @@
+import pytest
+
+import headstart as hs
+from headstart.report.advice import advice
+
+ROW = {"stage": "fine_tuned", "accuracy": 0.9, "val_accuracy": 0.9}
+CLASSES = {"cat": {"recall": 0.9, "support": 100}, "dog": {"recall": 0.9, "support": 100}}
+
+
+def figures(**changes):
+    return {"accuracy": 0.9, "interval": [0.89, 0.91], "pictures": 10_000, "per_class": CLASSES, "ece": 0.01,
+            "calibrated": {"ece": 0.005}, "confusion": [[90, 10], [10, 90]]} | changes  # fmt: skip
+
+
+HELPED = {"only_frozen_right": 10, "only_fine_tuned_right": 90, "p_value": 1e-9}
+
+
+def given(config=None, history=(ROW,), audit=None, cells=7, comparison=None, **changes) -> str:
+    """The advice for a run that has nothing to be said about, but for the changes."""
+    metrics = {"test": {"frozen": figures(accuracy=0.8), "fine_tuned": figures(**changes)}, "comparison": comparison or HELPED}
+    return " ".join(
+        f"{what} {why}" for what, why in advice(config or hs.recipe("quick"), metrics, list(history), audit or {}, cells)
+    )
+
+
+def test_a_good_run_gets_no_advice():
+    assert given() == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"comparison": HELPED | {"p_value": 0.3}}, "Do not count on fine-tuning yet"),
+        ({"comparison": {"only_frozen_right": 0, "only_fine_tuned_right": 0, "p_value": 1.0}}, "--learning-rate 0.0004"),
+        ({"cells": 2}, "--image-size 128"),
+        ({"history": [ROW | {"val_accuracy": 0.8}, ROW]}, "--epochs 4"),
+        ({"history": [ROW | {"accuracy": 0.99, "val_accuracy": 0.8}]}, "--rand-augment"),
+        ({"per_class": CLASSES | {"cat": {"recall": 0.5, "support": 100}}}, "Add pictures of cat"),
+        ({"per_class": CLASSES | {"cat": {"recall": 0.5, "support": 100}}}, "10 are called dog"),
+        ({"per_class": CLASSES | {"cat": {"recall": 0.0, "support": 0}}}, ""),
+        ({"ece": 0.08}, "calibrated probabilities"),
+        ({"interval": [0.8, 0.95]}, "Test on more pictures"),
+        ({"audit": {"suspects": [{}, {}]}}, "2 labels that may be wrong"),
+        ({"audit": {"near_duplicates": [{"parts": ["training", "test"]}]}}, "1 near-duplicate cross"),
+        ({"audit": {"near_duplicates": [{"parts": ["test", "test"]}]}}, ""),
+        ({"audit": {"imbalance": 5.0}}, "--class-weights"),
+    ],
+)
+def test_a_figure_that_calls_for_something_gets_it(changes, words):
+    said = given(**changes)
+    assert words in said if words else said == ""

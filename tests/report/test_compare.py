@@ -1,0 +1,61 @@
+import dataclasses
+import shutil
+
+import pytest
+
+import headstart as hs
+from conftest import SMALL
+from headstart.cli import main
+
+
+@pytest.fixture(scope="module")
+def other_run(tmp_path_factory, digits):
+    """A run on the same pictures that learned less."""
+    return hs.train(hs.recipe("starter", out=str(tmp_path_factory.mktemp("other") / "other"), **SMALL | {"epochs": 0}), digits)
+
+
+def test_two_runs_on_the_same_pictures_get_a_paired_test(small_run, other_run, capsys, tmp_path):
+    main(["compare", str(other_run.path), str(small_run.path), "--out", str(tmp_path / "compare.html")])
+    printed = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
+    accuracies = [other_run.metrics["test"]["frozen"]["accuracy"], small_run.metrics["test"]["fine_tuned"]["accuracy"]]
+    for value in accuracies:
+        assert f"{100 * value:.2f} %" in printed
+    assert f"{100 * (accuracies[1] - accuracies[0]):+.2f} points" in printed
+    assert "exact McNemar test" in printed
+    assert [line.split() for line in printed.splitlines() if line.startswith("--")] == [["--epochs", "0", "4"]]
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert "Recall of each class" in page
+    assert "exact McNemar test" in page
+
+
+def test_other_test_pictures_get_no_paired_test(small_run, digits, tmp_path, capsys):
+    # Fewer of the same, and the same labels in the same order would not make them the same pictures.
+    fewer = dataclasses.replace(digits, test=digits.test[:40])
+    options = SMALL | {"epochs": 0, "head_epochs": 1}
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "fewer"), **options), fewer)
+    main(["compare", str(run.path), str(small_run.path)])
+    assert "not tested on the same pictures" in capsys.readouterr().out
+
+
+def test_a_run_against_itself_is_equal(small_run, tmp_path, capsys):
+    same = shutil.copytree(small_run.path, tmp_path / small_run.path.name)
+    main(["compare", str(small_run.path), str(same)])
+    printed = capsys.readouterr().out
+    assert "no option differs" in printed
+    assert "p = 1)" in printed
+    assert str(same) in printed  # both folders have one name
+
+
+def test_an_unfinished_run_is_refused(small_run, tmp_path):
+    unfinished = shutil.copytree(small_run.path, tmp_path / "unfinished")
+    (unfinished / "manifest.json").unlink()
+    from headstart.report.compare import Comparison
+
+    with pytest.raises(hs.HeadstartError, match="not finished"):
+        Comparison(small_run, hs.Run(unfinished))
+
+
+def test_a_page_that_cannot_be_written_is_said(small_run, other_run, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["compare", str(small_run.path), str(other_run.path), "--out", str(tmp_path / "missing" / "compare.html")])
+    assert "cannot write" in capsys.readouterr().err

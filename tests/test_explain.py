@@ -1,0 +1,143 @@
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+
+import headstart as hs
+from headstart.cli import main
+from headstart.explain import heat_maps, logit_gradients, overlay
+from headstart.model import build_model, load_backbone
+from headstart.model.graph import head_model
+
+SIDE, OBJECT = 128, 64
+
+
+def plain(count: int, side: int) -> np.ndarray:
+    """Pictures of one shade of grey each."""
+    return np.broadcast_to(np.linspace(60, 200, count).astype(np.uint8)[:, None, None, None], (count, side, side, 3)).copy()
+
+
+def planted(count: int, side: int = SIDE, size: int = OBJECT) -> tuple[np.ndarray, np.ndarray]:
+    """Plain pictures with a square of coloured checks in one quarter, and where it lies, bool (N, side, side)."""
+    generator = np.random.default_rng(0)
+    images, where = plain(count, side), np.zeros((count, side, side), bool)
+    for image, mask in zip(images, where, strict=True):
+        top, left = generator.integers(0, 2, 2) * (side - size)
+        checks = generator.integers(0, 2, (8, 8, 3)).astype(np.uint8) * 255
+        image[top : top + size, left : left + size] = checks.repeat(size // 8, 0).repeat(size // 8, 1)
+        mask[top : top + size, left : left + size] = True
+    return images, where
+
+
+def network_that_knows_the_object(backbone: str, images: np.ndarray, **options) -> keras.Model:
+    """A network whose linear head tells pictures with the object (class 1) from plain grey ones (class 0)."""
+    keras.utils.set_random_seed(0)
+    size = images.shape[1]
+    weights = "auto" if backbone == "starter" or backbone.endswith(".keras") else "none"
+    config = hs.Config(backbone=backbone, weights=weights, image_size=size, hidden_units=0, precision="float32", **options)
+    model = build_model(*load_backbone(config), (size, size, 3), 2, config, "float32")
+    both = np.concatenate([plain(len(images), size), images])
+    labels = np.repeat([0, 1], len(images))
+    features = keras.Model(model.input, model.get_layer("features").output)
+    features.compile(jit_compile=False)
+    pooled = np.asarray(features.predict_on_batch(both))
+    mean, deviation = pooled.mean(axis=0), pooled.std(axis=0) + 1e-9
+    fitted = LogisticRegression().fit((pooled - mean) / deviation, labels)
+    kernel = fitted.coef_[0] / deviation / 2
+    model.get_layer("logits").set_weights([np.stack([-kernel, kernel], axis=1), np.zeros(2)])
+    return model
+
+
+def own_backbone(folder) -> str:
+    """A user's own network, saved as they would."""
+    keras.utils.set_random_seed(1)
+    images = x = keras.Input((None, None, 3))
+    for channels in (8, 16, 32):
+        x = keras.layers.Conv2D(channels, 3, 2, "same", activation="relu")(x)
+    keras.Model(images, x, name="mine").save(folder / "mine.keras")
+    return str(folder / "mine.keras")
+
+
+# With random weights, which say little; MobileNets' say nothing at all about where something is.
+@pytest.mark.parametrize("backbone", ["starter", "resnet50", "resnet50v2", "efficientnetv2b0", "convnexttiny", "a user's own"])
+def test_the_map_points_at_a_planted_object(backbone, tmp_path):
+    images, where = planted(8)
+    options = {}
+    if backbone == "a user's own":
+        backbone, options = own_backbone(tmp_path), {"preprocess": "unit"}
+    model = network_that_knows_the_object(backbone, images, **options)
+    maps, method = heat_maps(model, images, np.ones(len(images), int))
+    assert method.startswith("HiResCAM")
+    assert_points_at(maps, where)
+
+
+def test_a_feature_map_too_coarse_to_point_gives_way_to_occlusion(tmp_path):
+    images, where = planted(8, side=16, size=8)
+    model = network_that_knows_the_object("starter", images)
+    maps, method = heat_maps(model, images, np.ones(len(images), int))
+    assert method.startswith("occlusion")
+    assert "only 2 x 2 cells" in method
+    assert_points_at(maps, where)
+
+
+def assert_points_at(maps: np.ndarray, where: np.ndarray) -> None:
+    assert maps.shape == where.shape
+    assert maps.min() >= 0
+    np.testing.assert_allclose(maps.max(axis=(1, 2)), 1)
+    # The object is a quarter of the picture: a map that knows nothing has a quarter of its mass there.
+    inside = (maps * where).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
+    assert inside.mean() > 0.5
+    # The pointing game (Zhang et al. 2016): the map's largest value lies on the object.
+    assert np.mean([mask.flat[one.argmax()] for one, mask in zip(maps, where, strict=True)]) > 0.8
+
+
+@pytest.mark.parametrize("hidden_units", [0, 16])
+def test_the_gradient_of_the_head_is_that_of_finite_differences(hidden_units):
+    config = hs.Config(backbone="starter", image_size=16, hidden_units=hidden_units, precision="float32")
+    model = build_model(*load_backbone(config), (16, 16, 3), 3, config, "float32")
+    features, classes = np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32), np.array([2, 0])
+    gradients = logit_gradients(model, features, classes)
+
+    def above_mean(features):
+        logits = np.asarray(head_model(model).predict_on_batch(features))
+        return logits[[0, 1], classes] - logits.mean(axis=1)
+
+    step = np.zeros_like(features)
+    step[:, 7] = 1e-2
+    found = (above_mean(features + step) - above_mean(features - step)) / 2e-2
+    np.testing.assert_allclose(gradients[:, 7], found, rtol=1e-2, atol=1e-4)
+
+
+def test_a_run_explains_files_and_skips_what_is_no_picture(small_run, digits, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for number, image in enumerate(digits.images(digits.test[:2])):
+        Image.fromarray(image).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
+    main(["explain", str(small_run.path), str(tmp_path / "in"), "--out", str(tmp_path / "out")])
+    printed = capsys.readouterr()
+    assert "skipped" in printed.err
+    assert "broken.jpg" in printed.err
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in files] == ["001-0.png", "002-1.png"]
+    assert all(str(file) in printed.out for file in files)
+    assert Image.open(files[0]).size == (224, 224)
+    explanations = small_run.explain(tmp_path / "in")
+    assert explanations.maps.shape == explanations.pictures.shape[:3] == (2, 8, 8)
+    assert explanations.predictions.labels == small_run.predict(tmp_path / "in").labels
+
+
+@pytest.mark.parametrize(("pictures", "message"), [([], "no pictures to explain"), ("missing.jpg", "no file or folder")])
+def test_what_cannot_be_explained_is_said(small_run, pictures, message):
+    with pytest.raises(hs.HeadstartError, match=message):
+        small_run.explain(pictures)
+
+
+def test_nothing_readable_is_an_error(small_run, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(hs.HeadstartError, match="none of the 1 pictures"):
+        small_run.explain(tmp_path)
+
+
+def test_an_overlay_keeps_the_pictures_proportions():
+    assert overlay(np.zeros((10, 20, 3), np.uint8), np.zeros((10, 20)), 50).size == (100, 50)
