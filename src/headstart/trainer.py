@@ -22,7 +22,7 @@ from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.model import build_model, load_backbone
 from headstart.model.backbones import refuse_unusable
-from headstart.model.graph import all_layers, head_model, unfreeze
+from headstart.model.graph import all_layers, head_model, take_back, unfreeze
 from headstart.predict import predict_logits
 from headstart.run import Run
 from headstart.run.report import write_results
@@ -188,6 +188,8 @@ def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Ru
         stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
     )  # fmt: skip
+    if cut:
+        take_back(learner, model, cut)
     test_once(stage, learner, validation, test, run)
 
 

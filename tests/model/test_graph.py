@@ -12,6 +12,7 @@ from headstart.model.graph import (
     frozen_cut,
     head_model,
     normalisation,
+    take_back,
     unfreeze,
     without_augmentation,
 )
@@ -27,7 +28,7 @@ def tiny_backbone() -> keras.Model:
     x = inputs
     for number in range(2):
         x = keras.layers.Conv2D(8, 3, padding="same", name=f"stage{number}_conv")(x)
-        x = keras.layers.BatchNormalization(name=f"stage{number}_bn")(x)
+        x = keras.layers.BatchNormalization(name=f"stage{number}_bn")(keras.layers.Conv2D(8, 1, name=f"stage{number}_mix")(x))
         x = keras.layers.Activation("relu", name=f"stage{number}_relu")(x)
     # Read twice: this batch norm cannot be folded away.
     x = keras.layers.Add()([keras.layers.BatchNormalization(name="last_bn")(x), x])
@@ -137,7 +138,14 @@ def test_the_two_sides_of_a_cut_are_the_whole_network():
     features, maps = feature_model(model, cut).predict(pictures, verbose=0)
     expected = without_augmentation(model).predict(pictures, verbose=0)
     np.testing.assert_allclose(head_model(model).predict(features, verbose=0), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(head_model(model, cut).predict(maps, verbose=0), expected, rtol=1e-5, atol=1e-5)
+    learner = head_model(model, cut)
+    np.testing.assert_allclose(learner.predict(maps, verbose=0), expected, rtol=1e-5, atol=1e-5)
+    for weight in learner.weights:
+        weight.assign(weight * 1.1)
+    take_back(learner, model, cut)
+    np.testing.assert_allclose(
+        without_augmentation(model).predict(pictures, verbose=0), learner.predict(maps, verbose=0), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

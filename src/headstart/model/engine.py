@@ -1,6 +1,7 @@
 """A network's forward pass by the fastest engine of the machine: OpenVINO on CPUs, Keras' backend elsewhere."""
 
 import logging
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -80,6 +81,8 @@ def overlapped(compiled: Any, batches: Iterable[np.ndarray], outputs: int) -> It
 
 def compiled_by_openvino(model: keras.Model) -> Any:
     """Return OpenVINO's compiled form of a network, or None where it is missing or cannot convert it."""
+    # Its converter would report each use to its makers; without this package it has no way to.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         import openvino
 

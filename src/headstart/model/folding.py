@@ -1,4 +1,4 @@
-"""Batch norm that is held in inference mode, folded into the convolution before it."""
+"""The same function in fewer or faster layers: folded batch norms, and 1 x 1 convolutions as matrix products."""
 
 import keras
 import numpy as np
@@ -63,3 +63,30 @@ def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[
     # A depthwise kernel is (h, w, channels, multiplier), and its output channels are the last two together.
     return [kernel * np.reshape(scale, kernel.shape[2:] if isinstance(conv, layers.DepthwiseConv2D) else (-1,)),
             shift * scale + values.get("beta", 0.0)]  # fmt: skip
+
+
+def with_matrix_products(model: keras.Model) -> keras.Model:
+    """Return a copy in which 1 x 1 convolutions are dense layers, which compute the same.
+
+    For maps of few cells oneDNN takes longer to reorder a convolution's kernel, at every step, than
+    for the product itself: the last stage of a ResNet-50 at 64 px trains 1.4 times as fast this way.
+    """
+
+    def copy(layer: layers.Layer) -> layers.Layer:
+        if not isinstance(layer, layers.Layer):
+            return layer  # a bare operation, which has no weights
+        pointwise = type(layer) is layers.Conv2D and layer.kernel_size == layer.strides == (1, 1) and layer.groups == 1
+        if not pointwise or layer.data_format != "channels_last":
+            return type(layer).from_config(layer.get_config())
+        shared = {key: layer.get_config()[key] for key in ("name", "trainable", "dtype", "activation", "use_bias")}
+        return layers.Dense(layer.filters, **shared)
+
+    copied = keras.models.clone_model(model, clone_function=copy)
+    copy_weights(model, copied)
+    return copied
+
+
+def copy_weights(source: keras.Model, target: keras.Model) -> None:
+    """Copy all weights between a network and its form of `with_matrix_products`, in either direction."""
+    for weight, copied in zip(source.weights, target.weights, strict=True):
+        copied.assign(keras.ops.reshape(weight, copied.shape))

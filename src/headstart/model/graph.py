@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 from headstart.config import ALL, LAST_STAGE, Config
-from headstart.model.folding import fold_batch_norm
+from headstart.model.folding import copy_weights, fold_batch_norm, with_matrix_products
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -125,18 +125,30 @@ def feature_model(model: keras.Model, cut: str = "") -> keras.Model:
 
 
 def head_model(model: keras.Model, cut: str = "") -> keras.Model:
-    """Return what comes after `feature_model`, to logits; it shares its weights with `model`.
+    """Return what comes after `feature_model`, to logits.
 
-    Without `cut` it is the head alone and takes pooled features, float32 (B, channels); with it, it
-    is the backbone from `cut` on and the head, and takes feature maps (B, h, w, c).
+    Without `cut` it is the head alone, and takes pooled features, float32 (B, channels). With it, it
+    is the backbone from `cut` on and the head, and takes feature maps (B, h, w, c). It shares the
+    head's weights with `model`; those of the backbone are a copy, see `take_back`.
     """
-    features, backbone = model.get_layer("features"), model.get_layer("backbone")
+    features = model.get_layer("features")
     inputs = x = keras.Input(feature_model(model, cut).outputs[-1].shape[1:], name="features_in")
     if cut:
-        x = features(keras.Model(backbone.get_layer(cut).output, backbone.output, name="backbone_end")(x))
+        x = features(with_matrix_products(backbone_end(model, cut))(x))
     for layer in model.layers[model.layers.index(features) + 1 :]:
         x = layer(x)
     return keras.Model(inputs, x, name="head")
+
+
+def backbone_end(model: keras.Model, cut: str) -> keras.Model:
+    """Return the backbone from the layer `cut` on; it shares its weights with `model`."""
+    backbone = model.get_layer("backbone")
+    return keras.Model(backbone.get_layer(cut).output, backbone.output, name="backbone_end")
+
+
+def take_back(learner: keras.Model, model: keras.Model, cut: str) -> None:
+    """Put the backbone's weights that a `head_model` with `cut` has learned into `model`."""
+    copy_weights(learner.get_layer("backbone_end"), backbone_end(model, cut))
 
 
 def frozen_cut(model: keras.Model, config: Config) -> str:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from headstart.config import Config, option_name
+from headstart.config import ALL, LAST_STAGE, Config, option_name
 from headstart.data import Dataset
 from headstart.data.dataset import PART_NAMES
 from headstart.recipes import RECIPES
@@ -111,7 +111,9 @@ def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
 
 def run_in_words(run: Run) -> str:
     """Return what learned, and for how long."""
-    what = {"frozen": "the head learned", "fine_tuned": "then the whole network", "scratch": "all of it learned from nothing"}
+    start = run.config.fine_tune_from
+    unfrozen = {ALL: "the whole network", LAST_STAGE: "the network's last stage"}.get(start, f"the network from {start} on")
+    what = {"frozen": "the head learned", "fine_tuned": f"then {unfrozen}", "scratch": "all of it learned from nothing"}
     epochs = Counter(row["stage"] for row in run.history)
     words = ", ".join(f"{what[stage]} for {count(number, 'epoch')}" for stage, number in epochs.items())
     return words[0].upper() + words[1:]
