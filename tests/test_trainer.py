@@ -23,8 +23,9 @@ def test_a_run_holds_what_it_promises(small_run):
         "config.toml", "data.json", "environment.json", "history.csv", "log.txt", "manifest.json", "metrics.json", "model.keras",
         "test_frozen.npy", "test_fine_tuned.npy", "images/history.png", "images/gain.png", "images/confusion.png",
         "images/samples.png", "images/mistakes.png",
+        "audit.json", "near_duplicates.csv", "suspects.csv", "images/near_duplicates.png", "images/suspects.png",
     }  # fmt: skip
-    assert set(small_run.metrics["seconds"]) == {"preparation", "features", "head", "fine_tuning", "total"}
+    assert set(small_run.metrics["seconds"]) == {"preparation", "features", "audit", "head", "fine_tuning", "total"}
     assert small_run.metrics["peak_memory_mb"] > 100
     assert [(row["stage"], row["epoch"]) for row in small_run.history] == [
         *(("frozen", epoch) for epoch in (1, 2, 3)), *(("fine_tuned", epoch) for epoch in (1, 2, 3, 4)),

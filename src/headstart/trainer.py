@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
+from headstart.audit.job import audit_run
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import Config, suggestion
 from headstart.data import Dataset
@@ -81,6 +82,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
+        data = audit_run(run, model, data, checkpoint)
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
         checkpoint.seconds["preparation"] = checkpoint.seconds.get("preparation", 0.0) + time.monotonic() - begin
 
@@ -146,8 +148,11 @@ def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 
 def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoint: Checkpoint) -> list[Batches]:
     """Return batches of features: training in all its views, validation and test as they are."""
     begin = time.monotonic()
+    # The cache knows the training part as it was before any duplicates were left out.
+    whole = np.union1d(data.train, data.left_out)
+    trained = np.isin(whole, data.train)
     views = [
-        cached_features(model, data, data.train, config, view, f"training pictures, view {view + 1} of {config.views}")
+        cached_features(model, data, whole, config, view, f"training pictures, view {view + 1} of {config.views}")[trained]
         for view in range(config.views)
     ]
     features = {name: cached_features(model, data, part, config, 0, f"{name} pictures")

@@ -62,6 +62,7 @@ class Dataset:
         train, validation, test: int64 indices into the pictures; no two splits share a picture or
             hold equal ones.
         duplicates: a line for each picture that equals another: which, and what was done.
+        left_out: int64 indices of training pictures that `--drop-duplicates` left out.
     """
 
     pictures: Pictures
@@ -69,6 +70,7 @@ class Dataset:
     validation: np.ndarray
     test: np.ndarray
     duplicates: tuple[str, ...] = field(default=())
+    left_out: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
     @property
     def class_names(self) -> tuple[str, ...]:

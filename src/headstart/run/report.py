@@ -4,6 +4,7 @@ import logging
 
 import keras
 
+from headstart.audit.job import add_accuracies
 from headstart.data import Dataset
 from headstart.files import write_json
 from headstart.run.folder import Run
@@ -17,6 +18,7 @@ logger = logging.getLogger("headstart")
 SECONDS = {
     "preparation": "preparation",
     "features": "features",
+    "audit": "audit",
     "frozen": "head",
     "fine_tuned": "fine_tuning",
     "scratch": "training",
@@ -45,4 +47,5 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
             "test, %s: %.2f %% of %d pictures (95 %% interval %.2f to %.2f)", stage.replace("_", "-"),
             100 * test[stage]["accuracy"], test[stage]["pictures"], 100 * low, 100 * high,
         )  # fmt: skip
+    add_accuracies(run, data, stages)
     logger.info("%.0f seconds; the run is in %s", metrics["seconds"]["total"], run.path)
