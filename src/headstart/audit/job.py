@@ -28,6 +28,8 @@ logger = logging.getLogger("headstart")
 
 # Principal components of the features: for the labels, and of these the first for finding similar pictures.
 LABEL_COMPONENTS, PAIR_COMPONENTS = 256, 128
+# Fewer pictures for each weight of a class, and its regression learns noise.
+PICTURES_PER_COMPONENT = 10
 # So many pictures determine the components.
 PCA_SAMPLE = 10_000
 
@@ -99,7 +101,8 @@ def examine(data: Dataset, features: np.ndarray, folder: Path) -> dict[str, Any]
         {"first": names[one], "second": names[other], "parts": [str(parts[one]), str(parts[other])], "similarity": round(r, 4)}
         for (one, other), r in zip(pairs.tolist(), similarity.tolist(), strict=True)
     ]
-    probabilities = out_of_fold_probabilities(components, labels)
+    most = max(2, len(rows) // PICTURES_PER_COMPONENT)
+    probabilities = out_of_fold_probabilities(components[:, :most], labels)
     wrong, better = confident_suspects(probabilities, labels)
     suspects = [
         {

@@ -19,9 +19,16 @@ def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dic
     """
     rows, columns = PAIRS
     across = [row for row, entry in enumerate(found) if entry["parts"][0] != entry["parts"][1]]
-    shown = across if len(across) >= rows * columns else range(len(found))
     title = f"{len(found)} near-duplicates, {len(across)} of them across two parts" if found else "no near-duplicates found"
     canvas.suptitle(title)
+    # Those across two parts first; of a series of alike pictures, which makes hundreds of pairs, each one once.
+    seen: set[int] = set()
+    shown: list[int] = []
+    for row in sorted(range(len(found)), key=lambda row: (found[row]["parts"][0] == found[row]["parts"][1], row)):
+        inside = found[row]["parts"][0] == found[row]["parts"][1]
+        if seen.isdisjoint(pairs[row].tolist()) and not (inside and len(shown) >= rows * columns):
+            shown.append(row)
+            seen.update(pairs[row].tolist())
     chosen = np.linspace(0, len(shown) - 1, min(rows * columns, len(shown))).round().astype(int)
     for place, row in enumerate((shown[number] for number in chosen), start=1):
         axes = canvas.add_subplot(rows, columns, place)
