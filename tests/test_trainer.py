@@ -26,8 +26,9 @@ def test_a_run_holds_what_it_promises(small_run):
         "test_frozen.npy", "test_fine_tuned.npy", "validation_frozen.npy", "validation_fine_tuned.npy", "labels_test.npy",
         "labels_validation.npy", "images/history.png", "images/gain.png", "images/confusion.png", "images/samples.png",
         "images/mistakes.png", "report.html", "images/calibration.png",
+        "audit.json", "near_duplicates.csv", "suspects.csv", "images/near_duplicates.png", "images/suspects.png",
     }  # fmt: skip
-    assert set(small_run.metrics["seconds"]) == {"preparation", "features", "head", "fine_tuning", "total"}
+    assert set(small_run.metrics["seconds"]) == {"preparation", "features", "audit", "head", "fine_tuning", "total"}
     assert small_run.metrics["peak_memory_mb"] > 100
     assert [(row["stage"], row["epoch"]) for row in small_run.history] == [
         *(("frozen", epoch) for epoch in (1, 2, 3)), *(("fine_tuned", epoch) for epoch in (1, 2, 3, 4)),

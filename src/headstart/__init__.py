@@ -19,6 +19,7 @@ _PUBLIC = {
     "HeadstartError": "headstart.errors",
     "Predictions": "headstart.predict",
     "Run": "headstart.run",
+    "audit_data": "headstart.audit.job",
     "load_data": "headstart.data",
     "recipe": "headstart.recipes",
     "train": "headstart.trainer",
@@ -29,7 +30,7 @@ __all__ = sorted(_PUBLIC)
 def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("Predictions", "train"):
+    if name in ("Predictions", "audit_data", "train"):
         from headstart.backend import load_keras
 
         load_keras()  # first, so that the backend starts without its chatter

@@ -1,4 +1,4 @@
-"""The command line: `headstart train`, `evaluate`, `predict`, `explain` and `compare`.
+"""The command line: `headstart train`, `evaluate`, `predict`, `explain`, `compare` and `audit`.
 
 Its options are made from `headstart.config.Config`; nothing heavy is imported before a command runs.
 """
@@ -32,6 +32,7 @@ A pretrained backbone learns your pictures in two stages, and says truly how wel
   predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv]
   explain    show what it looked at:  headstart explain runs/photos a.jpg folder/ [--out heat-maps/]
   compare    two runs side by side:   headstart compare runs/photos runs/other [--out compare.html]
+  audit      twins and wrong labels:  headstart audit photos/ --out audits/photos
 """
 
 
@@ -41,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SUMMARY, end="")
         return
-    commands = {"train": train, "evaluate": evaluate, "predict": predict, "explain": explain, "compare": compare}
+    commands = {
+        "train": train, "evaluate": evaluate, "predict": predict, "explain": explain, "compare": compare, "audit": audit,
+    }  # fmt: skip
     try:
         if arguments[0] not in commands:
             raise HeadstartError(f"there is no command {arguments[0]!r}{suggestion(arguments[0], commands)}")
@@ -101,12 +104,16 @@ def train_options(defaults: Config) -> type:
         ("config", Annotated[str, arg(help="TOML file of options, such as a run's config.toml")], dataclasses.field(default="")),
         ("overwrite", Annotated[bool, arg(help="replace an existing run")], dataclasses.field(default=False)),
     ]
-    for field in dataclasses.fields(Config):
-        text = "; ".join(filter(None, (field.metadata["help"], range_text(field))))
-        fields.append(
-            (field.name, Annotated[field.type, arg(help=text)], dataclasses.field(default=getattr(defaults, field.name)))
-        )
+    fields += [config_option(field, getattr(defaults, field.name)) for field in dataclasses.fields(Config)]
     return dataclasses.make_dataclass("Train", fields)
+
+
+def config_option(field: dataclasses.Field, default: Any) -> tuple[str, Any, Any]:
+    """Return name, type with help, and default of an option that is a field of `Config`."""
+    from tyro.conf import arg
+
+    text = "; ".join(filter(None, (field.metadata["help"], range_text(field))))
+    return field.name, Annotated[field.type, arg(help=text)], dataclasses.field(default=default)
 
 
 def parse(options: type, arguments: list[str], program: str, description: str | None) -> Any:
@@ -175,6 +182,35 @@ def predict(arguments: list[str]) -> None:
     for line in predictions.unreadable:
         print(f"headstart: skipped {line}", file=sys.stderr)
     PRINTERS[options.format](predictions)
+
+
+def audit(arguments: list[str]) -> None:
+    """Find near-duplicates and labels that are probably wrong; nothing is changed.
+
+    A training with the same data, splits and backbone finds the features in the cache, and audits by itself.
+    """
+    from tyro.conf import Positional, arg
+
+    source = arg(help="cifar10, cifar100, digits, or the path of a picture folder or CIFAR files")
+    defaults = dataclasses.replace(Config(), out="audit")
+    fields: list[Any] = [("data", Annotated[Positional[str], source])]
+    fields += [config_option(field, getattr(defaults, field.name))
+               for field in dataclasses.fields(Config) if field.name in AUDIT_OPTIONS]  # fmt: skip
+    options = parse(dataclasses.make_dataclass("Audit", fields), arguments, "headstart audit", audit.__doc__)
+    config = replace(defaults, **dataclasses.asdict(options))
+    start_keras()
+    from headstart.audit.job import audit_data
+
+    content = audit_data(config)
+    print(f"near_duplicates {len(content['near_duplicates'])}")
+    print(f"suspects {len(content['suspects'])}")
+
+
+# What determines splits and features; with the same values a training shares the cached features.
+AUDIT_OPTIONS = (
+    "out", "validation_fraction", "test_fraction", "limit", "seed",
+    "backbone", "weights", "preprocess", "image_size", "precision",
+)  # fmt: skip
 
 
 def print_table(predictions: "Predictions") -> None:

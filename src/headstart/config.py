@@ -42,6 +42,9 @@ class Config:
     recipe: str = option("quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, scratch")
     validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
     test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
+    drop_duplicates: bool = option(
+        False, "leave pictures out of training that nearly equal one of validation, the test or training"
+    )
     limit: int = option(0, "use at most this many pictures of each part; 0: all", 0)
     seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, MOST_SEED)
     split_seed: int = option(-1, "seed of the splits and of cached random views, if not --seed; -1: --seed", -1, MOST_SEED)
@@ -150,6 +153,8 @@ def refuse_impossible(config: Config) -> None:
          "a .keras backbone brings its own weights: leave out --weights"),
         (config.backbone == "starter" and config.weights == "imagenet",
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
+        (config.drop_duplicates and (config.from_scratch or not config.cache_features),
+         "--drop-duplicates needs cached features of a pretrained backbone: leave out --weights none and --no-cache-features"),
         (config.epochs == 0 and config.mix != "none",
          f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
         (config.fine_tune_from != ALL and config.cache_features and config.mix != "none",

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
+from headstart.audit.job import audit_run
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data import Dataset
@@ -120,10 +121,12 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
-        run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
         checkpoint.seconds["preparation"] = checkpoint.seconds.get("preparation", 0.0) + time.monotonic() - begin
 
         cut = worthwhile_cut(model, data, config)
+        data = audit_run(run, model, data, checkpoint, cut)
+        run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
+
         if not config.from_scratch:
             frozen_stage(model, data, config, run, checkpoint, cut)
         if config.epochs:
@@ -204,7 +207,9 @@ def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoin
     """Return batches of features: training in all its views, validation and test as they are."""
     begin = time.monotonic()
     views = [
-        cached_features(model, data, data.train, config, view, f"training pictures, view {view + 1} of {config.views}", cut)
+        cached_features(
+            model, data, data.training_candidates, config, view, f"training pictures, view {view + 1} of {config.views}", cut
+        )
         for view in range(config.views)
     ]
     validation, test = (cached_features(model, data, part, config, 0, f"{name} pictures", cut)
@@ -216,7 +221,7 @@ def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoin
 
 def map_batches(model: keras.Model, data: Dataset, config: Config, cut: str, classes: int) -> list[Batches]:
     """Return batches of the feature maps after the layer `cut`: training in all its views, validation and test as they are."""
-    training = cached_maps(model, data, data.train, config, config.views, "training pictures", cut)
+    training = cached_maps(model, data, data.training_candidates, config, config.views, "training pictures", cut)
     validation, test = (cached_maps(model, data, part, config, 1, f"{name} pictures", cut)
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     return output_batches(training, validation, test, data, config, config.batch_size, seed=config.seed + 1, classes=classes)
@@ -226,9 +231,11 @@ def output_batches(
     training: Rows, validation: Rows, test: Rows, data: Dataset, config: Config, batch_size: int, *, seed: int, classes: int = 0
 ) -> list[Batches]:
     """Return batches of what frozen layers gave for each part; training comes view by view, and is shuffled."""
-    labels = np.tile(data.labels(data.train), config.views)
+    candidates = data.training_candidates
+    labels = np.tile(data.labels(candidates), config.views)
+    rows = np.flatnonzero(np.tile(np.isin(candidates, data.train), config.views))
     return [
-        Batches(training, labels, np.arange(len(labels)), batch_size, seed, classes),
+        Batches(training, labels, rows, batch_size, seed, classes),
         Batches(validation, data.labels(data.validation), np.arange(len(data.validation)), batch_size, None, classes),
         Batches(test, data.labels(data.test), np.arange(len(data.test)), batch_size, None, classes),
     ]

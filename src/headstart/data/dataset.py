@@ -62,6 +62,7 @@ class Dataset:
         train, validation, test: int64 indices into the pictures; no two splits share a picture or
             hold equal ones.
         duplicates: a line for each picture that equals another: which, and what was done.
+        left_out: int64 indices of training pictures that `--drop-duplicates` left out.
     """
 
     pictures: Pictures
@@ -69,6 +70,7 @@ class Dataset:
     validation: np.ndarray
     test: np.ndarray
     duplicates: tuple[str, ...] = field(default=())
+    left_out: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -87,6 +89,11 @@ class Dataset:
     def labels(self, indices: np.ndarray) -> np.ndarray:
         """Return int32 (len(indices),)."""
         return self.pictures.labels[indices]
+
+    @property
+    def training_candidates(self) -> np.ndarray:
+        """Indices of the training part as it was before `--drop-duplicates`, sorted: what features are cached for."""
+        return np.union1d(self.train, self.left_out)
 
     @property
     def test_fingerprint(self) -> str:

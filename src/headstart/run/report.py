@@ -4,6 +4,7 @@ import logging
 
 import keras
 
+from headstart.audit.job import add_accuracies
 from headstart.data import Dataset
 from headstart.files import write_json
 from headstart.report.page import write_report
@@ -18,6 +19,7 @@ logger = logging.getLogger("headstart")
 SECONDS = {
     "preparation": "preparation",
     "features": "features",
+    "audit": "audit",
     "frozen": "head",
     "fine_tuned": "fine_tuning",
     "scratch": "training",
@@ -44,6 +46,7 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
     run.write_history(checkpoint.history)
     write_json(run.path / "metrics.json", metrics)
     draw_plots(run, data, checkpoint.history, metrics)
+    add_accuracies(run, data, stages)
     write_report(run, model, data)
     run.write_model(model, data, temperatures[stages[-1]])
     for stage in stages:

@@ -1,0 +1,60 @@
+"""Contact sheets: what the audit found, as pictures."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from headstart.data import Dataset
+
+PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
+
+
+def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dict[str, Any]]) -> None:
+    """Near-duplicates side by side, from the surest to the least sure; those across two parts come before the others.
+
+    Args:
+        pairs: int (M, 2), indices of pictures.
+        found: what `audit.json` says of each pair.
+    """
+    rows, columns = PAIRS
+    across = [row for row, entry in enumerate(found) if entry["parts"][0] != entry["parts"][1]]
+    title = f"{len(found)} near-duplicates, {len(across)} of them across two parts" if found else "no near-duplicates found"
+    canvas.suptitle(title)
+    # Those across two parts first; of a series of alike pictures, which makes hundreds of pairs, each one once.
+    seen: set[int] = set()
+    shown: list[int] = []
+    for row in sorted(range(len(found)), key=lambda row: (found[row]["parts"][0] == found[row]["parts"][1], row)):
+        inside = found[row]["parts"][0] == found[row]["parts"][1]
+        if seen.isdisjoint(pairs[row].tolist()) and not (inside and len(shown) >= rows * columns):
+            shown.append(row)
+            seen.update(pairs[row].tolist())
+    chosen = np.linspace(0, len(shown) - 1, min(rows * columns, len(shown))).round().astype(int)
+    for place, row in enumerate((shown[number] for number in chosen), start=1):
+        axes = canvas.add_subplot(rows, columns, place)
+        axes.axis("off")
+        first, second = data.images(pairs[row])
+        gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
+        axes.imshow(np.concatenate([first, gap, second], axis=1))
+        axes.set_title("\n".join(short(found[row][side]) for side in ("first", "second")), fontsize=7)
+
+
+def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: list[dict[str, Any]]) -> None:
+    """The labels that are most probably wrong, with what is given and what is suggested.
+
+    Args:
+        indices: int (M,), of pictures, ranked.
+        found: what `audit.json` says of each.
+    """
+    rows, columns = SUSPECTS
+    canvas.suptitle(f"the likeliest of {len(found)} labels that may be wrong" if found else "no label is suspect")
+    for place, (index, entry) in enumerate(zip(indices[: rows * columns], found, strict=False), start=1):
+        axes = canvas.add_subplot(rows, columns, place)
+        axes.axis("off")
+        axes.imshow(data.images(np.array([index]))[0])
+        axes.set_title(f"given {entry['given']}\n{entry['suggested']}, {100 * entry['suggested_probability']:.0f} %?", fontsize=8)
+
+
+def short(name: str, most: int = 24) -> str:
+    """Return the end of a long file name."""
+    return name if len(name) <= most else "…" + name[1 - most :]

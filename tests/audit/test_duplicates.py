@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from headstart.audit.duplicates import near_duplicates, redundant
+
+OTHERS = 60
+
+
+def scene(seed: int, side: int = 48) -> Image.Image:
+    """A picture with detail of every size, unlike any of another seed."""
+    random = np.random.default_rng(seed)
+    layers = [Image.fromarray(random.integers(0, 256, (size, size, 3), np.uint8)).resize((side, side), 3) for size in (3, 5, 9)]
+    return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.3)
+
+
+def found(twin: Image.Image, side: int = 48) -> list[list[int]]:
+    """Compare a picture's twin with it and with others, by features that see nothing but the colours' places roughly."""
+    pictures = [scene(seed).resize((side, side)) for seed in range(OTHERS)] + [twin.resize((side, side))]
+    images = np.stack([np.asarray(picture) for picture in pictures])
+    features = np.random.default_rng(0).normal(size=(OTHERS + 1, 16))
+    features[-1] = features[0] + 0.1
+    pairs, similarity = near_duplicates(images, np.arange(len(images)), features)
+    assert (similarity <= 1.001).all()
+    assert (np.diff(similarity) <= 0).all()
+    return pairs.tolist()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda picture: picture,
+        lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda picture: picture.crop((1, 1, 47, 47)),
+        lambda picture: picture.transform((48, 48), Image.Transform.AFFINE, (1, 0, 2, 0, 1, -2)),
+        lambda picture: ImageEnhance.Brightness(ImageEnhance.Color(picture).enhance(0.2)).enhance(0.7),
+    ],
+    ids=["the same", "mirrored", "cropped", "shifted", "darker and greyer"],
+)
+def test_a_twin_is_found_and_nothing_else(change):
+    assert found(change(scene(0))) == [[0, OTHERS]]
+
+
+def test_another_picture_with_the_same_features_is_no_twin():
+    assert found(scene(1000)) == []
+
+
+def test_tiny_pictures_and_single_ones_have_no_twins():
+    assert found(scene(0), side=8) == []
+    assert len(near_duplicates(np.zeros((1, 32, 32, 3), np.uint8), np.arange(1), np.ones((1, 4)))[0]) == 0
+
+
+def test_flat_pictures_with_the_same_faint_noise_are_no_twins():
+    images = np.full((5, 32, 32, 3), 200, np.uint8) + 10 * np.arange(5, dtype=np.uint8)[:, None, None, None]
+    images[:, ::5, ::7] += 1
+    assert len(near_duplicates(images, np.arange(5), np.ones((5, 3)))[0]) == 0
+
+
+def test_what_is_left_out_breaks_every_pair_and_tests_nothing_less():
+    training = np.array([True, True, True, True, False, False])
+    pairs = np.array([[0, 1], [1, 2], [3, 4], [4, 5]])
+    left_out = redundant(pairs, training)
+    assert left_out.tolist() == [1, 3]
+    assert redundant(np.empty((0, 2), np.int64), training).tolist() == []

@@ -1,0 +1,140 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.cli import main
+
+
+def scene(seed: int) -> Image.Image:
+    """A picture with soft shapes of its own, red for even seeds and blue for odd ones."""
+    random = np.random.default_rng(seed)
+    sides = [Image.fromarray(random.integers(0, 200, (size, size), np.uint8)).resize((40, 40), 3) for size in (3, 5, 9)]
+    grey = np.mean([np.asarray(side, np.float32) for side in sides], axis=0)
+    colours = np.stack([grey, grey, grey], axis=-1)
+    colours[..., 0 if seed % 2 == 0 else 2] += 80
+    return Image.fromarray(np.uint8(np.clip(colours, 0, 255)))
+
+
+def write(picture: Image.Image, path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Two classes with a twin across training and test, one within training, and one wrong label."""
+    root = tmp_path / "photos"
+    for seed in range(60):
+        part = "test" if seed >= 50 else "val" if seed >= 40 else "train"
+        write(scene(seed), root / part / ("blue" if seed % 2 else "red") / f"{seed:03}.png")
+    write(scene(50).transpose(Image.Transpose.FLIP_LEFT_RIGHT), root / "train" / "red" / "twin_of_050.png")
+    write(scene(1).crop((1, 1, 39, 39)), root / "train" / "blue" / "twin_of_001.png")
+    write(scene(2000), root / "train" / "blue" / "really_red.png")
+    return root
+
+
+OPTIONS = {"recipe": "starter", "image_size": 32, "hidden_units": 0, "head_epochs": 2, "epochs": 1}
+
+
+def config(photos, out, **changes):
+    options = {key: value for key, value in OPTIONS.items() if key != "recipe"}
+    return hs.recipe("starter", data=str(photos), out=str(out), **options | changes)
+
+
+def pairs_of(content) -> set[frozenset[str]]:
+    return {frozenset((entry["first"].split("/")[-1], entry["second"].split("/")[-1])) for entry in content["near_duplicates"]}
+
+
+TWINS = {frozenset(("050.png", "twin_of_050.png")), frozenset(("001.png", "twin_of_001.png"))}
+
+
+def test_an_audit_finds_twins_and_wrong_labels_and_changes_nothing(photos, tmp_path):
+    before = sorted((path, path.stat().st_mtime_ns) for path in photos.rglob("*"))
+    content = hs.audit_data(config(photos, tmp_path / "audit"))
+    assert sorted((path, path.stat().st_mtime_ns) for path in photos.rglob("*")) == before
+    assert pairs_of(content) == TWINS
+    assert [entry["name"] for entry in content["suspects"]] == ["train/blue/really_red.png"]
+    assert content["suspects"][0]["suggested"] == "red"
+    assert content["classes"]["training"] == {"blue": 22, "red": 21}
+    assert content["sizes"]["smallest"] == [38, 38]
+    assert content["redundant"] == ["train/blue/twin_of_001.png", "train/red/twin_of_050.png"]
+    assert json.loads((tmp_path / "audit" / "audit.json").read_text()) == content
+    for name, rows in (("near_duplicates", 2), ("suspects", 1)):
+        with (tmp_path / "audit" / f"{name}.csv").open(newline="") as file:
+            assert len(list(csv.DictReader(file))) == rows
+        assert Image.open(tmp_path / "audit" / "images" / f"{name}.png").width > 500
+
+
+def test_a_run_says_how_accurate_it_is_without_twins(photos, tmp_path):
+    run = hs.train(config(photos, tmp_path / "run"))
+    content = run.read_json("audit.json")
+    assert content["accuracy_without_twins"].keys() == {"frozen", "fine_tuned"}
+    for stage, figures in content["accuracy_without_twins"].items():
+        assert (figures["pictures"], figures["left_out"]) == (9, 1)
+        low, high = figures["interval"]
+        assert low <= figures["accuracy"] <= high
+        right = run.test_logits(stage).argmax(axis=1) == np.array([0] * 5 + [1] * 5)
+        assert figures["accuracy"] == pytest.approx(np.delete(right, 5).mean())  # 050.png is the first of the red ones
+
+
+def test_dropping_duplicates_leaves_them_out_of_training_alone(photos, tmp_path):
+    run = hs.train(config(photos, tmp_path / "run", drop_duplicates=True))
+    assert run.read_json("data.json")["pictures"] == {"training": 41, "validation": 10, "test": 10}
+    assert run.read_json("audit.json")["accuracy_without_twins"]["frozen"]["left_out"] == 0
+
+
+def test_a_class_of_nothing_but_twins_cannot_be_dropped(tmp_path):
+    for seed in range(12):
+        write(scene(seed), tmp_path / "photos" / "train" / ("blue" if seed % 2 else "red") / f"{seed}.png")
+    for seed in range(6):
+        write(scene(2 * seed + 1).crop((1, 1, 39, 39)), tmp_path / "photos" / "val" / "blue" / f"{seed}.png")
+        write(scene(100 + 2 * seed), tmp_path / "photos" / "val" / "red" / f"{seed}.png")
+        write(scene(200 + seed), tmp_path / "photos" / "test" / ("blue" if seed % 2 else "red") / f"{seed}.png")
+    with pytest.raises(hs.HeadstartError, match="'blue' has no training picture left"):
+        hs.train(config(tmp_path / "photos", tmp_path / "run", drop_duplicates=True))
+
+
+def test_names_of_array_pictures_count_within_their_part(digits):
+    from headstart.audit.job import picture_names
+    from headstart.data.dataset import TEST, TRAIN, Pictures
+
+    pictures = Pictures(np.zeros((4, 2, 2, 3), np.uint8), np.zeros(4, int), ("a",), np.array([TRAIN, TRAIN, TEST, TEST]), "x")
+    assert picture_names(pictures, np.array([1, 2, 3])) == ["training 1", "test 0", "test 1"]
+
+
+def test_a_run_without_cached_features_is_not_audited(digits, tmp_path):
+    from conftest import SMALL
+
+    options = SMALL | {"cache_features": False, "head_epochs": 1, "epochs": 0}
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options), digits)
+    assert not (run.path / "audit.json").exists()
+    assert "no audit" in (run.path / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Missing"),
+        (["missing"], "no folder missing"),
+        (["digits", "--backbone", "starter", "--weights", "none"], "--weights none"),
+        (["digits", "--backbone", "startr"], "did you mean starter"),
+        (["digits", "--backbone", "starter", "--out", "."], "holds something else"),
+        (["digits", "--epochs", "3"], "no option --epochs"),
+    ],
+)
+def test_bad_input_is_refused(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(SystemExit) as end:
+        main(["audit", *arguments])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_command_line_prints_the_counts(photos, tmp_path, capsys):
+    main(["audit", str(photos), "--backbone", "starter", "--image-size", "32", "--out", str(tmp_path / "audit")])
+    assert capsys.readouterr().out.split() == ["near_duplicates", "2", "suspects", "1"]
