@@ -11,8 +11,9 @@ from sklearn.preprocessing import StandardScaler
 
 FOLDS = 5
 # Of a label that a model trained on the others finds likelier than this, nothing is said. With 5 % of CIFAR-10's labels
-# flipped it raised the precision of the suspects from 0.4 to 0.6 and cost a tenth of the recall.
-MOST_GIVEN = 0.05
+# flipped (ResNet-50 at 64 px) it raised the suspects' precision from 0.37 to 0.80, and lowered their recall from 0.85 to 0.61.
+# Where few labels are wrong and the backbone is weak, most suspects are still only hard pictures: a person decides.
+MOST_GIVEN = 0.02
 # scikit-learn's C times the number of pictures: the penalty's weight beside the mean loss stays the same for any number.
 STRENGTH = 500
 # The result is a ranking, which more iterations hardly change.
