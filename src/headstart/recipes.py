@@ -11,7 +11,7 @@ def notebook() -> Config:
     """The founding notebook to the letter, to be compared with.
 
     32 px leave a ResNet-50 one pixel to look at, [0, 1] is not what its weights were trained with, and
-    batch norm in training mode overwrites their statistics as soon as they are unfrozen. Not measured yet.
+    batch norm in training mode overwrites their statistics as soon as they are unfrozen. Not measured to the end yet.
     """
     return Config(
         recipe="notebook", image_size=32, preprocess="unit", cache_features=False, views=1, head_epochs=10,
@@ -23,7 +23,10 @@ def notebook() -> Config:
 def quick() -> Config:
     """Two cores, minutes: small pictures, and the last stage fine-tuned on maps that the others computed once.
 
-    Not measured yet.
+    CIFAR-10, compressed ImageNet ResNet-50: 81.00 % frozen, 87.45 % fine-tuned (one run, seed 0), 633
+    seconds, of which the audit takes 39; 2.7 GB. Two cores of a 2.3 GHz Xeon without AMX, TensorFlow 2.21,
+    OpenVINO 2026.4, Keras 3.15.1, 2026-11-22, by cifar10_image_classification.ipynb. At 32 px
+    (`--image-size 32`): 67.92 % and 75.90 %.
     """
     return Config(
         recipe="quick", image_size=64, views=1, fine_tune_from=LAST_STAGE, epochs=1, fewest_steps=300, learning_rate=1e-3,
@@ -34,7 +37,8 @@ def quick() -> Config:
 def standard() -> Config:
     """Two cores over a coffee, or a GPU in a minute: as `quick`, with pictures of twice the side.
 
-    Not measured yet.
+    CIFAR-10, as in `quick`: 89.16 % frozen, 92.40 % fine-tuned (one run, seed 0), 29 minutes beside other
+    work, without the audit, 2.6 GB.
     """
     return replace(quick(), recipe="standard", image_size=128)
 
