@@ -31,7 +31,7 @@ def test_a_good_run_gets_no_advice():
     ("changes", "words"),
     [
         ({"comparison": HELPED | {"p_value": 0.3}}, "Do not count on fine-tuning yet"),
-        ({"comparison": {"only_frozen_right": 0, "only_fine_tuned_right": 0, "p_value": 1.0}}, "--learning-rate 0.0004"),
+        ({"comparison": {"only_frozen_right": 0, "only_fine_tuned_right": 0, "p_value": 1.0}}, "--learning-rate 0.001"),
         ({"cells": 2}, "--image-size 128"),
         ({"history": [ROW | {"val_accuracy": 0.8}, ROW]}, "--epochs 4"),
         ({"history": [ROW | {"accuracy": 0.99, "val_accuracy": 0.8}]}, "--rand-augment"),

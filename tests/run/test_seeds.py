@@ -17,11 +17,11 @@ OPTIONS = SMALL | {"epochs": 1, "seeds": 3, "seed": 5, "views": 2, "limit": 200}
 def seeds(tmp_path_factory):
     """A folder of three seeds, stopped before the last and gone on with, and what was extracted meanwhile."""
     extracted, patch = [], pytest.MonkeyPatch()
-    compute, carry_out = features.compute_features, trainer.carry_out
+    view_batches, carry_out = features.view_batches, trainer.carry_out
 
-    def counted(model, data, indices, config, view, name):
+    def counted(data, indices, config, view, name):
         extracted.append(name)
-        return compute(model, data, indices, config, view, name)
+        return view_batches(data, indices, config, view, name)
 
     def stopped(run, data):
         if run.path.name == "seed-7":
@@ -29,7 +29,7 @@ def seeds(tmp_path_factory):
         return carry_out(run, data)
 
     out = tmp_path_factory.mktemp("runs") / "seeds"
-    patch.setattr(features, "compute_features", counted)
+    patch.setattr(features, "view_batches", counted)
     patch.setattr(trainer, "carry_out", stopped)
     with pytest.raises(KeyboardInterrupt):
         hs.train(hs.recipe("starter", out=str(out), **OPTIONS))
