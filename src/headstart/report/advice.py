@@ -38,7 +38,7 @@ def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
     if suspects := audit.get("suspects"):
         found.append((
-            f"Look at {count(len(suspects), 'label')} that may be wrong.",
+            f"Look at {count(len(suspects), 'label')} that may be wrong, or belong to hard pictures.",
             "They are listed under “The data”, the likeliest first. Wrong ones in training cost accuracy, "
             "wrong ones in the test hide it.",
         ))  # fmt: skip
