@@ -10,10 +10,9 @@ from matplotlib import colormaps
 from PIL import Image
 
 from headstart.backend import resolve_jit
-from headstart.data.picture import UnreadablePicture
 from headstart.errors import HeadstartError
 from headstart.files import written_whole
-from headstart.predict import Predictions, as_input, named_pictures, predict
+from headstart.predict import Predictions, named_pictures, predict, read_inputs, refuse_only_unreadable
 from headstart.progress import track
 from headstart.run.folder import Run
 
@@ -70,24 +69,16 @@ def explain(run: Run, pictures: Any) -> Explanations:
     Raises:
         HeadstartError: there is nothing to explain, or nothing that can be read.
     """
-    height, width, _ = run.image_shape
-    names, images, unreadable = [], [], []
-    for name, picture in named_pictures(pictures):
-        try:
-            images.append(as_input(picture, height, width))
-            names.append(name)
-        except UnreadablePicture as error:
-            unreadable.append(f"{name}: {error}")
-    if not images:
-        raise HeadstartError(
-            f"none of the {len(unreadable)} pictures can be read; the first is {unreadable[0]}"
-            if unreadable
-            else "there are no pictures to explain"
-        )
-    stacked = np.stack(images)
-    probabilities = predict(run, stacked).probabilities
-    maps, method = heat_maps(run.model, stacked, probabilities.argmax(axis=1))
-    return Explanations(stacked, maps, Predictions(names, probabilities, run.class_names, unreadable), method)
+    named = list(named_pictures(pictures))
+    if not named:
+        raise HeadstartError("there are no pictures to explain")
+    names: list[str] = []
+    unreadable: list[str] = []
+    images = read_inputs(named, run.image_shape, names, unreadable)
+    refuse_only_unreadable(names, unreadable)
+    probabilities = predict(run, images).probabilities
+    maps, method = heat_maps(run.model, images, probabilities.argmax(axis=1))
+    return Explanations(images, maps, Predictions(names, probabilities, run.class_names, unreadable), method)
 
 
 def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, str]:

@@ -1,6 +1,6 @@
 """Using a run: classes and probabilities for pictures from anywhere, and its accuracy on other data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,24 +63,13 @@ def predict(run: Run, pictures: Any, batch_size: int = 64) -> Predictions:
     named = list(named_pictures(pictures))
     if not named:
         raise HeadstartError("there are no pictures to classify")
-    (height, width, _), names, unreadable = run.image_shape, [], []
-
-    def batches() -> Iterator[np.ndarray]:
-        for start in track(range(0, len(named), batch_size), "classifying"):
-            batch = []
-            for name, picture in named[start : start + batch_size]:
-                try:
-                    batch.append(as_input(picture, height, width))
-                    names.append(name)
-                except UnreadablePicture as error:
-                    unreadable.append(f"{name}: {error}")
-            if batch:
-                yield np.stack(batch)
-
+    names: list[str] = []
+    unreadable: list[str] = []
+    starts = track(range(0, len(named), batch_size), "classifying")
+    decoded = (read_inputs(named[start : start + batch_size], run.image_shape, names, unreadable) for start in starts)
     # The engine asks for the next batch while it computes the last, so that decoding overlaps with it.
-    logits = [batch for (batch,) in forward(run.model, batches(), len(named))]
-    if not names:
-        raise HeadstartError(f"none of the {len(named)} pictures can be read; the first is {unreadable[0]}")
+    logits = [batch for (batch,) in forward(run.model, filter(len, decoded), len(named))]
+    refuse_only_unreadable(names, unreadable)
     certainty = probabilities(np.concatenate(logits), run.temperature).astype(np.float32)
     return Predictions(names, certainty, run.class_names, unreadable)
 
@@ -104,6 +93,32 @@ def named_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
         for index, picture in enumerate(pictures):
             for name, one in named_pictures(picture):
                 yield (f"picture {index}" if name == "picture 0" else name), one
+
+
+def read_inputs(
+    named: Iterable[tuple[str, Any]], image_shape: tuple[int, int, int], names: list[str], unreadable: list[str]
+) -> np.ndarray:
+    """Return the pictures that can be read as the model takes them, uint8 (N, height, width, 3).
+
+    Args:
+        named: of `named_pictures`.
+        names: gets the name of each of them.
+        unreadable: gets a line for each of the others.
+    """
+    inputs = [np.zeros((0, *image_shape), np.uint8)]
+    for name, picture in named:
+        try:
+            inputs.append(as_input(picture, *image_shape[:2])[None])
+            names.append(name)
+        except UnreadablePicture as error:
+            unreadable.append(f"{name}: {error}")
+    return np.concatenate(inputs)
+
+
+def refuse_only_unreadable(names: list[str], unreadable: list[str]) -> None:
+    """Refuse to go on where there were pictures, but `read_inputs` could read none."""
+    if not names:
+        raise HeadstartError(f"none of the {len(unreadable)} pictures can be read; the first is {unreadable[0]}")
 
 
 def as_input(picture: Path | Image.Image | np.ndarray, height: int, width: int) -> np.ndarray:

@@ -26,12 +26,12 @@ from headstart.model.backbones import refuse_unusable
 from headstart.model.graph import all_layers, head_model, take_back, unfreeze
 from headstart.predict import predict_logits
 from headstart.run import Run
-from headstart.run.report import write_results
+from headstart.run.results import write_results
 from headstart.run.seeds import write_seeds
 from headstart.run.tracking import refuse_missing_extras, tracked
 from headstart.training.batches import Batches, Rows
 from headstart.training.checkpoint import Checkpoint
-from headstart.training.features import cached_features, cached_maps, worthwhile_cut
+from headstart.training.features import FrozenLayers, worthwhile_cut
 from headstart.training.fit import fit_stage, score
 from headstart.training.optimizer import fine_tuning_optimizer
 
@@ -123,14 +123,14 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
         checkpoint.seconds["preparation"] = checkpoint.seconds.get("preparation", 0.0) + time.monotonic() - begin
 
-        cut = worthwhile_cut(model, data, config)
-        data = audit_run(run, model, data, checkpoint, cut)
+        frozen = FrozenLayers(model, data, config, worthwhile_cut(model, data, config))
+        data = audit_run(run, frozen, data, checkpoint)
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
 
         if not config.from_scratch:
-            frozen_stage(model, data, config, run, checkpoint, cut)
+            frozen_stage(model, frozen, data, config, run, checkpoint)
         if config.epochs:
-            fine_tuning_stage(model, data, config, run, checkpoint, cut)
+            fine_tuning_stage(model, frozen, data, config, run, checkpoint)
 
         write_results(run, model, data, checkpoint, peak_memory_mb())
         for tracker in trackers:
@@ -144,15 +144,14 @@ def is_done(run: Run) -> bool:
     return run.finished and not (run.path / "checkpoint" / "state.json").exists()
 
 
-def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint, cut: str) -> None:
-    """Train the head alone, on features that the frozen backbone computes once (or, plainly, at every epoch).
-
-    The maps after the layer `cut` are computed along with the features, and kept for fine-tuning.
-    """
+def frozen_stage(
+    model: keras.Model, frozen: FrozenLayers, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint
+) -> None:
+    """Train the head alone, on features that the frozen backbone computes once (or, plainly, at every epoch)."""
     if checkpoint.stage == FINE_TUNED:
         return  # its checkpoint holds the whole network
     if config.cache_features:
-        learner, (training, validation, test) = head_model(model), feature_batches(model, data, config, checkpoint, cut)
+        learner, (training, validation, test) = head_model(model), feature_batches(frozen, data, config, checkpoint)
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed)
     seed_everything(config.seed, config.deterministic)
@@ -167,18 +166,20 @@ def frozen_stage(model: keras.Model, data: Dataset, config: Config, run: Run, ch
     test_once(FROZEN, learner, validation, test, run)
 
 
-def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint, cut: str) -> None:
+def fine_tuning_stage(
+    model: keras.Model, frozen: FrozenLayers, data: Dataset, config: Config, run: Run, checkpoint: Checkpoint
+) -> None:
     """Train backbone and head together at a reduced rate, batch norm held in inference mode.
 
-    From scratch it is the only stage, and batch norm learns. With `cut`, what comes after that layer
-    is trained alone, on the maps that the frozen stage has kept.
+    From scratch it is the only stage, and batch norm learns. Where the frozen layers keep maps, what comes
+    after these is trained alone, on them.
     """
     stage = SCRATCH if config.from_scratch else FINE_TUNED
     unfreeze(model, config)
     seed_everything(config.seed + 1, config.deterministic)
     classes = len(data.class_names)
-    if cut:
-        learner, (training, validation, test) = head_model(model, cut), map_batches(model, data, config, cut, classes)
+    if frozen.cut:
+        learner, (training, validation, test) = head_model(model, frozen.cut), map_batches(frozen, data, config, classes)
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed + 1, classes=classes)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / training.num_batches))
@@ -191,8 +192,8 @@ def fine_tuning_stage(model: keras.Model, data: Dataset, config: Config, run: Ru
         stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
     )  # fmt: skip
-    if cut:
-        take_back(learner, model, cut)
+    if frozen.cut:
+        take_back(learner, model, frozen.cut)
     test_once(stage, learner, validation, test, run)
 
 
@@ -203,26 +204,24 @@ def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 
     return [training, *(Batches(images, labels, part, size, None, classes) for part in (data.validation, data.test))]
 
 
-def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoint: Checkpoint, cut: str) -> list[Batches]:
+def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint) -> list[Batches]:
     """Return batches of features: training in all its views, validation and test as they are."""
     begin = time.monotonic()
     views = [
-        cached_features(
-            model, data, data.training_candidates, config, view, f"training pictures, view {view + 1} of {config.views}", cut
-        )
+        frozen.features(data.training_candidates, view, f"training pictures, view {view + 1} of {config.views}")
         for view in range(config.views)
     ]
-    validation, test = (cached_features(model, data, part, config, 0, f"{name} pictures", cut)
+    validation, test = (frozen.features(part, 0, f"{name} pictures")
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
     batch_size = max(1, min(LARGEST_HEAD_BATCH, config.views * len(data.train) // LEAST_HEAD_STEPS))
     return output_batches(np.concatenate(views), validation, test, data, config, batch_size, seed=config.seed)
 
 
-def map_batches(model: keras.Model, data: Dataset, config: Config, cut: str, classes: int) -> list[Batches]:
-    """Return batches of the feature maps after the layer `cut`: training in all its views, validation and test as they are."""
-    training = cached_maps(model, data, data.training_candidates, config, config.views, "training pictures", cut)
-    validation, test = (cached_maps(model, data, part, config, 1, f"{name} pictures", cut)
+def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: int) -> list[Batches]:
+    """Return batches of the feature maps that fine-tuning starts from: training in all its views, the others as they are."""
+    training = frozen.maps(data.training_candidates, config.views, "training pictures")
+    validation, test = (frozen.maps(part, 1, f"{name} pictures")
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     return output_batches(training, validation, test, data, config, config.batch_size, seed=config.seed + 1, classes=classes)
 

@@ -98,14 +98,6 @@ def test_a_class_of_nothing_but_twins_cannot_be_dropped(tmp_path):
         hs.train(config(tmp_path / "photos", tmp_path / "run", drop_duplicates=True))
 
 
-def test_names_of_array_pictures_count_within_their_part(digits):
-    from headstart.audit.job import picture_names
-    from headstart.data.dataset import TEST, TRAIN, Pictures
-
-    pictures = Pictures(np.zeros((4, 2, 2, 3), np.uint8), np.zeros(4, int), ("a",), np.array([TRAIN, TRAIN, TEST, TEST]), "x")
-    assert picture_names(pictures, np.array([1, 2, 3])) == ["training 1", "test 0", "test 1"]
-
-
 def test_a_run_without_cached_features_is_not_audited(digits, tmp_path):
     from conftest import SMALL
 

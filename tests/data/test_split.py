@@ -103,22 +103,22 @@ def test_every_copy_that_is_left_out_is_named():
     data = split(pictures([0] * 4 + [0, 1] * 6, parts, [0] * 4 + list(range(1, 13))))
     assert set(range(16)) - set(used(data)) == {0, 1, 2}
     text = "\n".join(data.duplicates)
-    assert "picture 0 left out of training, since test holds it" in text
-    assert "picture 1 left out of training, since test holds it" in text
-    assert "picture 2 left out of validation, since test holds it" in text
+    assert "training 0 left out of training, since test holds it" in text
+    assert "training 1 left out of training, since test holds it" in text
+    assert "validation 0 left out of validation, since test holds it" in text
     assert "same side" not in text
     assert "since validation" not in text
 
 
 def test_copies_within_a_part_stay_and_are_said():
     data = split(pictures([0] * 11 + [1] * 10, contents=[0, *range(20)]))
-    assert data.duplicates == ("picture 1 equals picture 0: kept on the same side",)
+    assert data.duplicates == ("training 1 equals training 0: kept on the same side",)
     assert sum(map(len, sides(data))) == 21
 
 
 def test_conflicting_labels_are_said():
     data = split(pictures([0] * 10 + [1] * 11, contents=[*range(20), 0]))
-    assert data.duplicates == ("picture 20 equals picture 0: kept on the same side; their classes differ: bee, ant",)
+    assert data.duplicates == ("training 20 equals training 0: kept on the same side; their classes differ: bee, ant",)
 
 
 def test_limit_is_stratified_and_holds_for_each_split():
@@ -207,3 +207,9 @@ def test_fingerprint_follows_pixels_labels_parts_and_class_names():
     }
     assert len(fingerprints) == 5
     assert pictures([0, 1, 1]).fingerprint == pictures([0, 1, 1]).fingerprint
+
+
+def test_names_of_pictures_without_files_count_within_their_part():
+    parts = np.array([TRAIN, TRAIN, TEST, TEST])
+    pictures = Pictures(np.zeros((4, 2, 2, 3), np.uint8), np.zeros(4, int), ("a",), parts, "x")
+    assert pictures.names == ("training 0", "training 1", "test 0", "test 1")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from headstart.model import engine
+from headstart.model.folding import recast
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,26 @@ def test_openvino_gives_what_keras_gives_in_the_order_of_the_batches(network, mo
     for batch, given in zip(batches(), outputs, strict=True):
         for values, expected in zip(given, network.predict_on_batch(batch), strict=True):
             np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_engine_starts_once_and_gives_the_same_for_every_part(network, monkeypatch):
+    monkeypatch.setattr(engine, "FEWEST_PICTURES", 50)
+    started = []
+    compiled_by_openvino = engine.compiled_by_openvino
+    monkeypatch.setattr(engine, "compiled_by_openvino", lambda model: started.append(model) or compiled_by_openvino(model))
+    used = engine.Engine(network)
+    first, second = list(used.outputs(batches(), 75)), list(used.outputs(batches(), 75))
+    few = list(used.outputs(batches(2), 11))
+    assert len(started) == 1
+    np.testing.assert_array_equal(first[0][0], second[0][0])
+    np.testing.assert_array_equal(few[0][0], network.predict_on_batch(batches()[0])[0])
+
+
+def test_mixed_precision_is_converted_and_stays_within_its_tolerance(network, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="headstart")
+    outputs = run(recast(network, "mixed_bfloat16"), monkeypatch)
+    assert "engine: OpenVINO, bfloat16" in caplog.text
+    np.testing.assert_allclose(outputs[3][0], network.predict_on_batch(batches()[3])[0], rtol=0.05, atol=0.01)
 
 
 def test_an_engine_that_computes_something_else_is_refused(network, monkeypatch, caplog):

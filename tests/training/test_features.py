@@ -6,7 +6,7 @@ import headstart as hs
 from headstart.config import replace
 from headstart.model import build_model, load_backbone
 from headstart.model.graph import feature_model, unfreeze
-from headstart.training.features import StoredRows, cached_features, cached_maps, prune, worthwhile_cut
+from headstart.training.features import FrozenLayers, StoredRows, prune, worthwhile_cut
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def network(digits, monkeypatch, tmp_path):
 
 
 def features(network, digits, count=20, view=0):
-    return cached_features(*network[:1], digits, digits.train[:count], network[1], view, "test pictures")
+    return FrozenLayers(network[0], digits, network[1]).features(digits.train[:count], view, "test pictures")
 
 
 def test_features_are_those_of_the_whole_network(network, digits):
@@ -79,10 +79,11 @@ def test_maps_come_with_the_features_view_by_view(network, digits, tmp_path):
     model, config = network
     config = replace(config, fine_tune_from="last-stage", views=2)
     cut = worthwhile_cut(model, digits, config)
+    frozen = FrozenLayers(model, digits, config, cut)
     for view in range(2):
-        cached_features(model, digits, digits.train[:20], config, view, "test pictures", cut)
+        frozen.features(digits.train[:20], view, "test pictures")
     files = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("features/*.npy")}
-    maps = cached_maps(model, digits, digits.train[:20], config, 2, "test pictures", cut)
+    maps = frozen.maps(digits.train[:20], 2, "test pictures")
     assert {file.name for file in tmp_path.glob("features/*.npy")} == files.keys()
     mirrored = digits.images(digits.train[:20])[:, :, ::-1]
     expected = feature_model(model, cut).predict(mirrored, verbose=0)[1]

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy.stats import binomtest
 from sklearn.decomposition import PCA
 
 from headstart.audit.duplicates import near_duplicates, redundant
@@ -22,6 +21,7 @@ from headstart.data.picture import FORMATS
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 from headstart.run.folder import Run
+from headstart.run.metrics import wilson_interval
 from headstart.run.plots import figure
 
 logger = logging.getLogger("headstart")
@@ -51,6 +51,7 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
     from headstart.data.load import configured_data
     from headstart.model import build_model, load_backbone
     from headstart.model.backbones import refuse_unusable
+    from headstart.training.features import FrozenLayers
 
     if not can_audit(config):
         raise HeadstartError("an audit needs a pretrained backbone: leave out --weights none")
@@ -62,7 +63,7 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
     precision = resolve_precision(config.precision, config.learns_batch_norm)
     model = build_model(*load_backbone(config), data.image_shape, len(data.class_names), config, precision)
     folder.mkdir(parents=True, exist_ok=True)
-    return examine(data, frozen_features(model, data, config), folder)
+    return examine(data, all_features(FrozenLayers(model, data, config), data), folder)
 
 
 def can_audit(config: Config) -> bool:
@@ -70,30 +71,27 @@ def can_audit(config: Config) -> bool:
     return config.cache_features and not config.from_scratch
 
 
-def frozen_features(model: Any, data: Dataset, config: Config, cut: str = "") -> np.ndarray:
+def all_features(frozen: Any, data: Dataset) -> np.ndarray:
     """Return the features of every picture as it is, float (N, C): training, validation and test after each other.
 
-    With `cut` the maps that fine-tuning will start from are computed along with them.
+    Args:
+        frozen: `headstart.training.features.FrozenLayers` of the same data.
     """
-    from headstart.training.features import cached_features
-
     parts = zip(PART_NAMES, (data.train, data.validation, data.test), strict=True)
-    return np.concatenate(
-        [cached_features(model, data, rows, config, 0, f"{name} pictures", cut) for name, rows in parts if len(rows)]
-    )
+    return np.concatenate([frozen.features(rows, 0, f"{name} pictures") for name, rows in parts if len(rows)])
 
 
 def examine(data: Dataset, features: np.ndarray, folder: Path) -> dict[str, Any]:
     """Find what is wrong with a data set; write `audit.json`, two lists and two contact sheets, and return the first's content.
 
     Args:
-        features: float (N, C), of `frozen_features`.
+        features: float (N, C), of `all_features`.
         folder: an existing one.
     """
     begin = time.monotonic()
     rows = np.concatenate([data.train, data.validation, data.test])
     parts = np.repeat(PART_NAMES, [len(data.train), len(data.validation), len(data.test)])
-    names, labels, class_names = picture_names(data.pictures, rows), data.labels(rows), data.class_names
+    names, labels, class_names = [data.pictures.names[row] for row in rows], data.labels(rows), data.class_names
     components = principal_components(features)
 
     pairs, similarity = near_duplicates(data.pictures.images, rows, components[:, :PAIR_COMPONENTS])
@@ -162,14 +160,6 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     return np.concatenate(blocks).astype(np.float32)
 
 
-def picture_names(pictures: Pictures, rows: np.ndarray) -> list[str]:
-    """Return the file of each picture below the data folder, or as `test 123` its part in the source and its place in that."""
-    if pictures.files:
-        return [pictures.files[row] for row in rows]
-    starts = [int(np.argmax(pictures.parts == part)) for part in range(len(PART_NAMES))]
-    return [f"{PART_NAMES[pictures.parts[row]]} {row - starts[pictures.parts[row]]}" for row in rows]
-
-
 def source_sizes(pictures: Pictures) -> dict[str, list[int]]:
     """Return width and height of the smallest, the median and the largest picture of a source, by area, before decoding."""
     if not pictures.files:
@@ -204,14 +194,13 @@ def twinned_test_pictures(content: dict[str, Any], trained: set[str]) -> set[str
     return {name for name, twin, parts in pairs if set(parts) == {PART_NAMES[0], PART_NAMES[2]} and twin in trained}
 
 
-def audit_run(run: Run, model: Any, data: Dataset, checkpoint: Any, cut: str = "") -> Dataset:
+def audit_run(run: Run, frozen: Any, data: Dataset, checkpoint: Any) -> Dataset:
     """Audit a run's data before it trains, once, and return them, on request without the redundant training pictures.
 
     Where a run has no features, from scratch or with pictures passed anew at every epoch, nothing is audited.
 
     Args:
-        model: of `build_model`, its backbone as it was loaded.
-        cut: see `frozen_features`.
+        frozen: see `all_features`.
         checkpoint: its `seconds` are brought up to date.
     """
     config = run.config
@@ -222,7 +211,7 @@ def audit_run(run: Run, model: Any, data: Dataset, checkpoint: Any, cut: str = "
         content = run.read_json("audit.json")
     else:
         begin = time.monotonic()
-        features = frozen_features(model, data, config, cut)
+        features = all_features(frozen, data)
         checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
         content = examine(data, features, run.path)
         checkpoint.seconds["audit"] = content["seconds"]
@@ -250,7 +239,8 @@ def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:
     Raises:
         HeadstartError: a class would have no training picture left.
     """
-    left_out = np.isin(picture_names(data.pictures, data.train), content["redundant"])
+    names, redundant_names = data.pictures.names, set(content["redundant"])
+    left_out = np.array([names[row] in redundant_names for row in data.train])
     kept = data.train[~left_out]
     missing = sorted(set(range(len(data.class_names))) - set(data.labels(kept).tolist()))
     if missing:
@@ -263,21 +253,21 @@ def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:
 
 
 def accuracies_without_twins(content: dict[str, Any], data: Dataset, correct: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Return the accuracy of each stage, with its 95 % interval (Wilson 1927), on the test pictures without a twin in training.
+    """Return the accuracy of each stage, with its 95 % interval, on the test pictures without a twin in training.
 
     Args:
         content: of `audit.json`.
         correct: for each stage, bool (N,): which test pictures it classified rightly.
     """
-    trained = set(picture_names(data.pictures, data.train))  # twins that --drop-duplicates left out did not help
+    names = data.pictures.names
+    trained = {names[row] for row in data.train}  # twins that --drop-duplicates left out did not help
     twins = twinned_test_pictures(content, trained)
-    alone = np.array([name not in twins for name in picture_names(data.pictures, data.test)])
+    alone = np.array([names[row] not in twins for row in data.test])
     figures = {}
     for stage, right in correct.items():
         if alone.any():
-            interval = binomtest(int(right[alone].sum()), int(alone.sum())).proportion_ci(method="wilson")
             figures[stage] = {
-                "accuracy": float(right[alone].mean()), "interval": [interval.low, interval.high],
+                "accuracy": float(right[alone].mean()), "interval": wilson_interval(int(right[alone].sum()), int(alone.sum())),
                 "pictures": int(alone.sum()), "left_out": int((~alone).sum()),
             }  # fmt: skip
     return figures

@@ -35,9 +35,15 @@ class Pictures:
     files: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
 
-    def name(self, index: int) -> str:
-        """Return the file of a picture, or its number where the source has no files."""
-        return self.files[index] if self.files else f"picture {index}"
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The file of each picture below the data folder; or, without files, part in the source and place in that: `test 123`."""
+        if self.files:
+            return self.files
+        places = np.zeros(len(self.parts), dtype=np.int64)
+        for part in range(len(PART_NAMES)):
+            places[self.parts == part] = np.arange(np.count_nonzero(self.parts == part))
+        return tuple(f"{PART_NAMES[part]} {place}" for part, place in zip(self.parts, places, strict=True))
 
     @cached_property
     def digests(self) -> np.ndarray:
@@ -160,7 +166,7 @@ def settle_duplicates(pictures: Pictures, first: np.ndarray, group: np.ndarray) 
         twin = int(first[group[index]])
         holder = PART_NAMES[protected[group[index]]]
         fate = ", ".join(
-            f"{pictures.name(one)} left out of {PART_NAMES[parts[one]]}, since {holder} holds it"
+            f"{pictures.names[one]} left out of {PART_NAMES[parts[one]]}, since {holder} holds it"
             for one in (twin, index)
             if not kept[one]
         )
@@ -168,7 +174,7 @@ def settle_duplicates(pictures: Pictures, first: np.ndarray, group: np.ndarray) 
         conflict = (
             "" if labels[0] == labels[1] else f"; their classes differ: {', '.join(pictures.class_names[k] for k in labels)}"
         )
-        lines.append(f"{pictures.name(index)} equals {pictures.name(twin)}: {fate or 'kept on the same side'}{conflict}")
+        lines.append(f"{pictures.names[index]} equals {pictures.names[twin]}: {fate or 'kept on the same side'}{conflict}")
     return parts, kept, tuple(lines)
 
 

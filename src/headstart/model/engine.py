@@ -5,13 +5,15 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from headstart.backend import has_gpu, silent_stderr
+from headstart.backend import converts_to_openvino, has_gpu, silent_stderr
+from headstart.model.folding import recast
 from headstart.model.graph import all_layers
 
 logger = logging.getLogger("headstart")
@@ -23,33 +25,57 @@ FEWEST_PICTURES = 2000
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
 
 
-def forward(model: keras.Model, batches: Iterable[np.ndarray], pictures: int) -> Iterator[list[np.ndarray]]:
-    """Yield a network's outputs, float32, for each batch in turn; only a few batches are held at a time.
+class Engine:
+    """A network's forward pass by what is fastest: OpenVINO where it can, else Keras' backend.
 
-    OpenVINO computes them where it can: on CPUs, for networks that it converts, and only if its
-    outputs for the first batch are Keras' own up to `TOLERANCE`.
+    OpenVINO can on CPUs, for networks that it converts, and only if its outputs for the first batch
+    are Keras' own up to `TOLERANCE`. It is started once, at the first use that is worth it.
 
     Args:
-        model: a network with one input and no randomness.
-        batches: arrays of one shape but for their length.
-        pictures: how many there are in all; few are not worth starting an engine for, nor are
-            networks that take features instead of pictures or maps.
+        model: a network with one input and no randomness, whose weights stay as they are.
     """
-    batches = iter(batches)
-    worth_starting = pictures >= FEWEST_PICTURES and len(model.input_shape) == 4 and not has_gpu()
-    compiled = compiled_by_openvino(model) if worth_starting else None
-    first = None if compiled is None else next(batches, None)
-    if first is not None:
-        by_keras = keras_outputs(model, first)
-        difference = max(map(relative_difference, next(overlapped(compiled, [first], len(by_keras))), by_keras))
-        yield by_keras
-        if difference <= TOLERANCE[precision_of(model)]:
-            logger.info("engine: OpenVINO, %s (relative difference from Keras %.1g)", precision_of(model), difference)
-            yield from overlapped(compiled, batches, len(by_keras))
-            return
-        logger.warning("OpenVINO's outputs differ from Keras' by %.1g: Keras computes them instead", difference)
-    for batch in batches:
-        yield keras_outputs(model, batch)
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.compiled: Any = None
+        # Features instead of pictures or maps are too little work for an engine.
+        self.untried = len(model.input_shape) == 4 and not has_gpu() and converts_to_openvino()
+
+    def outputs(self, batches: Iterable[np.ndarray], pictures: int) -> Iterator[list[np.ndarray]]:
+        """Yield the outputs, float32, for each batch in turn; only a few batches are held at a time.
+
+        Args:
+            batches: arrays of one shape but for their length.
+            pictures: how many there are in all. It alone decides whether OpenVINO is used, so that a run
+                that is resumed between two parts of its data ends with the same numbers.
+        """
+        batches = iter(batches)
+        if pictures >= FEWEST_PICTURES:
+            if self.untried and (first := next(batches, None)) is not None:
+                self.untried = False
+                self.compiled, batches = self.checked(compiled_by_openvino(self.model), first), chain([first], batches)
+            if self.compiled is not None:
+                yield from overlapped(self.compiled, batches, len(self.model.outputs))
+                return
+        for batch in batches:
+            yield keras_outputs(self.model, batch)
+
+    def checked(self, compiled: Any, batch: np.ndarray) -> Any:
+        """Return the compiled network if it computes what Keras does, else None."""
+        if compiled is None:
+            return None
+        by_openvino, precision = next(overlapped(compiled, [batch], len(self.model.outputs))), precision_of(self.model)
+        difference = max(map(relative_difference, by_openvino, keras_outputs(self.model, batch)))
+        if difference > TOLERANCE[precision]:
+            logger.warning("OpenVINO's outputs differ from Keras' by %.1g: Keras computes them instead", difference)
+            return None
+        logger.info("engine: OpenVINO, %s (relative difference from Keras %.1g)", precision, difference)
+        return compiled
+
+
+def forward(model: keras.Model, batches: Iterable[np.ndarray], pictures: int) -> Iterator[list[np.ndarray]]:
+    """Yield a network's outputs for each batch in turn, as `Engine.outputs` of an engine that is used this once."""
+    return Engine(model).outputs(batches, pictures)
 
 
 def keras_outputs(model: keras.Model, batch: np.ndarray) -> list[np.ndarray]:
@@ -88,7 +114,8 @@ def compiled_by_openvino(model: keras.Model) -> Any:
 
         with tempfile.TemporaryDirectory() as folder, silent_stderr():
             file = Path(folder) / "network.xml"
-            model.export(str(file), format="openvino", verbose=False)
+            # As float32, for it fails on some casts to bfloat16; the hint makes it compute in that all the same.
+            recast(model, "float32").export(str(file), format="openvino", verbose=False)
             options = {
                 "PERFORMANCE_HINT": "THROUGHPUT",
                 "INFERENCE_PRECISION_HINT": "bf16" if precision_of(model) == "bfloat16" else "f32",

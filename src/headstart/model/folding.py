@@ -86,7 +86,18 @@ def with_matrix_products(model: keras.Model) -> keras.Model:
     return copied
 
 
+def recast(model: keras.Model, policy: str) -> keras.Model:
+    """Return a copy of a network, with those nested in it, under another dtype policy."""
+
+    def copy(layer: layers.Layer) -> layers.Layer:
+        return type(layer).from_config(layer.get_config() | {"dtype": policy}) if isinstance(layer, layers.Layer) else layer
+
+    copied = keras.models.clone_model(model, clone_function=copy, recursive=True)
+    copy_weights(model, copied)
+    return copied
+
+
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copy all weights between a network and its form of `with_matrix_products`, in either direction."""
+    """Copy all weights between a network and a copy whose shapes may differ, but not their order."""
     for weight, copied in zip(source.weights, target.weights, strict=True):
         copied.assign(keras.ops.reshape(weight, copied.shape))

@@ -158,16 +158,17 @@ def frozen_cut(model: keras.Model, config: Config) -> str:
     after it can be computed; "" if there is none.
     """
     backbone = model.get_layer("backbone")
+    names = [layer.name for layer in backbone.layers]
+    if config.fine_tune_from == ALL:
+        return ""
     if config.fine_tune_from == LAST_STAGE:
         shape = (1, config.image_size, config.image_size, 3)
         outputs = keras.Model(backbone.input, [layer.output for layer in backbone.layers]).compute_output_shape(shape)
-        first = 1 + max(
-            (index for index, output in enumerate(outputs) if len(output) == 4 and output[1] > outputs[-1][1]), default=0
-        )
+        larger = [index for index, output in enumerate(outputs) if len(output) == 4 and output[1] > outputs[-1][1]]
+        end = max(larger, default=0) + 1
     else:
-        names = [layer.name for layer in backbone.layers]
-        first = next((index for index, name in enumerate(names) if name.startswith(first_unfrozen(model, config))), 0)
-    for layer in reversed(backbone.layers[1:first]):
+        end = next((index for index, name in enumerate(names) if name.startswith(config.fine_tune_from)), 0)
+    for layer in reversed(backbone.layers[1:end]):
         try:
             keras.Model(layer.output, backbone.output)
         except ValueError:  # something after it reads an earlier map as well
@@ -178,10 +179,13 @@ def frozen_cut(model: keras.Model, config: Config) -> str:
 
 def first_unfrozen(model: keras.Model, config: Config) -> str:
     """Return how the name of the first layer that `config.fine_tune_from` unfreezes begins; "" is the very first."""
+    if config.fine_tune_from == ALL:
+        return ""
     if config.fine_tune_from != LAST_STAGE:
-        return "" if config.fine_tune_from == ALL else config.fine_tune_from
+        return config.fine_tune_from
     names = [layer.name for layer in model.get_layer("backbone").layers]
-    return names[names.index(frozen_cut(model, config)) + 1]
+    cut = frozen_cut(model, config)  # the last stage begins with all that reads the last larger map
+    return names[names.index(cut) + 1] if cut else ""
 
 
 def unfreeze(model: keras.Model, config: Config) -> None:
@@ -195,7 +199,7 @@ def unfreeze(model: keras.Model, config: Config) -> None:
     backbone.trainable = True
     start, reached = first_unfrozen(model, config), False
     for outer in backbone.layers:
-        for layer in all_layers(outer) if isinstance(outer, keras.Model) else [outer]:
+        for layer in innermost(outer):
             reached = reached or outer.name.startswith(start) or layer.name.startswith(start)
             held = isinstance(layer, layers.BatchNormalization) and not config.learns_batch_norm
             layer.trainable = reached and not held
@@ -203,4 +207,9 @@ def unfreeze(model: keras.Model, config: Config) -> None:
 
 def all_layers(model: keras.Model) -> list[layers.Layer]:
     """Return the layers of a model in order, and those of models nested in it instead of these."""
-    return [inner for layer in model.layers for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])]
+    return [inner for layer in model.layers for inner in innermost(layer)]
+
+
+def innermost(layer: layers.Layer) -> list[layers.Layer]:
+    """Return a layer alone, or all those of a nested model."""
+    return all_layers(layer) if isinstance(layer, keras.Model) else [layer]

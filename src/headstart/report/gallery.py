@@ -74,7 +74,7 @@ def explained(
         for row, image, heat_map in zip(gallery.rows, images[done:], maps[done:], strict=False):
             said, given = probabilities[row].argmax(), labels[row]
             words = caption(data.class_names[said], probabilities[row, said], data.class_names[given])
-            figures.append(pair(image, heat_map, data.class_names[said], words, data.pictures.name(int(data.test[row]))))
+            figures.append(pair(image, heat_map, data.class_names[said], words, data.pictures.names[data.test[row]]))
         done += len(gallery.rows)
         if figures:
             elements.append(E("div", E("h3", gallery.title), E("p", gallery.remark, class_="note"),

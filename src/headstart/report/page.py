@@ -14,7 +14,6 @@ from PIL import Image
 
 from headstart.config import ALL, LAST_STAGE, Config, option_name
 from headstart.data import Dataset
-from headstart.data.dataset import PART_NAMES
 from headstart.recipes import RECIPES
 from headstart.report import charts, gallery
 from headstart.report.advice import advice, count, taken_for
@@ -300,6 +299,7 @@ def unreadable(summary: dict[str, Any]) -> str:
 
 def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
     """What `audit.json` says: imbalance, near-duplicates, accuracy without twins, labels that may be wrong."""
+    pictures = dict(zip(data.pictures.names, data.pictures.images, strict=True))
     if "imbalance" in audit:
         yield E("p", f"The largest class has {audit['imbalance']:.1f} times the pictures of the smallest.", class_="note")
     if "near_duplicates" in audit:
@@ -308,7 +308,7 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
         yield E("h3", "Near-duplicates")
         yield E("p", f"{count(len(pairs), 'pair')}, {across:,} of them across two parts.")
         shown = sorted(pairs, key=lambda pair: (pair["parts"][0] == pair["parts"][1], -pair["similarity"]))[:MOST_PAIRS]
-        yield E("div", [figure for pair in shown if (figure := twins(data, pair)) is not None], class_="gallery")
+        yield E("div", [twins(pictures, pair) for pair in shown], class_="gallery")
     if without := audit.get("accuracy_without_twins"):
         rows = [
             [STAGE_NAMES[stage], (one["accuracy"], percent(one["accuracy"], 2)),
@@ -322,40 +322,22 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
         yield E("h3", "Labels that may be wrong")
         yield E("p", f"{count(len(suspects), 'picture')}, by predictions of models that had not seen them (confident learning, "
                      "Northcutt et al. 2021).")  # fmt: skip
-        figures = [suspicion(data, one) for one in suspects[:MOST_SUSPECTS]]
-        yield E("div", [figure for figure in figures if figure is not None], class_="gallery small")
+        yield E("div", [suspicion(pictures, one) for one in suspects[:MOST_SUSPECTS]], class_="gallery small")
 
 
-def twins(data: Dataset, pair: dict[str, Any]) -> Element | None:
-    places = [place_of(data, pair[key]) for key in ("first", "second")]
-    if None in places:
-        return None
-    images = [picture(gallery.thumbnail(data.pictures.images[place]), pair[key])
-              for place, key in zip(places, ("first", "second"), strict=True)]  # fmt: skip
-    names = [f"{part}: {pair[key]}" for part, key in zip(pair["parts"], ("first", "second"), strict=True)]
+def twins(pictures: dict[str, np.ndarray], pair: dict[str, Any]) -> Element:
+    keys = ("first", "second")
+    images = [picture(gallery.thumbnail(pictures[pair[key]]), pair[key]) for key in keys]
+    names = [f"{part}: {pair[key]}" for part, key in zip(pair["parts"], keys, strict=True)]
     words = [E("b", " and ".join(pair["parts"])), f" correlation {pair['similarity']:.2f}"]
     return E("figure", E("div", images, class_="pair"), E("figcaption", words), title="; ".join(names))
 
 
-def suspicion(data: Dataset, suspect: dict[str, Any]) -> Element | None:
-    place = place_of(data, suspect["name"])
-    if place is None:
-        return None
+def suspicion(pictures: dict[str, np.ndarray], suspect: dict[str, Any]) -> Element:
     words = [E("b", f"{suspect['suggested']}?"), f" {percent(suspect['suggested_probability'], 0)}", E("br"),
              E("span", f"label: {suspect['given']}", class_="given")]  # fmt: skip
-    return E("figure", picture(gallery.thumbnail(data.pictures.images[place]), suspect["name"]), E("figcaption", words),
-             title=suspect["name"])  # fmt: skip
-
-
-def place_of(data: Dataset, name: str) -> int | None:
-    """Return the index of a picture that the audit names by its file, or as `test 123` by its place in the source's part."""
-    if data.pictures.files:
-        return data.pictures.files.index(name) if name in data.pictures.files else None
-    part, _, number = name.rpartition(" ")
-    if part not in PART_NAMES or not number.isdigit():
-        return None
-    places = np.flatnonzero(data.pictures.parts == PART_NAMES.index(part))
-    return int(places[int(number)]) if int(number) < len(places) else None
+    image = picture(gallery.thumbnail(pictures[suspect["name"]]), suspect["name"])
+    return E("figure", image, E("figcaption", words), title=suspect["name"])
 
 
 def cost(run: Run) -> list[Element]:

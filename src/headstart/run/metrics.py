@@ -18,7 +18,7 @@ SIGNIFICANT = 0.05
 
 
 def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], temperature: float = 1.0) -> dict[str, Any]:
-    """Return accuracy with its 95 % interval (Wilson 1927), per-class figures, and how far probabilities can be trusted.
+    """Return accuracy with its 95 % interval, per-class figures, and how far probabilities can be trusted.
 
     `top_5` is there with more than ten classes. `macro` is the mean over the classes that occur.
     `confusion` counts pictures, a row for each given class. `loss`, `brier` and `ece` describe the plain softmax, and
@@ -31,14 +31,13 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
     """
     predicted = logits.argmax(axis=1)
     correct = int((predicted == labels).sum())
-    interval = binomtest(correct, len(labels)).proportion_ci(method="wilson")
     classes = list(range(len(class_names)))
     by_class = np.array(precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)[:3])
     support = np.bincount(labels, minlength=len(classes))
     many = len(classes) > MOST_CLASSES_WITHOUT_TOP_5
     return {
         "accuracy": correct / len(labels),
-        "interval": [interval.low, interval.high],
+        "interval": wilson_interval(correct, len(labels)),
         **({"top_5": float(top_k_accuracy_score(labels, logits, k=5, labels=classes))} if many else {}),
         **probability_figures(probabilities(logits), labels),
         "pictures": len(labels),
@@ -51,6 +50,12 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
         "temperature": temperature,
         "calibrated": probability_figures(probabilities(logits, temperature), labels),
     }
+
+
+def wilson_interval(correct: int, count: int) -> list[float]:
+    """Return both ends of the 95 % interval of an accuracy (Wilson 1927)."""
+    interval = binomtest(correct, count).proportion_ci(method="wilson")
+    return [float(interval.low), float(interval.high)]
 
 
 def single_figures(figures: dict[str, Any]) -> dict[str, float]:

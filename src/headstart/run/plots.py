@@ -8,13 +8,12 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from scipy.stats import binomtest
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from headstart.data import Dataset
 from headstart.files import written_whole
 from headstart.run.folder import Run
-from headstart.run.metrics import CALIBRATION_BINS, probabilities, reliability
+from headstart.run.metrics import CALIBRATION_BINS, probabilities, reliability, wilson_interval
 
 TRAINING, VALIDATION, GREY = "#4477aa", "#ee6677", "#777777"  # Paul Tol's bright scheme: safe for the colour-blind
 STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch": "from scratch"}
@@ -113,10 +112,9 @@ def draw_calibration(canvas: Figure, labels: np.ndarray, logits: np.ndarray, fig
         chances = probabilities(logits, temperature)
         counts, confidences, accuracies = reliability(chances, labels)
         intervals = [
-            binomtest(round(count * accuracy), count).proportion_ci(method="wilson")
-            for count, accuracy in zip(counts.tolist(), accuracies, strict=True)
+            wilson_interval(round(count * accuracy), count) for count, accuracy in zip(counts.tolist(), accuracies, strict=True)
         ]
-        errors = np.abs([(interval.low, interval.high) for interval in intervals] - accuracies[:, None]).T
+        errors = np.abs(np.array(intervals) - accuracies[:, None]).T
         axes.hist(100 * chances.max(axis=1), np.linspace(0, 100, CALIBRATION_BINS + 1), color="#dddddd",
                   weights=np.full(len(labels), 100 / len(labels)), label="share of the pictures")  # fmt: skip
         axes.plot([0, 100], [0, 100], "--", color=GREY, linewidth=1, label="as sure as right")

@@ -14,50 +14,96 @@ import numpy as np
 from headstart.config import ALL, Config
 from headstart.data.dataset import Dataset
 from headstart.files import cache_folder, written_whole
-from headstart.model.engine import forward
+from headstart.model.engine import Engine
 from headstart.model.graph import augmentation, feature_model, frozen_cut
 from headstart.progress import track
 
 logger = logging.getLogger("headstart")
 
 EXTRACTION_BATCH = 64
+# The layers before the backbone that determine what it is given.
+PREPARATION = ("enlarge", "normalise", "rgb_to_bgr", "to_byte_range")
 MOST_CACHE_BYTES = 30 << 30
 # float16 takes half the disk at a relative error of 0.0005; outputs whose first batch comes within a
 # factor of 16 of its largest number are kept as float32.
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
-def cached_features(
-    model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int, name: str, cut: str = ""
-) -> np.ndarray:
-    """Return the pooled features of one view of some pictures, from the cache or freshly computed.
+class FrozenLayers:
+    """What a backbone's frozen layers give for pictures of one data set, from the cache or freshly computed.
 
-    The cache's key holds everything that determines them: the pixels, the backbone's graph and
-    weights, the sizes, the normalisation, the precision, the backend's version and the view.
+    The cache's keys hold everything that determines it: the pixels, the backbone's graph and weights,
+    the sizes, the normalisation, the precision, the backend's version and the view. Views: 0 is
+    the picture itself, 1 its mirror image (where flipping is on), others are augmented at random.
 
     Args:
-        model: the whole network, of `build_model`.
-        indices: which pictures of `data`.
-        view: 0 is the picture itself, 1 its mirror image (where flipping is on), others are
-            augmented at random.
-        name: what the progress bar says.
-        cut: a layer of the backbone whose feature maps are kept as well, for `cached_maps`.
-
-    Returns:
-        float16 or float32 (len(indices), channels).
+        model: the whole network, of `build_model`, with the backbone as it was loaded.
+        data: the data set.
+        config: its views' augmentation and its seed of random views are used.
+        cut: a layer of the backbone whose feature maps are kept as well.
     """
-    return np.load(cached_files(model, data, indices, config, view, name, cut)[0])
 
+    def __init__(self, model: keras.Model, data: Dataset, config: Config, cut: str = "") -> None:
+        self.data, self.config, self.cut = data, config, cut
+        self.engine = Engine(feature_model(model, cut))
+        backbone = model.get_layer("backbone")
+        preparation = [layer.get_config() for layer in model.layers if layer.name in PREPARATION]
+        described = [
+            preparation, json.loads(backbone.to_json(), object_hook=without_trainable), data.image_shape,
+            keras.backend.backend(), keras.version(),
+        ]  # fmt: skip
+        self.digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
+        for weight in backbone.get_weights():
+            self.digest.update(np.ascontiguousarray(weight).tobytes())
 
-def cached_maps(
-    model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, views: int, name: str, cut: str
-) -> "StoredRows":
-    """Return the feature maps after the layer `cut`, view by view; see `cached_features`.
+    def features(self, indices: np.ndarray, view: int, name: str) -> np.ndarray:
+        """Return the pooled features of one view of some pictures.
 
-    Returns:
-        (views * len(indices), h, w, c), on disk.
-    """
-    return StoredRows([cached_files(model, data, indices, config, view, name, cut)[1] for view in range(views)])
+        Args:
+            indices: which pictures of the data set.
+            name: what the progress bar calls them.
+
+        Returns:
+            float16 or float32 (len(indices), channels).
+        """
+        return np.load(self.files(indices, view, name)[0])
+
+    def maps(self, indices: np.ndarray, views: int, name: str) -> "StoredRows":
+        """Return the feature maps after the layer `cut`, view by view, (views * len(indices), h, w, c), on disk."""
+        return StoredRows([self.files(indices, view, name)[1] for view in range(views)])
+
+    def files(self, indices: np.ndarray, view: int, name: str) -> list[Path]:
+        """Return the files of the pooled features and, with `cut`, of the maps; compute what is missing or damaged."""
+        folder, key = cache_folder("features"), self.key(indices, view)
+        files = [folder / f"{key}.npy"] + ([folder / f"{key}-{self.cut}.npy"] if self.cut else [])
+        if all(map(is_whole, files)):
+            for file in files:
+                file.touch()  # used lately: the last to be removed
+            return files
+        batches = view_batches(self.data, indices, self.config, view, name)
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(stack.enter_context(written_whole(file)).open("wb")) for file in files]
+            for number, outputs in enumerate(self.engine.outputs(batches, len(indices))):
+                if number == 0:
+                    kept = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
+                    for stream, values, dtype in zip(opened, outputs, kept, strict=True):
+                        shape = (len(indices), *values.shape[1:])
+                        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(stream, header)
+                for stream, values, dtype in zip(opened, outputs, kept, strict=True):
+                    limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
+                    stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
+        prune(folder, MOST_CACHE_BYTES)
+        return files
+
+    def key(self, indices: np.ndarray, view: int) -> str:
+        """Return the name in the cache of what one view of some pictures gives."""
+        mirrored, config = view and self.config.flip, self.config
+        options = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed]
+        digest = self.digest.copy()
+        digest.update(json.dumps([view, mirrored, options if view > int(config.flip) else []]).encode())
+        digest.update(self.data.pictures.digests[indices].tobytes())
+        return digest.hexdigest()[:40]
 
 
 class StoredRows:
@@ -101,33 +147,6 @@ def worthwhile_cut(model: keras.Model, data: Dataset, config: Config) -> str:
     return cut
 
 
-def cached_files(
-    model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int, name: str, cut: str
-) -> list[Path]:
-    """Return the files of the pooled features and, with `cut`, of the maps; compute what is missing or damaged."""
-    folder, key = cache_folder("features"), cache_key(model, data, indices, config, view)
-    files = [folder / f"{key}.npy"] + ([folder / f"{key}-{cut}.npy"] if cut else [])
-    if all(map(is_whole, files)):
-        for file in files:
-            file.touch()  # used lately: the last to be removed
-        return files
-    prune(folder, MOST_CACHE_BYTES)
-    extractor = feature_model(model, cut)
-    batches = view_batches(data, indices, config, view, name)
-    with contextlib.ExitStack() as stack:
-        opened = [stack.enter_context(stack.enter_context(written_whole(file)).open("wb")) for file in files]
-        for number, outputs in enumerate(forward(extractor, batches, len(indices))):
-            if number == 0:
-                kept = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
-                for stream, values, dtype in zip(opened, outputs, kept, strict=True):
-                    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (len(indices), *values.shape[1:])}
-                    np.lib.format.write_array_header_1_0(stream, header)
-            for stream, values, dtype in zip(opened, outputs, kept, strict=True):
-                limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
-                stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
-    return files
-
-
 def is_whole(file: Path) -> bool:
     """Whether a cached array is there in its full length; a damaged one is removed."""
     try:
@@ -156,25 +175,6 @@ def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, 
             unit = keras.ops.convert_to_numpy(augmenter(np.float32(images) / 255, training=True))
             images = np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
         yield images
-
-
-def cache_key(model: keras.Model, data: Dataset, indices: np.ndarray, config: Config, view: int) -> str:
-    backbone = model.get_layer("backbone")
-    digest = hashlib.sha256(data.pictures.digests[indices].tobytes())
-    for weight in backbone.get_weights():
-        digest.update(np.ascontiguousarray(weight).tobytes())
-    view_options = (
-        [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed]
-        if view > int(config.flip)
-        else []
-    )
-    shared = [
-        [layer.get_config() for layer in model.layers if layer.name in ("enlarge", "normalise", "rgb_to_bgr", "to_byte_range")],
-        json.loads(backbone.to_json(), object_hook=without_trainable),
-        data.image_shape, keras.backend.backend(), keras.version(), view and config.flip, view, view_options,
-    ]  # fmt: skip
-    digest.update(json.dumps(shared, sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:40]
 
 
 def without_trainable(config: dict) -> dict:
