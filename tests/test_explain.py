@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 import headstart as hs
 from headstart.cli import main
 from headstart.explain import heat_maps, logit_gradients, overlay
-from headstart.model import build_model, load_backbone
-from headstart.model.graph import head_model
+from headstart.model.backbones import load_backbone
+from headstart.model.graph import build_model, head_model
 
 SIDE, OBJECT = 128, 64
 

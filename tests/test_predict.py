@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from PIL import Image
 from scipy.special import softmax
 
 import headstart as hs
+from headstart.data.picture import read_picture
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +67,34 @@ def test_nothing_readable_is_an_error(small_run, folder):
         small_run.predict(folder / "broken.jpg")
 
 
+def test_one_picture_is_classified_without_starting_keras(small_run, folder):
+    lines = (
+        "import sys; from headstart.cli import main",
+        f"main(['predict', {str(small_run.path)!r}, {str(folder / '0.png')!r}, '--format', 'json'])",
+        "assert 'keras' not in sys.modules",
+    )
+    given = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)
+    image = read_picture(folder / "0.png", *small_run.image_shape[:2])
+    logits = small_run.model.predict(image[None], verbose=0)
+    expected = softmax(logits / small_run.temperature, axis=1)[0]
+    np.testing.assert_allclose(list(json.loads(given.stdout)[0]["probabilities"].values()), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_without_openvino_keras_classifies(small_run, folder, monkeypatch):
+    fast = small_run.predict(folder / "0.png").probabilities
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    np.testing.assert_allclose(hs.Run(small_run.path).predict(folder / "0.png").probabilities, fast, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_for_openvino_that_is_not_the_runs_own_is_refused(small_run, folder, tmp_path):
+    copy = shutil.copytree(small_run.path, tmp_path / "copy")
+    (copy / "model.bin").write_bytes(b"something else")
+    with pytest.raises(hs.HeadstartError, match=r"model\.bin is missing or not the file"):
+        hs.Run(copy).predict(folder / "0.png")
+
+
 def test_other_data_are_matched_by_class_name(small_run, digits, folder, tmp_path):
-    from headstart.predict import load_for_evaluation
+    from headstart.evaluate import load_for_evaluation
 
     # Only two of the classes, so that they have other numbers than in training.
     for name in ("7", "3"):

@@ -9,7 +9,8 @@ import pytest
 
 import headstart as hs
 from conftest import SMALL
-from headstart.run.metrics import compare_stages, fit_temperature, measure, verdict
+from headstart.run.calibration import fit_temperature
+from headstart.run.metrics import compare_stages, measure, verdict
 from headstart.training.checkpoint import Checkpoint
 
 

@@ -15,12 +15,12 @@ from typing import Any
 # Public names and their modules; imported at first use, so that `headstart --help` answers at once.
 _PUBLIC = {
     "Config": "headstart.config",
-    "Dataset": "headstart.data",
+    "Dataset": "headstart.data.dataset",
     "HeadstartError": "headstart.errors",
     "Predictions": "headstart.predict",
-    "Run": "headstart.run",
+    "Run": "headstart.run.folder",
     "audit_data": "headstart.audit.job",
-    "load_data": "headstart.data",
+    "load_data": "headstart.data.load",
     "recipe": "headstart.recipes",
     "train": "headstart.trainer",
 }

@@ -153,7 +153,7 @@ def evaluate(arguments: list[str]) -> None:
     start_keras()
     run = Run(options.run)
     run.model  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
-    from headstart.predict import load_for_evaluation
+    from headstart.evaluate import load_for_evaluation
 
     print(json.dumps(run.evaluate(load_for_evaluation(run, options.data)), indent=2))
 
@@ -177,7 +177,7 @@ def predict(arguments: list[str]) -> None:
     from headstart.run import Run
 
     run = Run(options.run)
-    start_keras()
+    show_log()
     predictions = run.predict(options.pictures, options.batch_size)
     for line in predictions.unreadable:
         print(f"headstart: skipped {line}", file=sys.stderr)
@@ -295,9 +295,14 @@ def print_result(run: "Run") -> None:
 def start_keras() -> None:
     """Load Keras without its backend's chatter, and print what is logged from now on to stderr."""
     from headstart.backend import load_keras
-    from headstart.progress import console
 
     load_keras()
+    show_log()
+
+
+def show_log() -> None:
+    """Print what is logged from now on to stderr."""
+    from headstart.progress import console
 
     class ConsoleHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:

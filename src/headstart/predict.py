@@ -1,26 +1,19 @@
-"""Using a run: classes and probabilities for pictures from anywhere, and its accuracy on other data."""
+"""Using a run: classes and probabilities for pictures from anywhere. It starts without Keras where OpenVINO will do."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from PIL import Image
 
-from headstart.data import Dataset
-from headstart.data.dataset import TEST
-from headstart.data.folder import is_picture
-from headstart.data.load import configured_data, read_pictures
-from headstart.data.picture import UnreadablePicture, fit, read_picture
+from headstart.data.picture import UnreadablePicture, fit, is_picture, read_picture
 from headstart.errors import HeadstartError
-from headstart.model.engine import forward
-from headstart.model.graph import without_augmentation
+from headstart.model.openvino import FEWEST_PICTURES, overlapped
 from headstart.progress import track
+from headstart.run.calibration import probabilities
 from headstart.run.folder import Run
-from headstart.run.metrics import measure, probabilities
-from headstart.training.batches import Batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +61,24 @@ def predict(run: Run, pictures: Any, batch_size: int = 64) -> Predictions:
     starts = track(range(0, len(named), batch_size), "classifying")
     decoded = (read_inputs(named[start : start + batch_size], run.image_shape, names, unreadable) for start in starts)
     # The engine asks for the next batch while it computes the last, so that decoding overlaps with it.
-    logits = [batch for (batch,) in forward(run.model, filter(len, decoded), len(named))]
+    logits = [batch for (batch,) in run_network(run, filter(len, decoded), len(named))]
     refuse_only_unreadable(names, unreadable)
     certainty = probabilities(np.concatenate(logits), run.temperature).astype(np.float32)
     return Predictions(names, certainty, run.class_names, unreadable)
+
+
+def run_network(run: Run, batches: Iterable[np.ndarray], pictures: int) -> Iterator[list[np.ndarray]]:
+    """Yield the logits, float32 (B, classes), of each batch.
+
+    A few pictures are classified before Keras would have started, where the run holds its network for
+    OpenVINO; for many, the fastest engine of this machine is chosen.
+    """
+    if pictures < FEWEST_PICTURES and run.compiled is not None:
+        return overlapped(run.compiled, batches, 1)
+    model = run.model  # first, so that Keras starts without its backend's chatter
+    from headstart.model.engine import forward
+
+    return forward(model, batches, pictures)
 
 
 def named_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:
@@ -134,51 +141,3 @@ def as_input(picture: Path | Image.Image | np.ndarray, height: int, width: int) 
             return picture
         picture = Image.fromarray(picture)
     return fit(picture, height, width)
-
-
-def predict_logits(model: keras.Model, batches: Batches, description: str) -> np.ndarray:
-    """Return the model's logits, float32 (N, classes), in the order of the batches."""
-    inputs = (batches[step][0] for step in track(range(batches.num_batches), description))
-    return np.concatenate([logits for (logits,) in forward(without_augmentation(model), inputs, len(batches.indices))])
-
-
-def load_for_evaluation(run: Run, source: str = "") -> Dataset:
-    """Load a run's own data with the splits it was trained with, or other data as one test part.
-
-    Other data keep their test part, if they have one; else every picture is used.
-
-    Raises:
-        HeadstartError: the run's own data have changed since.
-    """
-    config, (height, _, _) = run.config, run.image_shape
-    if not source:
-        data = configured_data(config)
-        if data.pictures.fingerprint != run.read_json("data.json")["fingerprint"]:
-            raise HeadstartError(
-                f"{config.data} has changed since {run.path} was trained on it: name what to measure on with --data"
-            )
-        return data
-    pictures = read_pictures(source, height)
-    test = np.flatnonzero(pictures.parts == TEST)
-    nothing = np.array([], dtype=np.int64)
-    return Dataset(pictures, train=nothing, validation=nothing, test=test if len(test) else np.arange(len(pictures.labels)))
-
-
-def evaluate(run: Run, data: Dataset, batch_size: int = 64) -> dict[str, Any]:
-    """Measure a run's model on the test part of a data set, matching classes by name.
-
-    Returns:
-        The figures of `headstart.run.metrics.measure`.
-
-    Raises:
-        HeadstartError: the data have a class that the model does not know, or another picture size.
-    """
-    unknown = [name for name in data.class_names if name not in run.class_names]
-    if unknown:
-        raise HeadstartError(f"{data.pictures.source}: the model of {run.path} does not know the class {unknown[0]!r}")
-    if data.image_shape != run.image_shape:
-        raise HeadstartError(f"{data.pictures.source}: pictures of {data.image_shape} do not fit the model's {run.image_shape}")
-    logits = predict_logits(run.model, Batches(data.pictures.images, data.pictures.labels, data.test, batch_size), "evaluating")
-    # The data may hold fewer classes, in another order.
-    to_model = np.array([run.class_names.index(name) for name in data.class_names])
-    return measure(logits, to_model[data.labels(data.test)], run.class_names, run.temperature)

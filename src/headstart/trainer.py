@@ -18,13 +18,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from headstart.audit.job import audit_run
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
-from headstart.data import Dataset
+from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
-from headstart.model import build_model, load_backbone
-from headstart.model.backbones import refuse_unusable
-from headstart.model.graph import all_layers, head_model, take_back, unfreeze
-from headstart.predict import predict_logits
+from headstart.evaluate import predict_logits
+from headstart.model.backbones import load_backbone, refuse_unusable
+from headstart.model.graph import all_layers, build_model, head_model, take_back, unfreeze
 from headstart.run import Run
 from headstart.run.results import write_results
 from headstart.run.seeds import write_seeds

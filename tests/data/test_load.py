@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data import load_data
+from headstart.data.load import load_data
 from headstart.download import explained_download
 from headstart.errors import HeadstartError
 

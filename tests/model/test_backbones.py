@@ -2,8 +2,7 @@ import keras
 import pytest
 
 import headstart as hs
-from headstart.model import load_backbone
-from headstart.model.backbones import preprocess_by_name
+from headstart.model.backbones import load_backbone, preprocess_by_name
 
 
 def test_a_backbone_file_gets_the_preprocessing_of_its_family(tmp_path):

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.model.backbones import BACKBONES, load_backbone
 from headstart.model.graph import (
     build_model,
     feature_model,
@@ -63,7 +64,7 @@ def test_normalisation_equals_keras_own(mode):
 def test_every_family_gets_what_its_own_preprocess_input_gives(backbone, family):
     pictures = images(2).astype(np.float32)
     x = pictures / 255
-    for layer in normalisation(hs.model.BACKBONES[backbone].preprocess):
+    for layer in normalisation(BACKBONES[backbone].preprocess):
         x = layer(x)
     expected = importlib.import_module(f"keras.applications.{family}").preprocess_input(pictures.copy())
     np.testing.assert_allclose(keras.ops.convert_to_numpy(x), expected, rtol=1e-5, atol=1e-4)
@@ -155,7 +156,7 @@ def test_the_two_sides_of_a_cut_are_the_whole_network():
 )  # fmt: skip
 def test_the_last_stage_begins_where_the_last_larger_map_can_be_cut_off(backbone, first):
     config = hs.recipe("quick", backbone=backbone, weights="none", fine_tune_from="all", image_size=64)
-    model = build_model(*hs.model.load_backbone(config), (32, 32, 3), 5, config, "float32")
+    model = build_model(*load_backbone(config), (32, 32, 3), 5, config, "float32")
     config = hs.recipe("quick", backbone=backbone, fine_tune_from="last-stage", image_size=64)
     assert first_unfrozen(model, config) == first
     unfreeze(model, config)

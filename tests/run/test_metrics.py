@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
-from headstart.run.metrics import compare_stages, fit_temperature, measure, probabilities, reliability, verdict
+from headstart.run.calibration import fit_temperature, probabilities, reliability
+from headstart.run.metrics import compare_stages, measure, verdict
 
 
 @pytest.fixture

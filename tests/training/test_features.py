@@ -4,8 +4,8 @@ import pytest
 
 import headstart as hs
 from headstart.config import replace
-from headstart.model import build_model, load_backbone
-from headstart.model.graph import feature_model, unfreeze
+from headstart.model.backbones import load_backbone
+from headstart.model.graph import build_model, feature_model, unfreeze
 from headstart.training.features import FrozenLayers, StoredRows, prune, worthwhile_cut
 
 

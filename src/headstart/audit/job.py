@@ -49,8 +49,8 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
     """
     from headstart.backend import resolve_precision
     from headstart.data.load import configured_data
-    from headstart.model import build_model, load_backbone
-    from headstart.model.backbones import refuse_unusable
+    from headstart.model.backbones import load_backbone, refuse_unusable
+    from headstart.model.graph import build_model
     from headstart.training.features import FrozenLayers
 
     if not can_audit(config):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from headstart.data import Dataset
+from headstart.data.dataset import Dataset
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.data.dataset import TEST, TRAIN, VALIDATION, Pictures
-from headstart.data.picture import EXTENSIONS, UnreadablePicture, read_picture
+from headstart.data.picture import UnreadablePicture, is_picture, read_picture
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, write_json
 from headstart.progress import track
@@ -71,11 +71,6 @@ def list_pictures(root: Path) -> list[tuple[Path, str, int]]:
         if strange := sorted(set(names) - training):
             raise HeadstartError(f"{folder / strange[0]}: the class {strange[0]!r} has no pictures to train on")
     return listing
-
-
-def is_picture(path: Path) -> bool:
-    """Whether a path looks like a picture file; hidden ones, such as macOS' `._a.jpg`, do not."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
 def subfolders(folder: Path) -> list[Path]:

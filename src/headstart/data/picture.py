@@ -18,6 +18,11 @@ class UnreadablePicture(Exception):
     """A file that is no picture, is damaged, or is larger than `MOST_PIXELS`."""
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a path looks like a picture file; hidden ones, such as macOS' `._a.jpg`, do not."""
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+
+
 def read_picture(path: Path, height: int, width: int) -> np.ndarray:
     """Return the picture in a file, cropped about its centre to the wanted shape.
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from headstart.data import Dataset
+from headstart.data.dataset import Dataset
 from headstart.explain import heat_maps, overlay
 from headstart.report.html import E, percent, picture
 

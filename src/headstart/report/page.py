@@ -13,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 from headstart.config import ALL, LAST_STAGE, Config, option_name
-from headstart.data import Dataset
+from headstart.data.dataset import Dataset
 from headstart.recipes import RECIPES
 from headstart.report import charts, gallery
 from headstart.report.advice import advice, count, taken_for
 from headstart.report.html import E, contents, duration, p_value, percent, picture, points, section, table, write_page
+from headstart.run.calibration import probabilities, reliability
 from headstart.run.folder import Run
-from headstart.run.metrics import SIGNIFICANT, probabilities, reliability
+from headstart.run.metrics import SIGNIFICANT
 from headstart.run.plots import STAGE_NAMES
 
 # Beyond this a matrix of numbers is a picture, and the list of confusions says more.

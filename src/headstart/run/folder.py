@@ -21,7 +21,7 @@ from headstart.files import checksum, write_json, written_whole
 if TYPE_CHECKING:
     import keras
 
-    from headstart.data import Dataset
+    from headstart.data.dataset import Dataset
     from headstart.explain import Explanations
     from headstart.predict import Predictions
 
@@ -29,6 +29,8 @@ logger = logging.getLogger("headstart")
 
 # Of the manifest; a run with a higher one was written by a newer Headstart.
 FORMAT = 1
+# By so many of the test part's, OpenVINO's form of the model is compared with Keras'.
+PICTURES_TO_COMPARE = 64
 
 
 class Run:
@@ -136,13 +138,30 @@ class Run:
     def model(self) -> "keras.Model":
         from headstart.backend import load_keras
 
-        for name, expected in self.manifest["sha256"].items():
+        self._verify("model.keras")
+        return load_keras().models.load_model(self.path / "model.keras", compile=False, safe_mode=True)
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The same model compiled by OpenVINO, without Keras; None where there is no OpenVINO, or was none for this run."""
+        from headstart.model.openvino import compile_file
+
+        if "model.xml" not in self.manifest["sha256"]:
+            return None
+        self._verify("model.xml", "model.bin")
+        try:
+            return compile_file(self.path / "model.xml", self.manifest["precision"])
+        except Exception as error:  # not installed, a processor that it does not know, ...
+            logger.info("OpenVINO cannot run %s (%s): Keras does", self.path, str(error).splitlines()[0])
+            return None
+
+    def _verify(self, *names: str) -> None:
+        for name in names:
             file = self.path / name
-            if not file.is_file() or checksum(file) != expected:
+            if not file.is_file() or checksum(file) != self.manifest["sha256"][name]:
                 raise HeadstartError(
                     f"{file} is missing or not the file that its manifest describes: train again, or bring the original back"
                 )
-        return load_keras().models.load_model(self.path / "model.keras", compile=False, safe_mode=True)
 
     def predict(self, pictures: Any, batch_size: int = 64) -> "Predictions":
         """Classify paths, folders, Pillow images or uint8 arrays; see `headstart.predict.predict`."""
@@ -151,8 +170,8 @@ class Run:
         return predict(self, pictures, batch_size)
 
     def evaluate(self, data: "Dataset", batch_size: int = 64) -> dict[str, Any]:
-        """Measure the model on the test part of a data set; see `headstart.predict.evaluate`."""
-        from headstart.predict import evaluate
+        """Measure the model on the test part of a data set; see `headstart.evaluate.evaluate`."""
+        from headstart.evaluate import evaluate
 
         return evaluate(self, data, batch_size)
 
@@ -176,18 +195,23 @@ class Run:
             writer.writerows(rows)
 
     def write_model(self, model: "keras.Model", data: "Dataset", temperature: float) -> None:
-        """Write `model.keras`, and last the manifest, by which the run counts as finished."""
+        """Write the model for Keras and, where it can, for OpenVINO; and last the manifest, by which the run is finished."""
+        from headstart.model.engine import compiled_by_openvino, precision_of
         from headstart.model.graph import without_augmentation
 
+        used, files = without_augmentation(model), ["model.keras"]
         with written_whole(self.path / "model.keras") as partial:
-            without_augmentation(model).save(partial)
+            used.save(partial)
+        if compiled_by_openvino(used, data.images(data.test[:PICTURES_TO_COMPARE]), self.path / "model.xml") is not None:
+            files += ["model.xml", "model.bin"]
         write_json(self.path / "manifest.json", {
             "format": FORMAT,
             "classes": list(data.class_names),
             "input": {"shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255]},
             "output": "logits, one for each class, in this order; softmax of logits / temperature gives probabilities",
             "temperature": temperature,
-            "sha256": {"model.keras": checksum(self.path / "model.keras")},
+            "precision": precision_of(used),
+            "sha256": {name: checksum(self.path / name) for name in files},
         })  # fmt: skip
 
     def save_array(self, name: str, array: np.ndarray) -> None:

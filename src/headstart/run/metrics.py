@@ -3,17 +3,14 @@
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
+from headstart.run.calibration import probabilities, reliability
+
 FIGURES = ("precision", "recall", "f1-score")
-CALIBRATION_BINS = 15
 # With fewer classes the right one is nearly always among the first five.
 MOST_CLASSES_WITHOUT_TOP_5 = 10
-# Far beyond what networks need; a search needs ends.
-TEMPERATURES = (0.01, 100.0)
 SIGNIFICANT = 0.05
 
 
@@ -64,11 +61,6 @@ def single_figures(figures: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in figures.items() if isinstance(value, float)} | calibrated
 
 
-def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return float64 (N, classes), the softmax of logits that were divided by a temperature."""
-    return softmax(np.float64(logits) / temperature, axis=1)
-
-
 def probability_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return log loss, Brier score and expected calibration error of float (N, classes) probabilities.
 
@@ -82,31 +74,6 @@ def probability_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[s
         "brier": float(np.square(probabilities - (labels[:, None] == classes)).sum(axis=1).mean()),
         "ece": float(np.average(np.abs(confidences - accuracies), weights=counts)),
     }
-
-
-def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pictures, mean confidence and accuracy, each (bins,), of the bins of confidence that hold any picture."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    counts, sure, correct = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, right))
-    held = counts > 0
-    return counts[held], sure[held] / counts[held], correct[held] / counts[held]
-
-
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the temperature by which logits must be divided for the least log loss (Guo et al. 2017).
-
-    Where no picture is mistaken it is 1: the loss would fall without end as the temperature falls.
-    """
-    if (logits.argmax(axis=1) == labels).all():
-        return 1.0
-    classes = np.arange(logits.shape[1])
-    # By its logarithm, so that halves and doubles are equally far; the loss has one minimum.
-    found = minimize_scalar(
-        lambda exponent: log_loss(labels, probabilities(logits, np.exp(exponent)), labels=classes),
-        bounds=np.log(TEMPERATURES), method="bounded",
-    )  # fmt: skip
-    return float(np.exp(found.x))
 
 
 def compare_stages(frozen: np.ndarray, fine_tuned: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

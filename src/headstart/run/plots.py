@@ -10,10 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
-from headstart.data import Dataset
+from headstart.data.dataset import Dataset
 from headstart.files import written_whole
+from headstart.run.calibration import CALIBRATION_BINS, probabilities, reliability
 from headstart.run.folder import Run
-from headstart.run.metrics import CALIBRATION_BINS, probabilities, reliability, wilson_interval
+from headstart.run.metrics import wilson_interval
 
 TRAINING, VALIDATION, GREY = "#4477aa", "#ee6677", "#777777"  # Paul Tol's bright scheme: safe for the colour-blind
 STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch": "from scratch"}

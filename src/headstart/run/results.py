@@ -5,11 +5,12 @@ import logging
 import keras
 
 from headstart.audit.job import add_accuracies
-from headstart.data import Dataset
+from headstart.data.dataset import Dataset
 from headstart.files import write_json
 from headstart.report.page import write_report
+from headstart.run.calibration import fit_temperature
 from headstart.run.folder import Run
-from headstart.run.metrics import compare_stages, fit_temperature, measure, verdict
+from headstart.run.metrics import compare_stages, measure, verdict
 from headstart.run.plots import draw_plots
 from headstart.training.checkpoint import Checkpoint
 
