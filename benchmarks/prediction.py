@@ -1,0 +1,148 @@
+"""Classifying a folder of JPEG files, and one: `run.predict` against a decoding loop and Keras' `predict`.
+
+python -m benchmarks.prediction --run runs/photos
+"""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+from PIL import Image
+
+from benchmarks import common
+
+TEXT = """A folder of JPEG files to a class for each: `run.predict(folder)`, with all that it does at each call, against a loop
+of `keras.utils.load_img` and `model.predict` of the same model file, loaded and warm. Where files are larger than the
+model's pictures, the two decode and shrink them in different ways, and need not agree on every class. The last row is
+one file, a whole process each: `headstart predict` against a script that loads the model with Keras."""
+AIM = 2.5
+SCRIPT = """
+import sys, keras, numpy as np
+model = keras.models.load_model(sys.argv[1], compile=False)
+image = keras.utils.load_img(sys.argv[2], target_size=model.input_shape[1:3], interpolation="bilinear")
+print(np.argmax(model.predict(np.uint8(keras.utils.img_to_array(image))[None], verbose=0)))
+"""
+
+
+@dataclass(frozen=True)
+class Options(common.Options):
+    """Measure prediction."""
+
+    run: str = ""  # folder of a finished run; empty: a frozen one on 1,000 pictures is trained for it
+    size: int = 96  # side in pixels of that run's network
+    pictures: int = 5000  # JPEG files, of the test part's pictures
+    side: tuple[int, ...] = (0, 512)  # sides of the files in pixels; 0: the data's own
+    repeats: int = 3  # measurements of each contender
+
+
+def main(options: Options) -> None:
+    import headstart as hs
+
+    table = common.Table("prediction", "Prediction", TEXT, options)
+    with tempfile.TemporaryDirectory() as folder:
+        run = options.run or common.in_own_process(train, options, folder)
+        data = common.load(hs.Run(run).config)
+        rows = np.resize(data.test, options.pictures)
+        for side in options.side:
+            files = Path(folder) / f"files-{side}"
+            write_files(data.images(rows), files, side)
+            with (common.contender(prepare_headstart, run, files) as headstart,
+                  common.contender(prepare_keras, run, files, options.batch_size) as keras):  # fmt: skip
+                found = common.alternate({"headstart": headstart, "keras": keras}, options.repeats)
+            add_row(table, f"{len(rows):,} files of {side or data.image_shape[0]} px", found, AIM)
+            table.write()
+        file = str(next(files.iterdir()))
+        found = common.alternate({
+            "headstart": lambda: script(["-m", "headstart", "predict", run, file, "--format", "csv"]),
+            "keras": lambda: script(["-c", SCRIPT, str(Path(run) / "model.keras"), file]),
+        }, options.repeats)  # fmt: skip
+        for sample in found["keras"]:
+            sample["labels"] = [data.class_names[int(sample["output"])]]
+        for sample in found["headstart"]:
+            sample["labels"] = [sample["output"].splitlines()[-1].removeprefix(f"{file},").split(",")[0]]
+        add_row(table, "one file, from the start of Python", found, None)
+        table.write()
+
+
+def train(options: Options, folder: str) -> str:
+    import headstart as hs
+
+    out = f"{folder}/run"
+    config = common.configuration(options, options.size, epochs=0, limit=1000, out=out)
+    hs.train(config)
+    return out
+
+
+def write_files(images: np.ndarray, folder: Path, side: int) -> None:
+    folder.mkdir()
+    for number, image in enumerate(images):
+        picture = Image.fromarray(image)
+        picture = picture.resize((side, side), Image.Resampling.BICUBIC) if side else picture
+        picture.save(folder / f"{number:06}.jpg", quality=95)
+
+
+def prepare_headstart(path: str, folder: Path) -> Callable[[], dict[str, Any]]:
+    import headstart as hs
+
+    run = hs.Run(path)
+    run.model  # noqa: B018  (loaded before the clock starts, as the other's)
+
+    def measure() -> dict[str, Any]:
+        begin = time.perf_counter()
+        labels = run.predict(folder).labels
+        return {"seconds": time.perf_counter() - begin, "labels": labels}
+
+    return measure
+
+
+def prepare_keras(path: str, folder: Path, batch_size: int) -> Callable[[], dict[str, Any]]:
+    from headstart.backend import load_keras
+
+    keras = load_keras()
+    import headstart as hs
+
+    names, model = hs.Run(path).class_names, keras.models.load_model(Path(path) / "model.keras", compile=False)
+    shape = model.input_shape[1:3]
+    model.predict(np.zeros((batch_size, *shape, 3), np.uint8), batch_size, verbose=0)
+
+    def measure() -> dict[str, Any]:
+        begin = time.perf_counter()
+        images = [
+            np.uint8(keras.utils.img_to_array(keras.utils.load_img(file, target_size=shape, interpolation="bilinear")))
+            for file in sorted(folder.iterdir())
+        ]
+        logits = model.predict(np.stack(images), batch_size, verbose=0)
+        return {"seconds": time.perf_counter() - begin, "labels": [names[index] for index in logits.argmax(axis=1)]}
+
+    return measure
+
+
+def script(arguments: list[str]) -> dict[str, Any]:
+    begin = time.perf_counter()
+    done = subprocess.run([sys.executable, *arguments], check=True, text=True, capture_output=True)
+    return {"seconds": time.perf_counter() - begin, "output": done.stdout.strip()}
+
+
+def add_row(table: common.Table, what: str, found: dict[str, list[dict[str, Any]]], aim: float | None) -> None:
+    ours, theirs = ([sample["seconds"] for sample in found[name]] for name in ("headstart", "keras"))
+    labels, others = (np.array(found[name][0]["labels"]) for name in ("headstart", "keras"))
+    table.rows.append({
+        "": what,
+        "Headstart, s": common.median(ours),
+        "Keras, s": common.median(theirs),
+        "times as fast": common.ratio(theirs, ours),
+        "aim": aim,
+        "same class": f"{100 * np.mean(labels == others):.2f} %",
+    })  # fmt: skip
+    table.samples[what] = {"headstart": ours, "keras": theirs}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

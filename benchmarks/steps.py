@@ -1,0 +1,158 @@
+"""Fine-tuning steps: ours against Keras' guide and PyTorch's tutorial.
+
+python -m benchmarks.steps --size 64 96
+"""
+
+import contextlib
+import importlib.util
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from benchmarks import common
+from headstart.config import ALL, LAST_STAGE, Config
+
+TEXT = """One epoch of fine-tuning on as many pictures, in pictures a second, without validation and after an epoch to warm up.
+Keras is `fit` as its guide has it, with everything unfrozen and `jit_compile="auto"`; "batch norm frozen" is the same
+with the batch norms left untrainable, which the guide's `training=False` does not bring about in Keras 3. PyTorch is its
+tutorial's loop. The last stage trains on maps that the layers before it gave once, while the head's features were
+computed. The difference is that of the pooled features before training from plain Keras', relative: all train the same
+network. Aims: 2 times Keras, 2 times PyTorch in float32, 1.4 times PyTorch in bfloat16."""
+OURS = {"Headstart, everything (`--fine-tune-from all`)": ALL, "Headstart, last stage on cached maps (`quick`)": LAST_STAGE}
+GUIDE = "Keras `fit`, the guide"
+GUIDES = {GUIDE: False, "Keras `fit`, the guide, batch norm frozen": True}
+PYTORCH = {"PyTorch, the tutorial, float32": (False, False), "PyTorch, channels last, bfloat16": (True, False)}
+COMPILED = {"PyTorch, channels last, bfloat16, compiled": (True, True)}
+
+
+@dataclass(frozen=True)
+class Options(common.Options):
+    """Measure steps of fine-tuning."""
+
+    size: tuple[int, ...] = (64, 96)  # sides in pixels
+    pictures: int = 384  # pictures a measurement at 96 px; at other sizes as many as take about as long
+    compiled: bool = False  # PyTorch with torch.compile too, which needs a C++ compiler and minutes
+
+
+def main(options: Options) -> None:
+    table = common.Table("steps", "Fine-tuning", TEXT, options)
+    for size in options.size:
+        config = common.configuration(options, size)
+        images, labels = common.training_pictures(
+            config, common.whole_batches(options.pictures * (96 / size) ** 2, options.batch_size)
+        )
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            contenders = {
+                name: stack.enter_context(common.contender(*prepared))
+                for name, prepared in preparations(options, config, images, labels, folder).items()
+            }
+            found = common.alternate(contenders, options.repeats)
+        add_rows(table, size, len(images), found)
+        table.write()
+
+
+def preparations(options: Options, config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> dict[str, tuple]:
+    """Return what prepares each contender, with its arguments; `folder` is for cached maps."""
+    found: dict[str, tuple] = {
+        name: (prepare_headstart, common.configuration(options, config.image_size, fine_tune_from=start), images, labels, folder)
+        for name, start in OURS.items()
+    }
+    found |= {name: (prepare_guide, config, images, labels, held) for name, held in GUIDES.items()}
+    if not importlib.util.find_spec("torch"):
+        print("PyTorch is not installed (pip install 'headstart[torch]'): its rows are left out")
+        return found
+    backbone = common.in_own_process(exported, config)
+    if "conv5_block3_3_conv" not in backbone["layers"] or "conv5_block4_1_conv" in backbone["layers"]:
+        print("PyTorch's network is written out as a ResNet-50 only: its rows are left out")
+        return found
+    peers = PYTORCH | (COMPILED if options.compiled else {})
+    return found | {name: (prepare_pytorch, config, backbone, images, labels, *how) for name, how in peers.items()}
+
+
+def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> Callable[[], dict[str, Any]]:
+    """Return what measures an epoch of our own fine-tuning, put together as `headstart.trainer.fine_tuning_stage` does."""
+    from headstart.backend import load_keras, resolve_jit, resolve_precision, seed_everything
+
+    keras = load_keras()
+    from headstart.model import build_model, load_backbone
+    from headstart.model.graph import feature_model, frozen_cut, head_model, unfreeze
+    from headstart.training.batches import Batches
+    from headstart.training.features import StoredRows
+    from headstart.training.optimizer import fine_tuning_optimizer
+
+    seed_everything(0, deterministic=False)
+    classes = int(labels.max()) + 1
+    precision = resolve_precision(config.precision, config.learns_batch_norm)
+    model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
+    features = feature_model(model).predict(images[: config.batch_size], config.batch_size, verbose=0)
+    unfreeze(model, config)
+    learner, rows = model, images
+    if config.fine_tune_from != ALL:
+        cut = frozen_cut(model, config)
+        learner = head_model(model, cut)
+        maps = feature_model(model, cut).predict(images, config.batch_size, verbose=0)[1]
+        file = Path(folder) / "maps.npy"
+        np.save(file, maps.astype(np.float16))
+        rows = StoredRows([file])
+        features = np.asarray(learner.get_layer("backbone_end")(maps[: config.batch_size]), np.float32).mean((1, 2))
+    batches = Batches(rows, labels, np.arange(len(labels)), config.batch_size, 0, classes)
+    learner.compile(
+        fine_tuning_optimizer(config, 100 * batches.num_batches),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+        metrics=["accuracy"], jit_compile=resolve_jit(),
+    )  # fmt: skip
+    learner.fit(batches, shuffle=False, verbose=0)
+
+    def measure() -> dict[str, Any]:
+        begin = time.perf_counter()
+        learner.fit(batches, shuffle=False, verbose=0)
+        return {"seconds": time.perf_counter() - begin, "features": features}
+
+    return measure
+
+
+def prepare_guide(config: Config, images: np.ndarray, labels: np.ndarray, held: bool) -> Callable[[], dict[str, Any]]:
+    from benchmarks.keras_guide import prepare_fine_tuning
+
+    return prepare_fine_tuning(config, images, labels, held)
+
+
+def exported(config: Config) -> dict[str, Any]:
+    from benchmarks import keras_guide
+
+    return keras_guide.exported(config)
+
+
+def prepare_pytorch(*arguments: Any) -> Callable[[], dict[str, Any]]:
+    from benchmarks.pytorch_tutorial import prepare_fine_tuning
+
+    return prepare_fine_tuning(*arguments)
+
+
+def add_rows(table: common.Table, size: int, pictures: int, found: dict[str, list[dict[str, Any]]]) -> None:
+    from headstart.model.engine import relative_difference
+
+    rates = {name: [pictures / sample["seconds"] for sample in samples] for name, samples in found.items()}
+    everything, last_stage = OURS
+    for name, values in rates.items():
+        peer = name not in OURS
+        table.rows.append({
+            "side, px": size,
+            "": name,
+            "pictures/s": common.median(values),
+            "everything is ... times as fast": common.ratio(rates[everything], values) if peer else None,
+            "the last stage is ... times as fast": common.ratio(rates[last_stage], values) if peer else None,
+            "features differ by": relative_difference(found[name][0]["features"], found[GUIDE][0]["features"]),
+        })  # fmt: skip
+    table.samples[str(size)] = {"pictures": pictures, **rates}
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options))

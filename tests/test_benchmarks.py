@@ -1,0 +1,142 @@
+import dataclasses
+import json
+import os
+
+import numpy as np
+import pytest
+
+from benchmarks import common
+from benchmarks.__main__ import main as write_page
+
+
+def prepare_counting(start: int):
+    """A contender that counts its measurements, and says in which process it lives."""
+    count = start
+
+    def measure() -> tuple[int, int]:
+        nonlocal count
+        count += 1
+        return count, os.getpid()
+
+    return measure
+
+
+def failing() -> None:
+    raise ValueError("no such thing")
+
+
+def test_a_contender_is_prepared_once_in_a_process_of_its_own():
+    with common.contender(prepare_counting, 5) as measure:
+        (first, process), (second, again) = measure(), measure()
+    assert (first, second) == (6, 7)
+    assert process == again != os.getpid()
+
+
+def test_the_environment_is_set_in_the_new_process_alone():
+    assert common.in_own_process(os.getenv, "HEADSTART_CACHE", HEADSTART_CACHE="elsewhere") == "elsewhere"
+    assert os.environ["HEADSTART_CACHE"] != "elsewhere"
+
+
+def test_what_fails_in_a_contender_fails_here():
+    with pytest.raises(ValueError, match="no such thing"):
+        common.in_own_process(failing)
+
+
+def test_contenders_take_turns_and_every_other_round_runs_backwards():
+    order: list[str] = []
+    found = common.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert {name: len(samples) for name, samples in found.items()} == {"a": 3, "b": 3}
+
+
+def test_a_ratio_is_the_median_of_the_pairs_and_not_of_the_sides():
+    # Here the machine was ten times slower during the second repeat, for both.
+    assert common.ratio([4.0, 40.0, 6.0], [2.0, 20.0, 2.0]) == 2.0
+
+
+def test_a_part_of_the_pictures_keeps_the_proportions_of_parts_and_classes():
+    config = common.configuration(common.Options(data="digits", backbone="starter"), 16)
+    whole, part = common.load(config), common.load(config, 600)
+    for name in ("train", "validation", "test"):
+        indices, kept = getattr(whole, name), getattr(part, name)
+        assert set(kept) <= set(indices)
+        assert len(kept) == pytest.approx(len(indices) * 600 / 1797, abs=1)
+        assert set(part.labels(kept)) == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, ""), (1234.5, "1,234"), (2.345, "2.35"), (0.5, "0.500"), (1.3e-5, "1.3e-05"), (96, "96"), ("Keras", "Keras"),
+     ({"accuracy": 0.8126, "interval": [0.8, 0.82]}, "81.26 % (80.00 to 82.00)")],
+)  # fmt: skip
+def test_values_are_shown_with_three_figures(value, text):
+    assert common.shown(value) == text
+
+
+def test_results_hold_what_they_depend_on_and_no_paths_and_become_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["/somewhere/benchmarks/extraction.py", "--data", "/home/me/photos", "--size", "64"])
+    table = common.Table("extraction", "Extraction", "What it is.", common.Options(out=tmp_path))
+    table.rows += [{"side, px": 64, "pictures/s": 812.0}, {"side, px": 96, "aim": 2.5}]
+    table.write()
+    content = json.loads((tmp_path / "extraction.json").read_text())
+    assert content["command"] == "python -m benchmarks.extraction --data photos --size 64"
+    assert {"processor", "memory", "cores", "keras", "numpy"} <= content["machine"].keys()
+    write_page(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "| side, px | pictures/s | aim |\n| --- | --- | --- |\n| 64 | 812 |  |\n| 96 |  | 2.50 |" in page
+    assert "/home" not in page
+    assert "1 of 6 tables" in capsys.readouterr().out
+
+
+def test_a_curve_is_drawn_from_a_run_and_a_record_of_keras(small_run, tmp_path):
+    from benchmarks import curve
+
+    options = curve.Options(out=tmp_path, image=tmp_path / "images" / "curve.png", runs=(str(small_run.path),))
+    (tmp_path / "curve").mkdir()
+    point = {"seconds": 0.0, "stage": "frozen", "test": {"accuracy": 0.5, "interval": [0.4, 0.6]}}
+    late = point | {"seconds": 1e6, "test": {"accuracy": 0.99, "interval": [0.9, 1.0]}}
+    record = {"name": "Keras, 16 px", "headstart": False, "side": 16, "environment": {}, "points": [point, late]}
+    (tmp_path / "curve" / "keras.json").write_text(json.dumps(record))
+    curve.main(options)
+    (row,) = json.loads((tmp_path / "curve.json").read_text())["rows"]
+    assert row["fine-tuned, test accuracy"]["accuracy"] == small_run.metrics["test"]["fine_tuned"]["accuracy"]
+    assert row["plain Keras in that time"]["accuracy"] == 0.5  # the later point came after our run was done
+    assert (tmp_path / "images" / "curve.png").stat().st_size > 10_000
+
+
+def test_extraction_is_measured_beside_keras(tmp_path):
+    from benchmarks import extraction
+
+    options = extraction.Options(
+        data="digits", backbone="starter", out=tmp_path, repeats=1, batch_size=32, size=(16,), pictures=2
+    )
+    extraction.main(options)
+    content = json.loads((tmp_path / "extraction.json").read_text())
+    (row,) = content["rows"]
+    assert row["features differ by"] < 1e-3
+    assert row["times as fast"] == pytest.approx(row["Headstart, pictures/s"] / row["Keras `predict`, pictures/s"])
+    assert content["samples"]["16"]["pictures"] == 64
+
+
+def test_the_network_of_the_pytorch_tutorial_is_that_of_keras():
+    pytest.importorskip("torch", reason="PyTorch, the peer, is not installed")
+    import keras
+
+    from benchmarks import pytorch_tutorial
+    from headstart.config import Config
+    from headstart.model.engine import relative_difference
+
+    keras.utils.set_random_seed(0)
+    model = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(None, None, 3))
+    rng = np.random.default_rng(0)
+    for layer in model.layers:  # the statistics of a new network are 0 and 1, which would hide that they were exchanged
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([np.float32(rng.uniform(0.5, 1.0, weight.shape)) for weight in layer.get_weights()])
+    layers = {layer.name: (layer.get_weights(), getattr(layer, "strides", (1, 1))[0]) for layer in model.layers if layer.weights}
+    images = rng.integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
+    prepared = keras.applications.resnet50.preprocess_input(np.float32(images))
+    expected = keras.ops.convert_to_numpy(model(prepared, training=False)).mean((1, 2))
+    network = pytorch_tutorial.ResNet50(layers, 10)
+    config = dataclasses.replace(Config(), image_size=64)
+    found = pytorch_tutorial.pooled_features(network, images, config, "caffe")
+    assert relative_difference(found, expected) < 1e-4
