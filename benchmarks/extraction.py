@@ -48,9 +48,9 @@ def prepare_engine(config: Config, images: np.ndarray) -> Callable[[], dict[str,
     from headstart.backend import load_keras, resolve_precision
 
     load_keras()
-    from headstart.model import build_model, load_backbone
+    from headstart.model.backbones import load_backbone
     from headstart.model.engine import forward
-    from headstart.model.graph import feature_model
+    from headstart.model.graph import build_model, feature_model
 
     precision = resolve_precision(config.precision, config.learns_batch_norm)
     extractor = feature_model(build_model(*load_backbone(config), images.shape[1:], 2, config, precision))

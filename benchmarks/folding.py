@@ -71,7 +71,8 @@ def compare(config: Config, pictures: int) -> dict[str, Any]:
 
 def network(data: Any, config: Config, folded: bool) -> Any:
     """Return the whole network; without folding it is built as for batch norm that learns, and never unfrozen so."""
-    from headstart.model import build_model, load_backbone
+    from headstart.model.backbones import load_backbone
+    from headstart.model.graph import build_model
 
     built_as = config if folded else dataclasses.replace(config, batch_norm="training")
     return build_model(*load_backbone(config), data.image_shape, len(data.class_names), built_as, "float32")

@@ -16,9 +16,9 @@ from tensorflow import data as tf_data
 
 from benchmarks.common import accuracy, load, machine
 from headstart.config import Config
-from headstart.data import Dataset
+from headstart.data.dataset import Dataset
 from headstart.files import write_json
-from headstart.model import load_backbone
+from headstart.model.backbones import load_backbone
 from headstart.run.metrics import measure
 
 FROZEN_RATE, FINE_TUNING_RATE = 1e-3, 1e-5  # Adam's default, and the guide's for fine-tuning

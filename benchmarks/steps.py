@@ -81,8 +81,8 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
     from headstart.backend import load_keras, resolve_jit, resolve_precision, seed_everything
 
     keras = load_keras()
-    from headstart.model import build_model, load_backbone
-    from headstart.model.graph import feature_model, frozen_cut, head_model, unfreeze
+    from headstart.model.backbones import load_backbone
+    from headstart.model.graph import build_model, feature_model, frozen_cut, head_model, unfreeze
     from headstart.training.batches import Batches
     from headstart.training.features import StoredRows
     from headstart.training.optimizer import fine_tuning_optimizer
