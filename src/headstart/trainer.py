@@ -4,10 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-import resource
 import shutil
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -109,7 +106,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
     with run.log(), explained_memory(config), tracked(run) as trackers:
         checkpoint = Checkpoint(run.path / "checkpoint")
         checkpoint.watchers = [tracker.update for tracker in trackers]
-        begin = time.monotonic()
+        checkpoint.start_clock()
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision, config.learns_batch_norm)
         refuse_unusable(config)
@@ -121,7 +118,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
-        checkpoint.seconds["preparation"] = checkpoint.seconds.get("preparation", 0.0) + time.monotonic() - begin
+        checkpoint.stop_clock("preparation")
 
         cut = worthwhile_cut(model, data, config)
         data = audit_run(run, model, data, checkpoint, cut)
@@ -132,7 +129,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         if config.epochs:
             fine_tuning_stage(model, data, config, run, checkpoint, cut)
 
-        write_results(run, model, data, checkpoint, peak_memory_mb())
+        write_results(run, model, data, checkpoint)
         for tracker in trackers:
             tracker.finish(checkpoint.history, run.metrics)
         checkpoint.remove()
@@ -205,7 +202,7 @@ def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 
 
 def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoint: Checkpoint, cut: str) -> list[Batches]:
     """Return batches of features: training in all its views, validation and test as they are."""
-    begin = time.monotonic()
+    checkpoint.start_clock()
     views = [
         cached_features(
             model, data, data.training_candidates, config, view, f"training pictures, view {view + 1} of {config.views}", cut
@@ -214,7 +211,7 @@ def feature_batches(model: keras.Model, data: Dataset, config: Config, checkpoin
     ]
     validation, test = (cached_features(model, data, part, config, 0, f"{name} pictures", cut)
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
-    checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
+    checkpoint.stop_clock("features")
     batch_size = max(1, min(LARGEST_HEAD_BATCH, config.views * len(data.train) // LEAST_HEAD_STEPS))
     return output_batches(np.concatenate(views), validation, test, data, config, batch_size, seed=config.seed)
 
@@ -306,10 +303,3 @@ def explained_memory(config: Config) -> Iterator[None]:
             f"not enough memory for --batch-size {config.batch_size} at --image-size {config.image_size}: "
             f"try --batch-size {max(1, config.batch_size // 4)}"
         ) from None
-
-
-def peak_memory_mb() -> float:
-    """Return the most main memory that this process has held, in MB of 10**6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts KiB, macOS bytes.
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.linalg import eigh
 from scipy.stats import binomtest
-from sklearn.decomposition import PCA
 
 from headstart.audit.duplicates import near_duplicates, redundant
 from headstart.audit.labels import confident_suspects, out_of_fold_probabilities
@@ -155,11 +155,15 @@ def examine(data: Dataset, features: np.ndarray, folder: Path) -> dict[str, Any]
 
 def principal_components(features: np.ndarray) -> np.ndarray:
     """Return features on their first principal components, float32 (N, up to 256)."""
-    sample = np.random.default_rng(0).choice(len(features), min(PCA_SAMPLE, len(features)), replace=False)
-    most = min(LABEL_COMPONENTS, len(sample), features.shape[1])
-    pca = PCA(most, svd_solver="covariance_eigh").fit(np.float32(features[sample]))
-    blocks = [pca.transform(np.float32(features[start : start + 4096])) for start in range(0, len(features), 4096)]
-    return np.concatenate(blocks).astype(np.float32)
+    chosen = np.random.default_rng(0).choice(len(features), min(PCA_SAMPLE, len(features)), replace=False)
+    sample, channels = np.float32(features[chosen]), features.shape[1]
+    mean = sample.mean(axis=0)
+    sample -= mean
+    # Of a ResNet-50's 2,048 components an eighth is wanted, and found in a quarter of the time of all.
+    wanted = [max(0, channels - min(LABEL_COMPONENTS, len(sample))), channels - 1]
+    _, axes = eigh(sample.T @ sample / len(sample), subset_by_index=wanted)
+    axes = axes[:, ::-1]  # the largest first
+    return np.concatenate([(features[start : start + 4096] - mean) @ axes for start in range(0, len(features), 4096)])
 
 
 def picture_names(pictures: Pictures, rows: np.ndarray) -> list[str]:
@@ -212,7 +216,7 @@ def audit_run(run: Run, model: Any, data: Dataset, checkpoint: Any, cut: str = "
     Args:
         model: of `build_model`, its backbone as it was loaded.
         cut: see `frozen_features`.
-        checkpoint: its `seconds` are brought up to date.
+        checkpoint: what time and memory this takes is added to it.
     """
     config = run.config
     if not can_audit(config):
@@ -221,11 +225,11 @@ def audit_run(run: Run, model: Any, data: Dataset, checkpoint: Any, cut: str = "
     if (run.path / "audit.json").exists():
         content = run.read_json("audit.json")
     else:
-        begin = time.monotonic()
+        checkpoint.start_clock()
         features = frozen_features(model, data, config, cut)
-        checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
+        checkpoint.stop_clock("features")
         content = examine(data, features, run.path)
-        checkpoint.seconds["audit"] = content["seconds"]
+        checkpoint.stop_clock("audit")
     return without_redundant(data, content) if config.drop_duplicates else data
 
 

@@ -359,17 +359,23 @@ def place_of(data: Dataset, name: str) -> int | None:
 
 
 def cost(run: Run) -> list[Element]:
-    """Time of each stage and the most memory."""
+    """Time and memory of each stage."""
+    held = run.metrics.get("memory_mb", {})  # of runs by an older Headstart nothing
     seconds = {name: value for name, value in run.metrics["seconds"].items() if name != "total"}
     total = run.metrics["seconds"]["total"]
     rows = [
-        [SECONDS_NAMES.get(name, name), (value, duration(value)), share(value / (total or 1), 0)]
+        [SECONDS_NAMES.get(name, name), (value, duration(value)), share(value / (total or 1), 0),
+         *([(held[name], f"{held[name] / 1000:.1f}\N{NO-BREAK SPACE}GB")] if held else [])]
         for name, value in seconds.items()
     ]  # fmt: skip
     memory = f" The process held at most {run.metrics['peak_memory_mb'] / 1000:.1f} GB of memory."
     weights = f" The network has {run.metrics['parameters'] / 1e6:.1f} million weights."
     return [
-        table(["Stage", "Time", "Share"], rows, caption="Time of each stage"),
+        table(
+            ["Stage", "Time", "Share", *(["Memory"] if held else [])],
+            rows,
+            caption="Time of each stage, and the most memory in it",
+        ),
         E("p", f"{duration(total)} in all.{memory}{weights}", class_="note"),
     ]
 

@@ -7,6 +7,7 @@ import keras
 from headstart.audit.job import add_accuracies
 from headstart.data import Dataset
 from headstart.files import write_json
+from headstart.memory import peak_memory_mb
 from headstart.report.page import write_report
 from headstart.run.folder import Run
 from headstart.run.metrics import compare_stages, fit_temperature, measure, verdict
@@ -15,7 +16,7 @@ from headstart.training.checkpoint import Checkpoint
 
 logger = logging.getLogger("headstart")
 
-# What the stages are called in metrics.json under `seconds`.
+# What the stages are called in metrics.json under `seconds` and `memory_mb`.
 SECONDS = {
     "preparation": "preparation",
     "features": "features",
@@ -26,7 +27,7 @@ SECONDS = {
 }
 
 
-def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint, peak_memory_mb: float) -> None:
+def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint) -> None:
     """Write history, metrics, plots, report and the model; the model's manifest, last, marks the run as finished."""
     labels = data.labels(data.test)
     stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.has_array(f"test_{stage}")]
@@ -40,7 +41,8 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
         "test": test,
         **({"comparison": compare_stages(logits["frozen"], logits["fine_tuned"], labels)} if both else {}),
         "seconds": seconds | {"total": round(sum(checkpoint.seconds.values()), 2)},
-        "peak_memory_mb": round(peak_memory_mb),
+        "memory_mb": {SECONDS[key]: round(value) for key, value in checkpoint.memory_mb.items()},
+        "peak_memory_mb": round(max(peak_memory_mb(), *checkpoint.memory_mb.values())),
         "parameters": model.count_params(),
     }
     run.write_history(checkpoint.history)
