@@ -4,10 +4,9 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from headstart.report import charts
-from headstart.report.html import E, contents, duration, p_value, percent, points, section, table, write_page
+from headstart.report.html import E, contents, duration, p_value, percent, points, section, signed, table, write_page
 from headstart.report.page import again, title
 from headstart.run.folder import Run
-from headstart.run.plots import STAGE_NAMES
 
 FIGURE_NAMES = {
     "accuracy": "accuracy", "top_5": "top 5", "loss": "log loss", "brier": "Brier score", "ece": "calibration error (ECE)",
@@ -41,8 +40,7 @@ def answer(run: Run, runs: list[Run], test: dict[str, Any], accuracy: dict[str, 
     low, high = accuracy["range"]
     first = list(runs[0].metrics["test"].values())[-1]
     rows = {
-        STAGE_NAMES[stage].split()[0] if stage == "frozen" else STAGE_NAMES[stage]:
-            (one["accuracy"]["range"][0], one["accuracy"]["mean"], one["accuracy"]["range"][1])
+        stage_name(stage).lower(): (one["accuracy"]["range"][0], one["accuracy"]["mean"], one["accuracy"]["range"][1])
         for stage, one in test.items()
     }  # fmt: skip
     dots = [one["accuracy"]["values"] for one in test.values()]
@@ -94,29 +92,34 @@ def seeds(runs: list[Run]) -> Element:
         row += [(value, percent(value, 2)) for value in accuracies]
         if both:
             chance = one.metrics["comparison"]["p_value"]
-            row += [(accuracies[1] - accuracies[0], points(accuracies[1] - accuracies[0], 2)), (chance, p_value(chance))]
+            row += [(accuracies[1] - accuracies[0], signed(100 * (accuracies[1] - accuracies[0]), 2)), (chance, p_value(chance))]
         seconds = one.metrics["seconds"]["total"]
         rows.append([*row, (seconds, duration(seconds))])
-    columns = ["Seed", *(STAGE_NAMES[stage].capitalize() for stage in stages), *(["Gain", "McNemar"] if both else []), "Time"]
-    return table(columns, rows, sorted_by=0, caption="Test accuracy of each seed, and the paired test of its fine-tuning")
+    columns = ["Seed", *map(stage_name, stages), *(["Gain", "McNemar"] if both else []), "Time"]
+    caption = "Test accuracy of each seed" + ("; gain in points, with its paired test" if both else "")
+    return table(columns, rows, sorted_by=0, caption=caption)
 
 
 def every_figure(test: dict[str, Any]) -> list[Element]:
     """Mean, deviation and range of each figure of each stage."""
     return [
         table(
-            ["Figure", "Mean", "Deviation", "Lowest", "Highest"],
+            ["Figure", "Mean", "Deviation", "Low", "High"],
             [
                 [figure_name(name), *((value, f"{value:.4f}") for value in (one["mean"], one["deviation"], *one["range"]))]
                 for name, one in figures.items()
             ],
-            caption=f"{STAGE_NAMES[stage].capitalize()}, on the test part",
+            caption=f"{stage_name(stage)}, on the test part; scaled: after temperature scaling",
         )
         for stage, figures in test.items()
     ]  # fmt: skip
 
 
+def stage_name(stage: str) -> str:
+    return stage.replace("_", "-").capitalize()
+
+
 def figure_name(name: str) -> str:
     """Return what a figure of `single_figures` is called on the page."""
     plain = name.removeprefix("calibrated_")
-    return FIGURE_NAMES.get(plain, plain) + (", after temperature scaling" if plain != name else "")
+    return FIGURE_NAMES.get(plain, plain) + (", scaled" if plain != name else "")
