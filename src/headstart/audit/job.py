@@ -22,6 +22,7 @@ from headstart.data.picture import FORMATS
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 from headstart.run.folder import Run
+from headstart.run.metrics import probabilities
 from headstart.run.plots import figure
 
 logger = logging.getLogger("headstart")
@@ -105,27 +106,15 @@ def examine(data: Dataset, features: np.ndarray, folder: Path) -> dict[str, Any]
         for (one, other), r in zip(pairs.tolist(), similarity.tolist(), strict=True)
     ]
     most = max(2, len(rows) // PICTURES_PER_COMPONENT)
-    probabilities = out_of_fold_probabilities(components[:, :most], labels)
-    wrong, better = confident_suspects(probabilities, labels)
-    suspects = [
-        {
-            "name": names[row], "part": str(parts[row]), "given": class_names[labels[row]], "suggested": class_names[label],
-            "given_probability": round(float(probabilities[row, labels[row]]), 4),
-            "suggested_probability": round(float(probabilities[row, label]), 4),
-        }
-        for row, label in zip(wrong, better, strict=True)
-    ]  # fmt: skip
+    suspects = describe_suspects(out_of_fold_probabilities(components[:, :most], labels), data, rows, parts)
 
     (folder / "images").mkdir(exist_ok=True)
     with figure(folder / "images" / "near_duplicates.png", (9, 8)) as canvas:
         draw_pairs(canvas, data, rows[pairs], twins)
-    with figure(folder / "images" / "suspects.png", (10, 6.5)) as canvas:
-        draw_suspects(canvas, data, rows[wrong], suspects)
+    write_suspects(folder, data, suspects)
     write_csv(folder / "near_duplicates.csv", ["first", "second", "first_part", "second_part", "similarity"], [
         [entry["first"], entry["second"], *entry["parts"], entry["similarity"]] for entry in twins
     ])  # fmt: skip
-    columns = ["name", "part", "given", "suggested", "given_probability", "suggested_probability"]
-    write_csv(folder / "suspects.csv", columns, [list(entry.values()) for entry in suspects])
     classes = {
         name: dict(zip(class_names, np.bincount(data.labels(part), minlength=len(class_names)).tolist(), strict=True))
         for name, part in zip(PART_NAMES, (data.train, data.validation, data.test), strict=True)
@@ -164,6 +153,34 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     _, axes = eigh(sample.T @ sample / len(sample), subset_by_index=wanted)
     axes = axes[:, ::-1]  # the largest first
     return np.concatenate([(features[start : start + 4096] - mean) @ axes for start in range(0, len(features), 4096)])
+
+
+def describe_suspects(chances: np.ndarray, data: Dataset, rows: np.ndarray, parts: np.ndarray) -> list[dict[str, Any]]:
+    """Return what `audit.json` says of the labels that are probably wrong, the least probable given label first.
+
+    Args:
+        chances: float (R, classes), by models that were not trained on the picture.
+        rows: int (R,), the pictures; `parts`, str (R,), the part of each.
+    """
+    names, labels, class_names = picture_names(data.pictures, rows), data.labels(rows), data.class_names
+    return [
+        {
+            "name": names[row], "part": str(parts[row]), "given": class_names[labels[row]], "suggested": class_names[label],
+            "given_probability": round(float(chances[row, labels[row]]), 4),
+            "suggested_probability": round(float(chances[row, label]), 4),
+        }
+        for row, label in zip(*confident_suspects(chances, labels), strict=True)
+    ]  # fmt: skip
+
+
+def write_suspects(folder: Path, data: Dataset, suspects: list[dict[str, Any]]) -> None:
+    """Write `suspects.csv` and the contact sheet of the labels that are probably wrong."""
+    rows = np.concatenate([data.training_candidates, data.validation, data.test])
+    places = dict(zip(picture_names(data.pictures, rows), rows.tolist(), strict=True))
+    with figure(folder / "images" / "suspects.png", (10, 6.5)) as canvas:
+        draw_suspects(canvas, data, np.array([places[entry["name"]] for entry in suspects], int), suspects)
+    columns = ["name", "part", "given", "suggested", "given_probability", "suggested_probability"]
+    write_csv(folder / "suspects.csv", columns, [list(entry.values()) for entry in suspects])
 
 
 def picture_names(pictures: Pictures, rows: np.ndarray) -> list[str]:
@@ -233,11 +250,18 @@ def audit_run(run: Run, model: Any, data: Dataset, checkpoint: Any, cut: str = "
     return without_redundant(data, content) if config.drop_duplicates else data
 
 
-def add_accuracies(run: Run, data: Dataset, stages: list[str]) -> None:
-    """Add to a run's `audit.json` how accurate each stage is without the test pictures that have a twin in training."""
+def finish_audit(run: Run, data: Dataset, stages: list[str]) -> None:
+    """Bring a run's audit up to date with what it has learned.
+
+    `audit.json` gets the accuracy of each stage without the test pictures that have a twin in training, and the
+    suspects of the validation and test parts as the fine-tuned network sees them.
+    """
     if not can_audit(run.config):
         return
     content, labels = run.read_json("audit.json"), data.labels(data.test)
+    if "fine_tuned" in stages:
+        content["suspects"] = judged_again(run, data, content["suspects"], "fine_tuned")
+        write_suspects(run.path, data, content["suspects"])
     correct = {stage: run.test_logits(stage).argmax(axis=1) == labels for stage in stages}
     figures = accuracies_without_twins(content, data, correct)
     write_json(run.path / "audit.json", content | {"accuracy_without_twins": figures})
@@ -246,6 +270,22 @@ def add_accuracies(run: Run, data: Dataset, stages: list[str]) -> None:
             "test, %s, without %d pictures that have a twin in training: %.2f %% (95 %% interval %.2f to %.2f)",
             stage.replace("_", "-"), found["left_out"], 100 * found["accuracy"], *(100 * end for end in found["interval"]),
         )  # fmt: skip
+
+
+def judged_again(run: Run, data: Dataset, suspects: list[dict[str, Any]], stage: str) -> list[dict[str, Any]]:
+    """Return suspects with those of the validation and test parts found anew by a stage's probabilities.
+
+    The trained network knows these pictures' classes better than a regression on frozen features does, and was trained
+    on none of them. It was on the training part, whose suspects stay.
+    """
+    parts = {"validation": data.validation, "test": data.test}
+    logits = np.concatenate([run.array(f"{part}_{stage}") for part in parts])
+    found = describe_suspects(
+        probabilities(logits, run.metrics["test"][stage]["temperature"]), data,
+        np.concatenate(list(parts.values())), np.repeat(list(parts), [len(rows) for rows in parts.values()]),
+    )  # fmt: skip
+    kept = [entry for entry in suspects if entry["part"] not in parts]
+    return sorted(kept + found, key=lambda entry: entry["given_probability"])
 
 
 def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:

@@ -4,7 +4,7 @@ import logging
 
 import keras
 
-from headstart.audit.job import add_accuracies
+from headstart.audit.job import finish_audit
 from headstart.data import Dataset
 from headstart.files import write_json
 from headstart.memory import peak_memory_mb
@@ -48,7 +48,7 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
     run.write_history(checkpoint.history)
     write_json(run.path / "metrics.json", metrics)
     draw_plots(run, data, checkpoint.history, metrics)
-    add_accuracies(run, data, stages)
+    finish_audit(run, data, stages)
     write_report(run, model, data)
     run.write_model(model, data, temperatures[stages[-1]])
     for stage in stages:
