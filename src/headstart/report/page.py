@@ -321,7 +321,8 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
         suspects = audit["suspects"]
         yield E("h3", "Labels that may be wrong")
         yield E("p", f"{count(len(suspects), 'picture')}, by predictions of models that had not seen them (confident learning, "
-                     "Northcutt et al. 2021). Who corrects the test part's by these alone makes the accuracy look better than it is.")  # fmt: skip
+                     "Northcutt et al. 2021). Correcting these alone in the test part would make the accuracy look better "
+                     "than it is.")  # fmt: skip
         figures = [suspicion(data, one) for one in suspects[:MOST_SUSPECTS]]
         yield E("div", [figure for figure in figures if figure is not None], class_="gallery small")
 
