@@ -4,10 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-import resource
 import shutil
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +105,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
     with run.log(), explained_memory(config), tracked(run) as trackers:
         checkpoint = Checkpoint(run.path / "checkpoint")
         checkpoint.watchers = [tracker.update for tracker in trackers]
-        begin = time.monotonic()
+        checkpoint.start_clock()
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision, config.learns_batch_norm)
         refuse_unusable(config)
@@ -120,7 +117,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
-        checkpoint.seconds["preparation"] = checkpoint.seconds.get("preparation", 0.0) + time.monotonic() - begin
+        checkpoint.stop_clock("preparation")
 
         frozen = FrozenLayers(model, data, config, worthwhile_cut(model, data, config))
         data = audit_run(run, frozen, data, checkpoint)
@@ -131,7 +128,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         if config.epochs:
             fine_tuning_stage(model, frozen, data, config, run, checkpoint)
 
-        write_results(run, model, data, checkpoint, peak_memory_mb())
+        write_results(run, model, data, checkpoint)
         for tracker in trackers:
             tracker.finish(checkpoint.history, run.metrics)
         checkpoint.remove()
@@ -205,14 +202,14 @@ def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 
 
 def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint) -> list[Batches]:
     """Return batches of features: training in all its views, validation and test as they are."""
-    begin = time.monotonic()
+    checkpoint.start_clock()
     views = [
         frozen.features(data.training_candidates, view, f"training pictures, view {view + 1} of {config.views}")
         for view in range(config.views)
     ]
     validation, test = (frozen.features(part, 0, f"{name} pictures")
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
-    checkpoint.seconds["features"] = checkpoint.seconds.get("features", 0.0) + time.monotonic() - begin
+    checkpoint.stop_clock("features")
     batch_size = max(1, min(LARGEST_HEAD_BATCH, config.views * len(data.train) // LEAST_HEAD_STEPS))
     return output_batches(np.concatenate(views), validation, test, data, config, batch_size, seed=config.seed)
 
@@ -304,10 +301,3 @@ def explained_memory(config: Config) -> Iterator[None]:
             f"not enough memory for --batch-size {config.batch_size} at --image-size {config.image_size}: "
             f"try --batch-size {max(1, config.batch_size // 4)}"
         ) from None
-
-
-def peak_memory_mb() -> float:
-    """Return the most main memory that this process has held, in MB of 10**6 bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts KiB, macOS bytes.
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6

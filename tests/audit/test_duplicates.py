@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from headstart.audit.duplicates import near_duplicates, redundant
+from headstart.audit.duplicates import near_duplicates, redundant, shades_of_grey
 
 OTHERS = 60
 
@@ -43,6 +43,16 @@ def test_a_twin_is_found_and_nothing_else(change):
 
 def test_another_picture_with_the_same_features_is_no_twin():
     assert found(scene(1000)) == []
+
+
+@pytest.mark.parametrize("size", [(32, 32), (48, 80), (20, 17)])
+def test_shades_of_grey_are_pillows(size):
+    images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
+    rows = np.array([2, 0])
+    expected = [Image.fromarray(images[row]).convert("L").resize((32, 32), Image.Resampling.BOX) for row in rows]
+    np.testing.assert_allclose(
+        shades_of_grey(images, rows), np.stack([np.asarray(one) for one in expected]), atol=1.6
+    )  # Pillow rounds three times
 
 
 def test_tiny_pictures_and_single_ones_have_no_twins():

@@ -1,12 +1,15 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import headstart as hs
+from headstart.audit.job import finish_audit
 from headstart.cli import main
+from headstart.files import write_json
 
 
 def scene(seed: int) -> Image.Image:
@@ -96,6 +99,30 @@ def test_a_class_of_nothing_but_twins_cannot_be_dropped(tmp_path):
         write(scene(200 + seed), tmp_path / "photos" / "test" / ("blue" if seed % 2 else "red") / f"{seed}.png")
     with pytest.raises(hs.HeadstartError, match="'blue' has no training picture left"):
         hs.train(config(tmp_path / "photos", tmp_path / "run", drop_duplicates=True))
+
+
+def test_held_out_labels_are_judged_again_by_the_fine_tuned_network(small_run, digits, tmp_path):
+    """A network that is right and sure of all but one test picture leaves that one suspect, and training's as they were."""
+    run = hs.Run(shutil.copytree(small_run.path, tmp_path / "run"))
+    for part, rows in (("validation", digits.validation), ("test", digits.test)):
+        labels = digits.labels(rows)
+        logits = 6 * np.eye(10, dtype=np.float32)[labels]
+        if part == "test":
+            logits[7] = 20 * np.eye(10)[(labels[7] + 1) % 10]
+        run.save_array(f"{part}_fine_tuned", logits)
+    audit = run.read_json("audit.json")
+    of_training = [entry for entry in audit["suspects"] if entry["part"] == "training"]
+    given = digits.labels(digits.test)[7]
+    invented = {"name": "training 3", "part": "test", "given": "0", "suggested": "1", "given_probability": 0.0,
+                "suggested_probability": 1.0}  # fmt: skip
+    write_json(run.path / "audit.json", audit | {"suspects": [*of_training, invented]})
+    finish_audit(run, digits, ["frozen", "fine_tuned"])
+    suspects = run.read_json("audit.json")["suspects"]
+    assert [entry for entry in suspects if entry["part"] == "training"] == of_training
+    (found,) = [entry for entry in suspects if entry["part"] != "training"]
+    assert (found["part"], found["given"], found["suggested"]) == ("test", str(given), str((given + 1) % 10))
+    with (run.path / "suspects.csv").open(newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [entry["name"] for entry in suspects]
 
 
 def test_a_run_without_cached_features_is_not_audited(digits, tmp_path):

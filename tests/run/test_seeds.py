@@ -1,4 +1,6 @@
 import csv
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import headstart as hs
 from conftest import SMALL
 from headstart import trainer
 from headstart.cli import print_result
+from headstart.run.seeds import write_seeds
 from headstart.training import features
 
 # Without flips the second view is drawn at random, so that the seeds must agree on that too.
@@ -71,6 +74,36 @@ def test_mean_deviation_and_range_are_those_of_the_runs(seeds, capsys):
     print_result(seeds[0])
     printed = list(csv.reader(capsys.readouterr().out.splitlines(), delimiter=" "))
     assert printed[1][:2] == ["fine_tuned", f"{figures['mean']:.4f}"]
+
+
+def test_the_page_of_the_seeds_has_their_figures_and_links_to_theirs(seeds):
+    run = seeds[0]
+    page = (run.path / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    summary = run.read_json("seeds.json")
+    accuracy, gain = summary["test"]["fine_tuned"]["accuracy"], summary["gain"]
+    for value in (*accuracy["range"], *accuracy["values"], *summary["test"]["frozen"]["accuracy"]["values"]):
+        assert f"{100 * value:.2f} %" in page
+    assert f"{100 * gain['mean']:+.2f} points".replace("-", "\N{MINUS SIGN}") in page
+    for value in gain["values"]:
+        assert f"{100 * value:+.2f}</td>".replace("-", "\N{MINUS SIGN}") in page
+    assert f"deviation of {100 * accuracy['deviation']:.2f} points" in page
+    links = re.findall(r'href="([^#"][^"]*)"', page)
+    assert links == [f"seed-{seed}/report.html" for seed in (5, 6, 7)]
+    assert all((run.path / link).is_file() for link in links)
+    assert "--seeds 3" in re.sub("<[^>]*>", "", page)
+    assert page.count('class="mark') == 6
+
+
+def test_the_page_of_seeds_without_fine_tuning_speaks_of_no_gain(seeds, tmp_path):
+    runs = [hs.Run(shutil.copytree(seeds[0].path / f"seed-{seed}", tmp_path / f"seed-{seed}")) for seed in (5, 6)]
+    for run in runs:
+        run.metrics.pop("comparison")
+        run.metrics["test"].pop("fine_tuned")
+    shutil.copy(seeds[0].path / "config.toml", tmp_path)
+    write_seeds(hs.Run(tmp_path), runs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "in the mean of 2 seeds" in page
+    assert "Fine-tun" not in re.sub("<details>.*</details>", "", page, flags=re.DOTALL)
 
 
 def test_a_finished_folder_is_left_alone_and_says_which_runs_it_holds(seeds):

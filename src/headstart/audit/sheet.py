@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data.dataset import Dataset
+from headstart.run.plots import show
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
 
@@ -32,10 +33,9 @@ def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dic
     chosen = np.linspace(0, len(shown) - 1, min(rows * columns, len(shown))).round().astype(int)
     for place, row in enumerate((shown[number] for number in chosen), start=1):
         axes = canvas.add_subplot(rows, columns, place)
-        axes.axis("off")
         first, second = data.images(pairs[row])
         gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
-        axes.imshow(np.concatenate([first, gap, second], axis=1))
+        show(axes, np.concatenate([first, gap, second], axis=1))
         axes.set_title("\n".join(short(found[row][side]) for side in ("first", "second")), fontsize=7)
 
 
@@ -50,8 +50,7 @@ def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: lis
     canvas.suptitle(f"the likeliest of {len(found)} labels that may be wrong" if found else "no label is suspect")
     for place, (index, entry) in enumerate(zip(indices[: rows * columns], found, strict=False), start=1):
         axes = canvas.add_subplot(rows, columns, place)
-        axes.axis("off")
-        axes.imshow(data.images(np.array([index]))[0])
+        show(axes, data.images(np.array([index]))[0])
         axes.set_title(f"given {entry['given']}\n{entry['suggested']}, {100 * entry['suggested_probability']:.0f} %?", fontsize=8)
 
 

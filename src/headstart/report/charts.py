@@ -97,11 +97,15 @@ def legend(*names: str) -> Element:
     return E("p", *keys, class_="legend")
 
 
-def intervals(label: str, rows: dict[str, tuple[float, float, float]]) -> Element:
-    """Return a dot and its 95 % interval a row, in %.
+def intervals(
+    label: str, rows: dict[str, tuple[float, float, float]], x_label: str = "test accuracy in %, 95 % interval",
+    marks: Sequence[Sequence[float]] = (),
+) -> Element:  # fmt: skip
+    """Return a dot and its interval a row, in %.
 
     Args:
         rows: name, and low end, value and high end in 0..1.
+        marks: for each row, single values in 0..1 to mark on its interval.
     """
     ends = 100 * np.array(list(rows.values()))
     margin = 0.15 * max(np.ptp(ends), 1.0)
@@ -111,13 +115,15 @@ def intervals(label: str, rows: dict[str, tuple[float, float, float]]) -> Elemen
     for value in ticks(low, high, 4):
         axes.line(axes.x(value), TOP, axes.x(value), height - BOTTOM, "grid")
         axes.text(axes.x(value), height - BOTTOM + 17, f"{value:g}")
-    axes.text((96 + WIDTH - RIGHT) / 2, height - 5, "test accuracy in %, 95 % interval")
+    axes.text((96 + WIDTH - RIGHT) / 2, height - 5, x_label)
     for row, (name, values) in enumerate(rows.items()):
         class_ = "second" if row == len(rows) - 1 else "first"
         y = axes.y(len(rows) - row - 0.5)
         left, middle, right = (axes.x(100 * value) for value in values)
         axes.line(left, y, right, y, f"whisker {class_}")
         axes.add("circle", cx=middle, cy=y, r=5.5, class_=f"dot {class_}")
+        for value in marks[row] if marks else ():
+            axes.line(axes.x(100 * value), y - 8, axes.x(100 * value), y + 8, f"mark {class_}")
         axes.text(86, y + 4, name, "end", "name")
     return axes.svg
 

@@ -322,7 +322,8 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
         suspects = audit["suspects"]
         yield E("h3", "Labels that may be wrong")
         yield E("p", f"{count(len(suspects), 'picture')}, by predictions of models that had not seen them (confident learning, "
-                     "Northcutt et al. 2021).")  # fmt: skip
+                     "Northcutt et al. 2021). Correcting these alone in the test part would make the accuracy look better "
+                     "than it is.")  # fmt: skip
         yield E("div", [suspicion(pictures, one) for one in suspects[:MOST_SUSPECTS]], class_="gallery small")
 
 
@@ -342,30 +343,37 @@ def suspicion(pictures: dict[str, np.ndarray], suspect: dict[str, Any]) -> Eleme
 
 
 def cost(run: Run) -> list[Element]:
-    """Time of each stage and the most memory."""
+    """Time and memory of each stage."""
+    held = run.metrics.get("memory_mb", {})  # of runs by an older Headstart nothing
     seconds = {name: value for name, value in run.metrics["seconds"].items() if name != "total"}
     total = run.metrics["seconds"]["total"]
     rows = [
-        [SECONDS_NAMES.get(name, name), (value, duration(value)), share(value / (total or 1), 0)]
+        [SECONDS_NAMES.get(name, name), (value, duration(value)), share(value / (total or 1), 0),
+         *([(held[name], f"{held[name] / 1000:.1f}\N{NO-BREAK SPACE}GB")] if held else [])]
         for name, value in seconds.items()
     ]  # fmt: skip
     memory = f" The process held at most {run.metrics['peak_memory_mb'] / 1000:.1f} GB of memory."
     weights = f" The network has {run.metrics['parameters'] / 1e6:.1f} million weights."
     return [
-        table(["Stage", "Time", "Share"], rows, caption="Time of each stage"),
+        table(
+            ["Stage", "Time", "Share", *(["Memory"] if held else [])],
+            rows,
+            caption="Time of each stage, and the most memory in it",
+        ),
         E("p", f"{duration(total)} in all.{memory}{weights}", class_="note"),
     ]
 
 
-def again(run: Run) -> list[Element]:
-    """The command, the versions, the data's fingerprint and every option."""
+def again(run: Run, folder: Run | None = None) -> list[Element]:
+    """The command, the versions, the data's fingerprint and every option; of a folder of seeds, if it is one of these."""
+    whole = folder or run
     environment = run.read_json("environment.json")
     versions = [[name, value] for name, value in environment.items() if name not in NOT_VERSIONS]
     return [
-        E("pre", E("code", [[E("span", word), " "] for word in command(run.config)])),
+        E("pre", E("code", [[E("span", word), " "] for word in command(whole.config)])),
         E("p", "Fingerprint of the data: ", E("code", run.read_json("data.json")["fingerprint"]), class_="note"),
         E("details", E("summary", "Versions and machine"), table(["Package", "Version"], versions)),
-        E("details", E("summary", "Every option"), E("pre", E("code", (run.path / "config.toml").read_text(encoding="utf-8")))),
+        E("details", E("summary", "Every option"), E("pre", E("code", (whole.path / "config.toml").read_text(encoding="utf-8")))),
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.metrics import ConfusionMatrixDisplay
 
@@ -135,10 +136,18 @@ def draw_samples(canvas: Figure, data: Dataset) -> None:
     for column, label in enumerate(classes):
         chosen = data.images(data.train[np.flatnonzero(labels == label)[:2]])
         for row in range(2):
-            grid[row, column].axis("off")
             if row < len(chosen):
-                grid[row, column].imshow(chosen[row])
+                show(grid[row, column], chosen[row])
+            else:
+                grid[row, column].axis("off")
         grid[0, column].set_title(data.class_names[label], fontsize=8)
+
+
+def show(axes: Axes, image: np.ndarray) -> None:
+    """Show a uint8 (H, W, 3) picture without scales."""
+    axes.imshow(image)
+    axes.set(xticks=[], yticks=[])  # which would be laid out, unseen, in most of the time of a sheet of pictures
+    axes.axis("off")
 
 
 def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> None:
@@ -150,7 +159,6 @@ def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> N
     canvas.suptitle(f"the surest of {len(wrong)} mistakes on the test part" if len(wrong) else "no mistake on the test part")
     for place, index in enumerate(surest, start=1):
         axes = canvas.add_subplot(3, 6, place)
-        axes.axis("off")
-        axes.imshow(data.images(data.test[[index]])[0])
+        show(axes, data.images(data.test[[index]])[0])
         said, sure = data.class_names[predicted[index]], probabilities[index, predicted[index]]
         axes.set_title(f"says {said}, {100 * sure:.0f} %\nlabel: {data.class_names[labels[index]]}", fontsize=8)

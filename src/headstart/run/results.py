@@ -4,9 +4,10 @@ import logging
 
 import keras
 
-from headstart.audit.job import add_accuracies
+from headstart.audit.job import finish_audit
 from headstart.data.dataset import Dataset
 from headstart.files import write_json
+from headstart.memory import peak_memory_mb
 from headstart.report.page import write_report
 from headstart.run.calibration import fit_temperature
 from headstart.run.folder import Run
@@ -16,7 +17,7 @@ from headstart.training.checkpoint import Checkpoint
 
 logger = logging.getLogger("headstart")
 
-# What the stages are called in metrics.json under `seconds`.
+# What the stages are called in metrics.json under `seconds` and `memory_mb`.
 SECONDS = {
     "preparation": "preparation",
     "features": "features",
@@ -27,7 +28,7 @@ SECONDS = {
 }
 
 
-def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint, peak_memory_mb: float) -> None:
+def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint) -> None:
     """Write history, metrics, plots, report and the model; the model's manifest, last, marks the run as finished."""
     labels = data.labels(data.test)
     stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.has_array(f"test_{stage}")]
@@ -41,13 +42,14 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
         "test": test,
         **({"comparison": compare_stages(logits["frozen"], logits["fine_tuned"], labels)} if both else {}),
         "seconds": seconds | {"total": round(sum(checkpoint.seconds.values()), 2)},
-        "peak_memory_mb": round(peak_memory_mb),
+        "memory_mb": {SECONDS[key]: round(value) for key, value in checkpoint.memory_mb.items()},
+        "peak_memory_mb": round(max(peak_memory_mb(), *checkpoint.memory_mb.values())),
         "parameters": model.count_params(),
     }
     run.write_history(checkpoint.history)
     write_json(run.path / "metrics.json", metrics)
     draw_plots(run, data, checkpoint.history, metrics)
-    add_accuracies(run, data, stages)
+    finish_audit(run, data, stages)
     write_report(run, model, data)
     run.write_model(model, data, temperatures[stages[-1]])
     for stage in stages:

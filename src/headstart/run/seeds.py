@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from headstart.files import write_json
+from headstart.report.seeds import write_seeds_report
 from headstart.run.folder import Run
 from headstart.run.metrics import single_figures
 
@@ -13,9 +14,9 @@ logger = logging.getLogger("headstart")
 
 
 def write_seeds(run: Run, runs: list[Run]) -> None:
-    """Write `seeds.json` into the folder that holds several finished runs; it marks them all as finished.
+    """Write `report.html` and `seeds.json` into the folder that holds several finished runs; the latter marks all as finished.
 
-    It has `seeds`, `test.<stage>.<figure>` and, with both stages, `gain`, the accuracy of fine-tuning less that of
+    `seeds.json` has `seeds`, `test.<stage>.<figure>` and, with both stages, `gain`, the accuracy of fine-tuning less that of
     the frozen stage; each with `mean`, sample standard `deviation`, `range` [lowest, highest] and `values` by seed.
     """
     tests = [one.metrics["test"] for one in runs]
@@ -24,6 +25,7 @@ def write_seeds(run: Run, runs: list[Run]) -> None:
     if "comparison" in runs[0].metrics:
         gains = [{"gain": test["fine_tuned"]["accuracy"] - test["frozen"]["accuracy"]} for test in tests]
         summary |= summaries(gains)
+    write_seeds_report(run, runs, summary)
     write_json(run.path / "seeds.json", summary)
     for stage, figures in test.items():
         accuracy = figures["accuracy"]

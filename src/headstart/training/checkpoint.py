@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
+from headstart.memory import forget_peak_memory, peak_memory_mb
 
 FORMAT = 2
 
@@ -26,6 +28,7 @@ class Checkpoint:
     Attributes:
         history: a row for each finished epoch, in order.
         seconds: time spent so far, by stage.
+        memory_mb: the most main memory held in each stage so far, in MB of 10**6 bytes.
         fingerprint: of the data that the run began with.
         stage: the stage that the arrays belong to, and `finished` whether it has ended.
         watchers: called with the history whenever it has been saved.
@@ -35,6 +38,7 @@ class Checkpoint:
         self.folder = folder
         self.history: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
+        self.memory_mb: dict[str, float] = {}
         self.fingerprint = ""
         self.stage, self.finished, self.arrays = "", False, ""
         self.watchers: list[Callable[[list[dict[str, Any]]], None]] = []
@@ -57,11 +61,22 @@ class Checkpoint:
     def write(self) -> None:
         """Replace the state on disk by this one, whole or not at all."""
         self.folder.mkdir(exist_ok=True)
-        fields = ("history", "seconds", "fingerprint", "stage", "finished", "arrays")
+        fields = ("history", "seconds", "memory_mb", "fingerprint", "stage", "finished", "arrays")
         write_json(self.file, {"format": FORMAT} | {field: getattr(self, field) for field in fields})
         for old in self.folder.glob("*.safetensors"):
             if old.name != self.arrays:
                 old.unlink()
+
+    def start_clock(self) -> None:
+        """Let time and memory count from now on, for the stage that `stop_clock` will name."""
+        self.clock = time.monotonic()
+        forget_peak_memory()
+
+    def stop_clock(self, stage: str) -> None:
+        """Add what was spent since the clock was started to a stage, and start it again."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - self.clock
+        self.memory_mb[stage] = max(self.memory_mb.get(stage, 0.0), peak_memory_mb())
+        self.start_clock()
 
     def epochs_of(self, stage: str) -> list[dict[str, Any]]:
         """Return the history's rows of one stage."""

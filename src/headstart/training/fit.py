@@ -1,7 +1,6 @@
 """One stage of training, whichever: epochs with validation, the best one kept, a checkpoint after each."""
 
 import logging
-import time
 from typing import Any
 
 import keras
@@ -84,7 +83,7 @@ class BestEpoch(keras.callbacks.Callback):
             self.best_weights = groups["best"]
         else:
             self.best_weights = values(self.model.variables)
-        self.clock = time.monotonic()
+        self.checkpoint.start_clock()
         self.batches.start_at(len(self.rows))
         return len(self.rows)
 
@@ -102,9 +101,7 @@ class BestEpoch(keras.callbacks.Callback):
         row |= {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.checkpoint.history.append(row)
-        now = time.monotonic()
-        self.checkpoint.seconds[self.stage] = self.checkpoint.seconds.get(self.stage, 0.0) + now - self.clock
-        self.clock = now
+        self.checkpoint.stop_clock(self.stage)
         self.checkpoint.save(
             self.stage,
             model=values(self.model.variables),

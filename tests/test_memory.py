@@ -1,0 +1,53 @@
+import sys
+
+import numpy as np
+import pytest
+
+from headstart import memory
+from headstart.memory import forget_peak_memory, peak_memory_mb
+from headstart.training.checkpoint import Checkpoint
+
+MEGABYTES = 300
+
+
+def hold() -> None:
+    """Hold 300 MB for a moment."""
+    np.ones(MEGABYTES * 10**6, np.uint8)
+
+
+def can_forget() -> bool:
+    hold()
+    before = peak_memory_mb()
+    forget_peak_memory()
+    return peak_memory_mb() < before - MEGABYTES / 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux can forget its peak")
+def test_each_stage_has_the_peak_of_its_own_and_a_resumed_one_the_highest(tmp_path):
+    if not can_forget():
+        pytest.skip("this system does not let a process forget its peak")
+    checkpoint = Checkpoint(tmp_path)
+    checkpoint.start_clock()
+    hold()
+    checkpoint.stop_clock("large")
+    checkpoint.stop_clock("small")
+    checkpoint.write()
+    small, large = checkpoint.memory_mb["small"], checkpoint.memory_mb["large"]
+    assert large > small + MEGABYTES / 2
+    resumed = Checkpoint(tmp_path)
+    resumed.start_clock()
+    resumed.stop_clock("large")
+    resumed.start_clock()
+    hold()
+    resumed.stop_clock("small")
+    assert resumed.memory_mb["large"] == large
+    assert resumed.memory_mb["small"] > small + MEGABYTES / 2
+    assert resumed.seconds["large"] > checkpoint.seconds["large"]
+
+
+def test_elsewhere_it_is_the_peak_so_far(tmp_path, monkeypatch):
+    known = peak_memory_mb()
+    monkeypatch.setattr(memory, "CLEAR", tmp_path / "no" / "clear_refs")
+    monkeypatch.setattr(memory, "STATUS", tmp_path / "status")
+    forget_peak_memory()
+    assert peak_memory_mb() >= 0.5 * known
