@@ -106,12 +106,13 @@ def configured(arguments: list[str], extra: dict[str, Any], program: str, descri
 
     changes = read_toml(Path(chosen.config)) if chosen.config else {}
     words = {word.split("=")[0].replace("_", "-") for word in arguments}
-    typed = {field.name for field in dataclasses.fields(Config) if option_name(field.name) in words} | changes.keys()
+    names = [field.name for field in dataclasses.fields(Config)]
+    typed = {name for name in names if words & {option_name(name), option_name(f"no_{name}")}} | changes.keys()
     # A recipe that is typed wins over the file's; options of either win over the recipe's.
     in_file = changes.pop("recipe", chosen.recipe)
     defaults = recipe(chosen.recipe if "--recipe" in words else in_file, **changes)
     values = dataclasses.asdict(parse(train_options(defaults, extra), arguments, program, description))
-    return replace(defaults, **{field.name: values[field.name] for field in dataclasses.fields(Config)}), typed
+    return replace(defaults, **{name: values[name] for name in names}), typed
 
 
 # What only the command line has: default and help.

@@ -44,7 +44,7 @@ def test_a_network_from_scratch_has_one_stage(digits):
 
 
 def test_maps_that_the_cache_cannot_hold_are_not_foretold(digits):
-    with pytest.raises(NotMeasured, match="maps would take 3000"):
+    with pytest.raises(NotMeasured, match="maps would take 7440"):
         predict(hs.recipe("quick"), digits, COSTS | {"disk_picture": 1e10})
 
 

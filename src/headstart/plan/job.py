@@ -252,5 +252,8 @@ def planned(config: Config, data: Dataset, typed: Collection[str]) -> list[Confi
         with contextlib.suppress(HeadstartError):  # what was typed does not go with it
             rows.append(recipe(name, **{option: getattr(config, option) for option in typed}))
     rows += [replace(config, image_size=size) for size in TABLE_SIZES if size in sizes_for(config, data, typed)]
-    # Recipes may differ by what is typed alone, and a size may be a recipe's.
-    return list({replace(row, recipe="quick"): row for row in reversed(rows)}.values())[::-1]
+    # Recipes may differ in what is typed alone, and a size may be a recipe's.
+    different: dict[Config, Config] = {}
+    for row in rows:
+        different.setdefault(replace(row, recipe=config.recipe), row)
+    return list(different.values())

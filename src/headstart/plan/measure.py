@@ -41,7 +41,7 @@ WINDOW, FEWEST_BATCHES = 2.0, 3
 # Steps that build and compile, before the clock counts.
 WARM_UP = 2
 MOST_STEPS = 300
-# On CPUs the batch grows towards the wanted one while that takes less than this, in seconds, and this part of the memory.
+# On CPUs the batch grows to the wanted one where that takes less than this, in seconds, and this part of the memory.
 LONGEST, SAFE = 10.0, 0.9
 # Rows among which similar ones are looked for, to learn what a pair costs.
 PAIR_ROWS = 8192
@@ -242,7 +242,8 @@ def tuning_costs(
     ones. On a GPU it is halved until it fits.
     """
     options: dict[str, Any] = {"classes": classes, "mix": config.mix if inputs.dtype == np.uint8 else "none"}
-    model, begin, peaks, starts, gpu = learner(), time.monotonic(), {}, [], has_gpu()
+    peaks: dict[int, int] = {}
+    model, starts, gpu = learner(), [], has_gpu()
     kept, batch = values(model.variables), config.batch_size
     growing = sorted({max(1, batch // 16), max(1, batch // 4), batch})
     while True:
@@ -262,9 +263,7 @@ def tuning_costs(
         if gpu or not growing:
             break
         longer = fitting.each / batch * growing[0] * (WARM_UP + 2 * FEWEST_BATCHES)
-        if len(peaks) > 1 and (
-            time.monotonic() - begin + longer > LONGEST or line(peaks, growing[0]) > SAFE * memory.available()
-        ):
+        if len(peaks) > 1 and (longer > LONGEST or line(peaks, growing[0]) > SAFE * memory.available()):
             break
     return {
         "tune_start": max(starts), "tune_picture": fitting.each / batch, "tune_score": scoring.each / batch,
