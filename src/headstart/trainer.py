@@ -13,13 +13,13 @@ import keras
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from headstart import memory
 from headstart.audit.job import audit_run
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
+from headstart.memory import peak_memory_mb
 from headstart.model import build_model, load_backbone
 from headstart.model.backbones import refuse_unusable
 from headstart.model.graph import all_layers, head_model, take_back, unfreeze
@@ -145,9 +145,9 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         if config.epochs:
             fine_tuning_stage(model, data, config, run, checkpoint, cut)
 
-        write_results(run, model, data, checkpoint, memory.peak() / 1e6)
+        write_results(run, model, data, checkpoint, peak_memory_mb())
         results = time.monotonic() - begin - (sum(checkpoint.seconds.values()) - earlier)
-        plan.compare(run, data, run.metrics["seconds"], results, memory.peak())
+        plan.compare(run, data, results)
         for tracker in trackers:
             tracker.finish(checkpoint.history, run.metrics)
         checkpoint.remove()

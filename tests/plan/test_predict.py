@@ -1,13 +1,12 @@
 import dataclasses
+import os
 
 import pytest
 
 import headstart as hs
 from conftest import COSTS
-from headstart import memory
-from headstart.audit.duplicates import pairs_compared
 from headstart.plan.costs import NotMeasured, costs_at
-from headstart.plan.predict import fit_memory, predict
+from headstart.plan.predict import available_memory, fit_memory, predict
 
 
 def seconds(data: hs.Dataset, missing: list[int] | None = None, **changes) -> dict[str, float]:
@@ -20,7 +19,7 @@ def test_every_stage_costs_its_parts_times_their_number(digits):
     once = seconds(digits, epochs=1)
     assert once["preparation"] == 3.0
     assert once["features"] == pytest.approx(3 * 5.0 + 0.01 * everything)
-    assert once["audit"] == pytest.approx(1.0 + 0.001 * everything + 1e-8 * pairs_compared(everything))
+    assert once["audit"] == pytest.approx(1.0 + 0.001 * everything + 1e-8 * everything**2 / 2)
     assert once["fine_tuning"] == pytest.approx(4.0 + train // 32 * 32 * 0.02 + 0.01 * validation + 1.0)
     assert once["results"] == pytest.approx(0.01 * (validation + test))
     assert seconds(digits, epochs=3)["fine_tuning"] - 4.0 == pytest.approx(3 * (once["fine_tuning"] - 4.0))
@@ -62,7 +61,7 @@ def test_costs_between_and_beyond_two_sizes_follow_their_pixels():
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_its_rate_with_it(digits, monkeypatch):
-    monkeypatch.setattr(memory, "available", lambda: 2e9)
+    monkeypatch.setattr("headstart.plan.predict.available_memory", lambda: 2e9)
     config = hs.recipe("quick", batch_size=128, learning_rate=1e-3)
     assert fit_memory(config, digits, COSTS) == config
     fitted = fit_memory(config, digits, COSTS | {"memory_picture": 2e7})
@@ -70,3 +69,8 @@ def test_a_batch_that_does_not_fit_is_halved_and_its_rate_with_it(digits, monkey
     assert predict(fitted, digits, COSTS | {"memory_picture": 2e7}).memory < 2e9
     on_a_gpu = fit_memory(config, digits, COSTS | {"largest_batch": 64.0})
     assert on_a_gpu == dataclasses.replace(config, batch_size=64, learning_rate=5e-4)
+
+
+def test_the_memory_that_is_available_lies_between_what_is_held_and_what_there_is():
+    held, everything = 50e6, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert held < available_memory() <= everything

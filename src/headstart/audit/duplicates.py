@@ -10,8 +10,6 @@ from scipy.ndimage import affine_transform, gaussian_filter, uniform_filter
 
 # Candidates per picture, over all: the pairs whose features are most alike.
 CANDIDATES = 20
-# Rows compared with the others at a time.
-BLOCK = 2048
 # So many pictures estimate which similarity the candidates begin at.
 SAMPLE = 250
 
@@ -71,12 +69,7 @@ def near_duplicates(images: np.ndarray, rows: np.ndarray, features: np.ndarray) 
     return pairs[order], similarity[order]
 
 
-def pairs_compared(count: int) -> int:
-    """Return how many pairs of features `candidates` looks at: every one once, in blocks of which some look back."""
-    return count * (count + BLOCK) // 2
-
-
-def candidates(features: np.ndarray, block: int = BLOCK) -> Iterator[np.ndarray]:
+def candidates(features: np.ndarray, block: int = 2048) -> Iterator[np.ndarray]:
     """Yield int64 (M, 2), about `CANDIDATES` pairs for each row of `features`, in blocks that bound the memory."""
     rows = np.float32(features)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)

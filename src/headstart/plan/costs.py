@@ -106,7 +106,8 @@ def costs_at(measured: dict[int, Costs], size: int) -> Costs:
 
 def costs_file(config: Config, data: Dataset) -> Path:
     """Return where costs are kept, named by everything that they depend on but the image size."""
-    packages = ("headstart", "keras", keras.backend.backend(), "openvino", "numpy", "scikit-learn")
+    backend = keras.backend.backend()
+    packages = ("headstart", "keras", backend, f"{backend}-cpu", "openvino", "numpy", "scikit-learn")
     versions = {
         dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"] in packages
     }

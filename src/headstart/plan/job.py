@@ -13,7 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from headstart import memory
 from headstart.audit.job import can_audit
 from headstart.config import Config, budget_seconds, option_name, replace
 from headstart.data import Dataset
@@ -21,7 +20,7 @@ from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, write_json
 from headstart.plan.costs import Costs, NotMeasured, costs_at, costs_file, keep, kept, measured
-from headstart.plan.predict import MARGIN, duration, fit_memory, gigabytes, predict
+from headstart.plan.predict import MARGIN, available_memory, duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
 from headstart.run import Run
 from headstart.training.features import cache_key
@@ -109,7 +108,7 @@ def choose(config: Config, data: Dataset, costs: dict[int, Costs], typed: Collec
             prediction = predict(candidate, data, costs_at(costs, size))
         except NotMeasured:
             continue
-        if prediction.memory > memory.available() or prediction.disk > free:
+        if prediction.memory > available_memory() or prediction.disk > free:
             continue
         if prediction.total <= MARGIN * left:
             return replace(config, image_size=size, epochs=many, views=some)
@@ -172,20 +171,19 @@ def missing_features(model: Any, data: Dataset, config: Config, cut: str) -> lis
     return [len(rows) for (rows, _), files in zip(parts, found, strict=True) if len(files) < 1 + bool(cut)]
 
 
-def compare(run: Run, data: Dataset, seconds: dict[str, float], results: float, peak: int) -> None:
+def compare(run: Run, data: Dataset, results: float) -> None:
     """Write what a run took beside what was predicted, and log it; learn how long the report takes on this machine.
 
     Args:
-        seconds: by stage, of `metrics.json`.
-        results: seconds of the rest.
-        peak: bytes.
+        results: seconds of what `metrics.json` does not count: the last look at validation and test, and the report.
     """
     content = read_plan(run)
     if "predicted" not in content:
         return
-    predicted, total = content["predicted"]["seconds"], seconds["total"] + results
+    predicted, seconds = content["predicted"]["seconds"], run.metrics["seconds"]
+    total = seconds["total"] + results
     took = seconds | {"results": round(results, 2), "total": round(total, 2)}
-    write_json(run.path / "plan.json", content | {"took": {"seconds": took, "memory_mb": round(peak / 1e6)}})
+    write_json(run.path / "plan.json", content | {"took": {"seconds": took, "memory_mb": run.metrics["peak_memory_mb"]}})
     costs = kept(run.config, data)
     for cost in costs.values():
         cost["report"] = max(0.0, cost.get("report", 0.0) + results - predicted["results"])

@@ -20,17 +20,18 @@ import keras
 import numpy as np
 from PIL import Image
 
-from headstart import memory
-from headstart.audit.duplicates import candidates, near_duplicates, pairs_compared
+from headstart.audit.duplicates import candidates, near_duplicates
 from headstart.audit.job import PAIR_COMPONENTS, can_audit, principal_components
 from headstart.audit.labels import out_of_fold_probabilities
 from headstart.backend import has_gpu, is_out_of_memory, resolve_precision, seed_everything
 from headstart.config import ALL, Config
 from headstart.errors import HeadstartError
 from headstart.files import write_json
+from headstart.memory import forget_peak_memory, peak_memory_mb
 from headstart.model import build_model, load_backbone
 from headstart.model.engine import forward
 from headstart.model.graph import feature_model, frozen_cut, head_model, unfreeze
+from headstart.plan.predict import MARGIN, available_memory
 from headstart.trainer import FINE_TUNED, FROZEN, compile_fine_tuning, compile_frozen
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
@@ -41,10 +42,10 @@ WINDOW, FEWEST_BATCHES = 2.0, 3
 # Steps that build and compile, before the clock counts.
 WARM_UP = 2
 MOST_STEPS = 300
-# On CPUs the batch grows to the wanted one where that takes less than this, in seconds, and this part of the memory.
-LONGEST, SAFE = 10.0, 0.9
+# On CPUs the batch grows to the wanted one where the memory allows, and that takes less than this, in seconds.
+LONGEST = 10.0
 # Rows among which similar ones are looked for, to learn what a pair costs.
-PAIR_ROWS = 8192
+PAIR_ROWS = 16_384
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def measure(
         of `memory` held until fine-tuning; in it `tune_memory`, and `memory_picture` for each picture of a batch. The
         `largest_batch` that a GPU took, 0 on a CPU.
     """
-    memory.reset_peak()
+    forget_peak_memory()
     begin = time.monotonic()
     seed_everything(config.seed, config.deterministic)
     precision = resolve_precision(config.precision, config.learns_batch_norm)
@@ -106,7 +107,7 @@ def measure(
         inputs = maps if cut else images
     elif not config.from_scratch:
         cost |= head_costs(model, images, labels, config.batch_size, config, folder)
-    cost["memory"] = memory.peak()
+    cost["memory"] = 1e6 * peak_memory_mb()
     if not config.epochs:
         return cost
     unfreeze(model, config)
@@ -217,7 +218,7 @@ def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) ->
     deque(candidates(np.random.default_rng(0).normal(size=(PAIR_ROWS, PAIR_COMPONENTS))), maxlen=0)
     return {
         "audit_start": started - begin, "audit_picture": (looked - started) / len(images),
-        "audit_pair": (time.monotonic() - looked) / pairs_compared(PAIR_ROWS),
+        "audit_pair": (time.monotonic() - looked) / (PAIR_ROWS**2 / 2),
     }  # fmt: skip
 
 
@@ -242,13 +243,13 @@ def tuning_costs(
     ones. On a GPU it is halved until it fits.
     """
     options: dict[str, Any] = {"classes": classes, "mix": config.mix if inputs.dtype == np.uint8 else "none"}
-    peaks: dict[int, int] = {}
+    peaks: dict[int, float] = {}
     model, starts, gpu = learner(), [], has_gpu()
     kept, batch = values(model.variables), config.batch_size
     growing = sorted({max(1, batch // 16), max(1, batch // 4), batch})
     while True:
         batch = batch if gpu else growing.pop(0)
-        memory.reset_peak()
+        forget_peak_memory()
         try:
             fitting, scoring = timed(model, inputs, labels, batch, **options)
         except Exception as error:
@@ -259,11 +260,11 @@ def tuning_costs(
             model = learner()
             continue
         starts.append(fitting.before + scoring.before)
-        peaks[batch] = memory.peak()
+        peaks[batch] = 1e6 * peak_memory_mb()
         if gpu or not growing:
             break
         longer = fitting.each / batch * growing[0] * (WARM_UP + 2 * FEWEST_BATCHES)
-        if len(peaks) > 1 and (longer > LONGEST or line(peaks, growing[0]) > SAFE * memory.available()):
+        if len(peaks) > 1 and (longer > LONGEST or line(peaks, growing[0]) > MARGIN * available_memory()):
             break
     return {
         "tune_start": max(starts), "tune_picture": fitting.each / batch, "tune_score": scoring.each / batch,
@@ -272,7 +273,7 @@ def tuning_costs(
     }  # fmt: skip
 
 
-def line(values_at: dict[int, int], place: float) -> float:
+def line(values_at: dict[int, float], place: float) -> float:
     """Return the value at a place on the line through the two largest places, which does not fall; one alone is constant."""
     (first, low), (last, high) = sorted(values_at.items())[-2:] if len(values_at) > 1 else 2 * list(values_at.items())
     slope = max(0.0, (high - low) / (last - first)) if last > first else 0.0
