@@ -197,7 +197,7 @@ def read_plan(run: Run) -> dict[str, Any]:
 
 
 def table(config: Config, typed: Collection[str]) -> str:
-    """Return what trainings would take on this machine, measured now, as a table in plain text.
+    """Return what trainings would take on this machine, measured now and with nothing cached, as a table in plain text.
 
     Args:
         config: the training in question; unless its recipe is typed, other recipes get a row too.
@@ -230,10 +230,7 @@ def table(config: Config, typed: Collection[str]) -> str:
         total, held, disk = duration(prediction.total), gigabytes(prediction.memory), gigabytes(prediction.disk)
         rows.append([asked.recipe, str(asked.image_size), *times, total, str(fitted.batch_size), held, disk])
     if config.budget:
-        chosen = prepare(config, data, typed, loading)
-        options = " ".join(f"{option_name(name)} {getattr(chosen, name):g}" for name in CHOSEN)
-        prediction = predict(chosen, data, costs_at(kept(chosen, data), chosen.image_size), loading)
-        notes.append(f"--budget {config.budget}: {options}, {duration(prediction.total)}")
+        notes.append(f"--budget {config.budget}: {spent_on(config, data, typed, loading)}")
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     lines = [
@@ -241,6 +238,16 @@ def table(config: Config, typed: Collection[str]) -> str:
         for row in zip(*columns, strict=True)
     ]
     return "\n".join([*lines, *notes])
+
+
+def spent_on(config: Config, data: Dataset, typed: Collection[str], loading: float) -> str:
+    """Return what a budget would choose, or why it cannot."""
+    try:
+        chosen = prepare(config, data, typed, loading)
+        prediction = predict(chosen, data, costs_at(kept(chosen, data), chosen.image_size), loading)
+    except HeadstartError as error:
+        return str(error)
+    return " ".join(f"{option_name(name)} {getattr(chosen, name):g}" for name in CHOSEN) + f": {duration(prediction.total)}"
 
 
 def planned(config: Config, data: Dataset, typed: Collection[str]) -> list[Config]:
