@@ -38,6 +38,15 @@ SMALL = {
 }  # fmt: skip
 
 
+# What parts of a training cost on a machine that does not exist, at 64 px.
+COSTS = {
+    "build": 3.0, "start": 5.0, "picture": 0.01, "feature_bytes": 200.0, "disk_picture": 1000.0, "audit_start": 1.0,
+    "audit_picture": 0.001, "audit_pair": 1e-8, "head_start": 2.0, "head_step": 0.01, "head_score": 1e-5, "head_save": 0.1,
+    "tune_start": 4.0, "tune_picture": 0.02, "tune_score": 0.01, "tune_save": 1.0, "memory": 1e9, "tune_memory": 1e9,
+    "memory_picture": 1e6, "largest_batch": 0.0,
+}  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory, digits: hs.Dataset) -> hs.Run:
     """A run of both stages with the starter backbone, on a part of the digits."""

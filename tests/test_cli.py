@@ -28,6 +28,9 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["trian"], "did you mean train"),
         (["train", "--image-sise", "64"], "did you mean --image-size"),
         (["train", "--epochs", "many"], "invalid literal"),
+        (["train", "--budget", "soon"], "such as 90s, 20m or 1.5h"),
+        (["plan", "--image-sise", "64"], "did you mean --image-size"),
+        (["plan", "--data", "missing"], "no folder missing"),
         (["train", "--image-size", "4"], "8 to 1024"),
         (["train", "--recipe", "quik"], "did you mean quick"),
         (["train", "--config", "missing.toml"], "no configuration file missing.toml"),
@@ -51,8 +54,8 @@ def test_a_toml_file_sets_options_and_the_command_line_overrides_them(capsys, tm
     (tmp_path / "mine.toml").write_text('recipe = "starter"\ndata = "digits"\nepochs = 7\nhead_epochs = 9\n')
     taken = {}
 
-    def train(config, *, overwrite):
-        taken.update(vars(config), overwrite=overwrite)
+    def train(config, *, overwrite, typed):
+        taken.update(vars(config), overwrite=overwrite, typed=typed)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("headstart.trainer.train", train)
@@ -61,6 +64,7 @@ def test_a_toml_file_sets_options_and_the_command_line_overrides_them(capsys, tm
     assert end.value.code == 130
     assert "--resume" in capsys.readouterr().err
     assert (taken["backbone"], taken["epochs"], taken["head_epochs"], taken["overwrite"]) == ("starter", 2, 9, False)
+    assert taken["typed"] == {"recipe", "data", "epochs", "head_epochs"}
 
 
 def test_an_unknown_option_in_a_toml_file_gets_a_suggestion(capsys, tmp_path):

@@ -1,7 +1,7 @@
 import pytest
 
 import headstart as hs
-from headstart.config import Config, read_toml, to_toml
+from headstart.config import Config, budget_seconds, read_toml, to_toml
 from headstart.recipes import RECIPES
 
 
@@ -27,6 +27,8 @@ def test_every_recipe_survives_its_toml_file(name, tmp_path):
         ({"weights": "none", "fine_tune_from": "all", "batch_norm": "inference"}, "leave out --batch-norm"),
         ({"backbone": "a.keras", "weights": "imagenet"}, "brings its own weights"),
         ({"backbone": "starter", "weights": "imagenet"}, "not trained on ImageNet"),
+        ({"budget": "20"}, "such as 90s, 20m or 1.5h"),
+        ({"budget": "0m"}, "is no time"),
         ({"epochs": 0, "mix": "cutmix"}, "acts in fine-tuning"),
     ],
 )
@@ -42,6 +44,11 @@ def test_an_unknown_recipe_gets_a_suggestion():
 
 def test_a_whole_number_serves_where_a_fraction_is_wanted():
     assert hs.recipe("quick", learning_rate=1).learning_rate == 1.0
+
+
+@pytest.mark.parametrize(("budget", "seconds"), [("90s", 90), ("20m", 1200), ("1.5h", 5400), ("", 0), ("-5m", 0), ("1e3s", 0)])
+def test_a_budget_is_a_time(budget, seconds):
+    assert budget_seconds(budget) == seconds
 
 
 def test_a_broken_toml_file_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""The command line: `headstart train`, `evaluate`, `predict`, `explain`, `compare` and `audit`.
+"""The command line: `headstart train`, `plan`, `evaluate`, `predict`, `explain`, `compare` and `audit`.
 
 Its options are made from `headstart.config.Config`; nothing heavy is imported before a command runs.
 """
@@ -28,6 +28,7 @@ A pretrained backbone learns your pictures in two stages, and says truly how wel
 
   train      train a classifier:      headstart train --data photos/ --recipe standard --out runs/photos
              go on with a killed run: headstart train --resume runs/photos
+  plan       how long it will take:   headstart plan [--data photos/] [--budget 20m]
   evaluate   measure a run again:     headstart evaluate runs/photos [--data other/]
   predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv]
   explain    show what it looked at:  headstart explain runs/photos a.jpg folder/ [--out heat-maps/]
@@ -43,7 +44,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(SUMMARY, end="")
         return
     commands = {
-        "train": train, "evaluate": evaluate, "predict": predict, "explain": explain, "compare": compare, "audit": audit,
+        "train": train, "plan": plan, "evaluate": evaluate, "predict": predict, "explain": explain, "compare": compare,
+        "audit": audit,
     }  # fmt: skip
     try:
         if arguments[0] not in commands:
@@ -68,41 +70,63 @@ def fail(message: str, status: int = 2) -> None:
 
 def train(arguments: list[str]) -> None:
     """Train a classifier in two stages, or go on with an interrupted run."""
-    # Once to learn which recipe and file set the defaults, once more upon these.
-    chosen: Any = parse(train_options(Config()), arguments, "headstart train", train.__doc__)
-    if chosen.resume:
+    extra: Any = parse(train_options(Config(), TRAIN_ONLY), arguments, "headstart train", train.__doc__)
+    if extra.resume:
         given = [word for word in arguments if word.startswith("--") and not word.startswith("--resume")]
         if given:
             raise HeadstartError(f"--resume takes all options from the run: leave out {given[0]}")
         start_keras()
         from headstart.trainer import resume
 
-        return print_result(resume(chosen.resume))
-    from headstart.recipes import recipe
-
-    changes = read_toml(Path(chosen.config)) if chosen.config else {}
-    # A recipe that is typed wins over the file's; options of either win over the recipe's.
-    in_file = changes.pop("recipe", chosen.recipe)
-    typed_recipe = any(word.split("=")[0] == "--recipe" for word in arguments)
-    defaults = recipe(chosen.recipe if typed_recipe else in_file, **changes)
-    typed = dataclasses.asdict(parse(train_options(defaults), arguments, "headstart train", train.__doc__))
-    overwrite = typed.pop("overwrite")
-    del typed["resume"], typed["config"]
-    config = replace(defaults, **typed)
+        return print_result(resume(extra.resume))
+    config, typed = configured(arguments, TRAIN_ONLY, "headstart train", train.__doc__)
     start_keras()
     from headstart.trainer import train as train_run
 
-    print_result(train_run(config, overwrite=overwrite))
+    print_result(train_run(config, overwrite=extra.overwrite, typed=typed))
 
 
-def train_options(defaults: Config) -> type:
-    """Return a dataclass with every field of `Config`, and what only the command line has."""
+def plan(arguments: list[str]) -> None:
+    """Measure this machine for a moment, and say what each recipe and image size takes here, in time, memory and disk.
+
+    With a recipe or a file of options, only that one; with a budget, what it would choose.
+    """
+    config, typed = configured(arguments, {}, "headstart plan", plan.__doc__)
+    start_keras()
+    from headstart.plan.job import table
+
+    print(table(config, typed))
+
+
+def configured(arguments: list[str], extra: dict[str, Any], program: str, description: str | None) -> tuple[Config, set[str]]:
+    """Return the configuration that arguments, the file and the recipe give, and the names of the options of the first two."""
+    # Once to learn which recipe and file set the defaults, once more upon these.
+    chosen: Any = parse(train_options(Config(), extra), arguments, program, description)
+    from headstart.recipes import recipe
+
+    changes = read_toml(Path(chosen.config)) if chosen.config else {}
+    words = {word.split("=")[0].replace("_", "-") for word in arguments}
+    names = [field.name for field in dataclasses.fields(Config)]
+    typed = {name for name in names if words & {option_name(name), option_name(f"no_{name}")}} | changes.keys()
+    # A recipe that is typed wins over the file's; options of either win over the recipe's.
+    in_file = changes.pop("recipe", chosen.recipe)
+    defaults = recipe(chosen.recipe if "--recipe" in words else in_file, **changes)
+    values = dataclasses.asdict(parse(train_options(defaults, extra), arguments, program, description))
+    return replace(defaults, **{name: values[name] for name in names}), typed
+
+
+# What only the command line has: default and help.
+TRAIN_ONLY = {"resume": ("", "go on with the interrupted run in this folder"), "overwrite": (False, "replace an existing run")}
+
+
+def train_options(defaults: Config, extra: dict[str, tuple[Any, str]]) -> type:
+    """Return a dataclass with every field of `Config`, the file of options, and some that a command has beside them."""
     from tyro.conf import arg
 
+    extra = extra | {"config": ("", "TOML file of options, such as a run's config.toml")}
     fields: list[Any] = [
-        ("resume", Annotated[str, arg(help="go on with the interrupted run in this folder")], dataclasses.field(default="")),
-        ("config", Annotated[str, arg(help="TOML file of options, such as a run's config.toml")], dataclasses.field(default="")),
-        ("overwrite", Annotated[bool, arg(help="replace an existing run")], dataclasses.field(default=False)),
+        (name, Annotated[type(default), arg(help=text)], dataclasses.field(default=default))
+        for name, (default, text) in extra.items()
     ]
     fields += [config_option(field, getattr(defaults, field.name)) for field in dataclasses.fields(Config)]
     return dataclasses.make_dataclass("Train", fields)

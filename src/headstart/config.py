@@ -97,6 +97,8 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "what the backbone computes in; auto: bfloat16 where the machine is faster with it"
     )
+    budget: str = option("", "time to end within, such as 90s, 20m or 1.5h: chooses image size, epochs and views, those that "
+                             "are not given, by what they take on this machine")  # fmt: skip
     deterministic: bool = option(False, "only operations whose result is the same to the last bit every time")
 
     # Copies of the figures for other tools; what counts is the run folder
@@ -143,6 +145,8 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
 def refuse_impossible(config: Config) -> None:
     """Refuse options that contradict each other, before anything slow starts."""
     for impossible, why in [
+        (bool(config.budget) and not budget_seconds(config.budget),
+         f"--budget {config.budget!r} is no time: give seconds, minutes or hours, such as 90s, 20m or 1.5h"),
         (config.from_scratch and config.epochs == 0,
          "--weights none has no frozen stage, so --epochs 0 trains nothing: give --epochs 1 or more"),
         (config.from_scratch and config.fine_tune_from != ALL,
@@ -167,6 +171,12 @@ def refuse_impossible(config: Config) -> None:
     ]:  # fmt: skip
         if impossible:
             raise HeadstartError(why)
+
+
+def budget_seconds(budget: str) -> float:
+    """Return the seconds of a time such as `90s`, `20m` or `1.5h`; 0 where it is none."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
 
 
 def option_name(field_name: str) -> str:

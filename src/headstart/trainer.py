@@ -5,7 +5,8 @@ import dataclasses
 import logging
 import math
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import keras
@@ -21,11 +22,12 @@ from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
 from headstart.model.backbones import load_backbone, refuse_unusable
 from headstart.model.graph import all_layers, build_model, head_model, take_back, unfreeze
+from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results
 from headstart.run.seeds import write_seeds
 from headstart.run.tracking import refuse_missing_extras, tracked
-from headstart.training.batches import Batches, Rows
+from headstart.training.batches import Batches, Rows, head_batch_size
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import FrozenLayers, worthwhile_cut
 from headstart.training.fit import fit_stage, score
@@ -34,11 +36,9 @@ from headstart.training.optimizer import fine_tuning_optimizer
 logger = logging.getLogger("headstart")
 
 FROZEN, FINE_TUNED, SCRATCH = "frozen", "fine_tuned", "scratch"
-# A head on features is so small that the number of steps is its whole cost, but few pictures need some steps too.
-LARGEST_HEAD_BATCH, LEAST_HEAD_STEPS = 256, 50
 
 
-def train(config: Config, data: Dataset | None = None, *, overwrite: bool = False) -> Run:
+def train(config: Config, data: Dataset | None = None, *, overwrite: bool = False, typed: Collection[str] = ()) -> Run:
     """Train a classifier and return its finished run.
 
     With `config.seeds` above 1 the run holds one for each seed, in `seed-0` and so on, and `seeds.json`.
@@ -47,13 +47,23 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
         config: all options, from `headstart.recipe` or `headstart.Config`.
         data: the data set, if it is loaded already; else `config.data` is.
         overwrite: replace an existing run in the same folder.
+        typed: names of options that `config.budget` must leave as they are.
 
     Raises:
         HeadstartError: bad input, an existing run, no network, no memory; the message says which.
     """
     refuse_missing_extras(config)
-    run = Run.create(config, overwrite=overwrite)
-    return carry_out_seeds(run, data) if config.seeds > 1 else carry_out(run, data)
+    refuse_unusable(config)
+    Run.refuse_taken(config, overwrite=overwrite)
+    begin = time.monotonic()
+    loaded = data or configured_data(config)
+    loading = time.monotonic() - begin
+    planned = plan.prepare(config, loaded, typed, loading)
+    if not data and loaded.pictures.files and planned.image_size != config.image_size:
+        loaded = configured_data(planned)  # files are decoded at the image size
+    run = Run.create(planned, overwrite=overwrite)
+    plan.record_choice(run, config)
+    return carry_out_seeds(run, loaded) if config.seeds > 1 else carry_out(run, loaded, 0.0 if data else loading)
 
 
 def resume(path: str | Path, data: Dataset | None = None) -> Run:
@@ -99,13 +109,18 @@ def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
     return run
 
 
-def carry_out(run: Run, data: Dataset | None) -> Run:
-    """Do what is still to be done of a run: data, model, frozen stage, fine-tuning, results."""
+def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
+    """Do what is still to be done of a run: data, model, frozen stage, fine-tuning, results.
+
+    `loading` is how many seconds it took to load the data.
+    """
     config = run.config
     with run.log(), explained_memory(config), tracked(run) as trackers:
         checkpoint = Checkpoint(run.path / "checkpoint")
         checkpoint.watchers = [tracker.update for tracker in trackers]
+        begin, earlier = time.monotonic() - loading, sum(checkpoint.seconds.values())
         checkpoint.start_clock()
+        checkpoint.clock -= loading
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision, config.learns_batch_norm)
         refuse_unusable(config)
@@ -120,6 +135,7 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
         checkpoint.stop_clock("preparation")
 
         frozen = FrozenLayers(model, data, config, worthwhile_cut(model, data, config))
+        plan.announce(run, frozen, data, checkpoint.seconds["preparation"])
         data = audit_run(run, frozen, data, checkpoint)
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
 
@@ -129,6 +145,8 @@ def carry_out(run: Run, data: Dataset | None) -> Run:
             fine_tuning_stage(model, frozen, data, config, run, checkpoint)
 
         write_results(run, model, data, checkpoint)
+        results = time.monotonic() - begin - (sum(checkpoint.seconds.values()) - earlier)
+        plan.compare(run, data, results)
         for tracker in trackers:
             tracker.finish(checkpoint.history, run.metrics)
         checkpoint.remove()
@@ -151,10 +169,7 @@ def frozen_stage(
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed)
     seed_everything(config.seed, config.deterministic)
-    learner.compile(
-        keras.optimizers.Adam(config.head_learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"], jit_compile=resolve_jit(),
-    )  # fmt: skip
+    compile_frozen(learner, config)
     fit_stage(
         FROZEN, learner, training, validation, checkpoint,
         epochs=config.head_epochs, patience=config.patience, class_weight=class_weights(data, config),
@@ -179,11 +194,7 @@ def fine_tuning_stage(
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed + 1, classes=classes)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / training.num_batches))
-    learner.compile(
-        fine_tuning_optimizer(config, epochs * training.num_batches),
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=["accuracy"], jit_compile=resolve_jit(),
-    )  # fmt: skip
+    compile_fine_tuning(learner, config, epochs * training.num_batches)
     fit_stage(
         stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
@@ -191,6 +202,21 @@ def fine_tuning_stage(
     if frozen.cut:
         take_back(learner, model, frozen.cut)
     test_once(stage, learner, validation, test, run)
+
+
+def compile_frozen(learner: keras.Model, config: Config) -> None:
+    learner.compile(
+        keras.optimizers.Adam(config.head_learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"], jit_compile=resolve_jit(),
+    )  # fmt: skip
+
+
+def compile_fine_tuning(learner: keras.Model, config: Config, steps: int) -> None:
+    learner.compile(
+        fine_tuning_optimizer(config, steps),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+        metrics=["accuracy"], jit_compile=resolve_jit(),
+    )  # fmt: skip
 
 
 def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> list[Batches]:
@@ -210,7 +236,7 @@ def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config, checkpo
     validation, test = (frozen.features(part, 0, f"{name} pictures")
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     checkpoint.stop_clock("features")
-    batch_size = max(1, min(LARGEST_HEAD_BATCH, config.views * len(data.train) // LEAST_HEAD_STEPS))
+    batch_size = head_batch_size(config.views * len(data.train))
     return output_batches(np.concatenate(views), validation, test, data, config, batch_size, seed=config.seed)
 
 

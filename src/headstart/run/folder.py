@@ -63,16 +63,9 @@ class Run:
         Raises:
             HeadstartError: the folder holds something already, and `overwrite` was not asked for.
         """
-        path = Path(config.out).expanduser() if config.out else default_path(config)
+        path = cls.refuse_taken(config, overwrite=overwrite)
         config = dataclasses.replace(config, out=str(path))
         if path.is_dir() and any(path.iterdir()):
-            if not (path / "config.toml").exists():
-                raise HeadstartError(f"{path} is not empty and not a run: choose another folder with --out")
-            if not overwrite:
-                raise HeadstartError(
-                    f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, "
-                    "or choose another --out"
-                )
             shutil.rmtree(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -81,6 +74,20 @@ class Run:
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise HeadstartError(f"cannot write a run to {path}: {error.strerror}") from None
         return cls(path)
+
+    @staticmethod
+    def refuse_taken(config: Config, *, overwrite: bool) -> Path:
+        """Return the folder that a new run would be in, or refuse it as `create` does."""
+        path = Path(config.out).expanduser() if config.out else default_path(config)
+        if path.is_dir() and any(path.iterdir()):
+            if not (path / "config.toml").exists():
+                raise HeadstartError(f"{path} is not empty and not a run: choose another folder with --out")
+            if not overwrite:
+                raise HeadstartError(
+                    f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, "
+                    "or choose another --out"
+                )
+        return path
 
     def _known_options(self) -> dict[str, Any]:
         options = read_toml(self.path / "config.toml")

@@ -5,6 +5,14 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+# A head on features is so small that the number of steps is its whole cost, but few pictures need some steps too.
+LARGEST_HEAD_BATCH, LEAST_HEAD_STEPS = 256, 50
+
+
+def head_batch_size(rows: int) -> int:
+    """Return the batch size at which a head learns on so many rows of features."""
+    return max(1, min(LARGEST_HEAD_BATCH, rows // LEAST_HEAD_STEPS))
+
 
 class Rows(Protocol):
     """Anything that gives an array of rows for an array of row numbers, such as an array itself."""

@@ -74,8 +74,7 @@ class FrozenLayers:
 
     def files(self, indices: np.ndarray, view: int, name: str) -> list[Path]:
         """Return the files of the pooled features and, with `cut`, of the maps; compute what is missing or damaged."""
-        folder, key = cache_folder("features"), self.key(indices, view)
-        files = [folder / f"{key}.npy"] + ([folder / f"{key}-{self.cut}.npy"] if self.cut else [])
+        files = self.places(indices, view)
         if all(map(is_whole, files)):
             for file in files:
                 file.touch()  # used lately: the last to be removed
@@ -93,17 +92,18 @@ class FrozenLayers:
                 for stream, values, dtype in zip(opened, outputs, kept, strict=True):
                     limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
                     stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
-        prune(folder, MOST_CACHE_BYTES)
+        prune(files[0].parent, MOST_CACHE_BYTES)
         return files
 
-    def key(self, indices: np.ndarray, view: int) -> str:
-        """Return the name in the cache of what one view of some pictures gives."""
+    def places(self, indices: np.ndarray, view: int) -> list[Path]:
+        """Return where the files of one view of some pictures lie in the cache, or would."""
         mirrored, config = view and self.config.flip, self.config
         options = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed]
         digest = self.digest.copy()
         digest.update(json.dumps([view, mirrored, options if view > int(config.flip) else []]).encode())
         digest.update(self.data.pictures.digests[indices].tobytes())
-        return digest.hexdigest()[:40]
+        folder, key = cache_folder("features"), digest.hexdigest()[:40]
+        return [folder / f"{key}.npy"] + ([folder / f"{key}-{self.cut}.npy"] if self.cut else [])
 
 
 class StoredRows:

@@ -1,0 +1,1 @@
+"""What a training will take here, before it begins: costs measured, times foretold, a budget spent well."""

@@ -1,0 +1,133 @@
+"""What a picture and a step cost on this machine: measured once, and kept in the cache folder.
+
+Kept for each machine, backbone and set of options that cost depends on, so that later trainings need not wait.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from headstart.config import Config
+from headstart.data.dataset import Dataset
+from headstart.errors import HeadstartError
+from headstart.files import cache_folder, write_json
+from headstart.model.openvino import FEWEST_PICTURES
+
+logger = logging.getLogger("headstart")
+
+Costs = dict[str, float]
+
+# Everything that costs depend on but the data, the image size and how often each part is done.
+COSTLY = (
+    "backbone", "weights", "preprocess", "precision", "batch_size", "fine_tune_from", "batch_norm", "cache_features",
+    "hidden_units", "flip", "rotation", "zoom", "translation", "rand_augment", "mix", "ema", "deterministic",
+)  # fmt: skip
+# Costs that depend on the image size; the others are what they are at the nearest size.
+SIZED = ("picture", "disk_picture", "head_step", "head_score", "tune_picture", "tune_score", "memory_picture")
+# Training pictures that the measurement gets.
+SAMPLE = 2048
+
+
+class NotMeasured(HeadstartError):
+    """The measurement itself failed; a training may still work."""
+
+
+def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: bool = False) -> dict[int, Costs]:
+    """Return what is known of this machine at each image size; measure those of `sizes` that are not.
+
+    Raises:
+        HeadstartError: bad input, as the training would say it.
+        NotMeasured: the measurement failed.
+    """
+    known = {} if anew else kept(config, data)
+    wanted = sorted(set(sizes) - known.keys())
+    if wanted:
+        logger.info("measuring this machine at %s px", " and ".join(map(str, wanted)))
+        known |= measure_apart(config, data, wanted)
+        keep(config, data, known)
+    return known
+
+
+def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, Costs]:
+    """Run `headstart.plan.measure` on a sample of the training pictures, in a process of its own."""
+    with tempfile.TemporaryDirectory(dir=cache_folder("plan")) as name:
+        folder = Path(name)
+        rows = np.random.default_rng(0).choice(data.train, min(SAMPLE, len(data.train)), replace=False)
+        np.savez(folder / "pictures.npz", images=data.images(rows), labels=data.labels(rows))
+        write_json(folder / "request.json", {
+            "config": dataclasses.asdict(config), "sizes": sizes, "pictures": len(data.train),
+            "classes": len(data.class_names), "decoded_at_image_size": bool(data.pictures.files),
+        })  # fmt: skip
+        command = [sys.executable, "-m", "headstart.plan.measure", name]
+        # The same backend and package, whichever way this process came to them.
+        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
+        )
+        try:
+            answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        except OSError:
+            reason = done.stderr.strip().splitlines()[-1:] or [f"its process ended with status {done.returncode}"]
+            raise NotMeasured(f"this machine could not be measured: {reason[0]}") from None
+    if "error" in answer:
+        raise HeadstartError(answer["error"])
+    return {int(size): costs for size, costs in answer.items()}
+
+
+def costs_at(measured: dict[int, Costs], size: int) -> Costs:
+    """Return the costs at an image size: measured, or on the line in size² through the two nearest measured sizes.
+
+    Below both, a cost falls at most in proportion to size².
+    """
+    if size in measured:
+        return measured[size]
+    near, other = sorted(measured, key=lambda known: abs(known**2 - size**2))[:2]
+    costs = dict(measured[near])
+    for name in SIZED:
+        if name in costs:
+            slope = (measured[other][name] - costs[name]) / (other**2 - near**2)
+            lowest = costs[name] * min(1.0, size**2 / near**2)
+            costs[name] = max(lowest, costs[name] + slope * (size**2 - near**2))
+    return costs
+
+
+def costs_file(config: Config, data: Dataset) -> Path:
+    """Return where costs are kept, named by everything that they depend on but the image size."""
+    backend = keras.backend.backend()
+    packages = ("headstart", "keras", backend, f"{backend}-cpu", "openvino", "numpy", "scikit-learn")
+    versions = {
+        dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"] in packages
+    }
+    file = Path(config.backbone).expanduser()
+    key = [
+        [getattr(config, name) for name in COSTLY], bool(config.epochs), file.stat().st_mtime if file.is_file() else 0,
+        None if data.pictures.files else data.image_shape, len(data.class_names), len(data.train) >= FEWEST_PICTURES,
+        keras.backend.backend(), sorted(versions.items()), platform.node(), platform.machine(), os.cpu_count(),
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+    ]  # fmt: skip
+    return cache_folder("plan") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.json"
+
+
+def kept(config: Config, data: Dataset) -> dict[int, Costs]:
+    """Return the costs that were measured before, by image size."""
+    try:
+        return {int(size): costs for size, costs in json.loads(costs_file(config, data).read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError):
+        return {}
+
+
+def keep(config: Config, data: Dataset, costs: dict[int, Costs]) -> None:
+    write_json(costs_file(config, data), {str(size): cost for size, cost in sorted(costs.items())})
