@@ -214,7 +214,9 @@ def shown(value: Any) -> str:
         low, high = value["interval"]
         return f"{100 * value['accuracy']:.2f} % ({100 * low:.2f} to {100 * high:.2f})"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}" if abs(value) >= 0.01 else f"{value:.1e}"
+        return (
+            f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}" if abs(value) >= 0.01 else f"{value:.1e}" if value else "0"
+        )
     return str(value)
 
 

@@ -22,7 +22,7 @@ from headstart.model.backbones import load_backbone
 from headstart.run.metrics import measure
 
 FROZEN_RATE, FINE_TUNING_RATE = 1e-3, 1e-5  # Adam's default, and the guide's for fine-tuning
-MOST_CACHE_BYTES = 2e9
+MOST_CACHE_BYTES, MOST_SHUFFLED = 2e9, 10_000
 
 
 def build(config: Config, classes: int) -> tuple[keras.Model, keras.Model]:
@@ -69,7 +69,10 @@ def pipeline(images: np.ndarray, labels: np.ndarray, config: Config, training: b
     """Return batches of pictures, resized and, for training, mirrored and turned, as in the guide."""
     size = config.image_size
     resize = keras.layers.Resizing(size, size)
-    pictures = tf_data.Dataset.from_tensor_slices((images, labels)).map(lambda x, y: (resize(x), y))
+    pictures = tf_data.Dataset.from_tensor_slices((images, labels))
+    if training:  # a folder's pictures come class by class
+        pictures = pictures.shuffle(min(len(labels), MOST_SHUFFLED), seed=0)
+    pictures = pictures.map(lambda x, y: (resize(x), y))
     if training:
         augmenters = [keras.layers.RandomFlip("horizontal")] * config.flip + [keras.layers.RandomRotation(0.1)]
         for layer in augmenters:

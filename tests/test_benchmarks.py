@@ -66,8 +66,8 @@ def test_a_part_of_the_pictures_keeps_the_proportions_of_parts_and_classes():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, ""), (1234.5, "1,234"), (2.345, "2.35"), (0.5, "0.500"), (1.3e-5, "1.3e-05"), (96, "96"), ("Keras", "Keras"),
-     ({"accuracy": 0.8126, "interval": [0.8, 0.82]}, "81.26 % (80.00 to 82.00)")],
+    [(None, ""), (1234.5, "1,234"), (2.345, "2.35"), (0.5, "0.500"), (1.3e-5, "1.3e-05"), (0.0, "0"), (96, "96"),
+     ("Keras", "Keras"), ({"accuracy": 0.8126, "interval": [0.8, 0.82]}, "81.26 % (80.00 to 82.00)")],
 )  # fmt: skip
 def test_values_are_shown_with_three_figures(value, text):
     assert common.shown(value) == text
