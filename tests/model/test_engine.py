@@ -4,8 +4,11 @@ import keras
 import numpy as np
 import pytest
 
+import headstart as hs
 from headstart.model import engine
+from headstart.model.backbones import load_backbone
 from headstart.model.folding import recast
+from headstart.model.graph import build_model, frozen_cut, head_model, without_augmentation
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,19 @@ def test_mixed_precision_is_converted_and_stays_within_its_tolerance(network, mo
     outputs = run(recast(network, "mixed_bfloat16"), monkeypatch)
     assert "engine: OpenVINO, bfloat16" in caplog.text
     np.testing.assert_allclose(outputs[3][0], network.predict_on_batch(batches()[3])[0], rtol=0.05, atol=0.01)
+
+
+def test_the_end_of_a_network_in_mixed_precision_is_converted(monkeypatch, caplog):
+    """What fine-tuning trains takes maps; in bfloat16 its beginning must not expect them in that."""
+    caplog.set_level("INFO", logger="headstart")
+    monkeypatch.setattr(engine, "FEWEST_PICTURES", 1)
+    config = hs.recipe("quick", backbone="starter", image_size=32, fine_tune_from="stage3")
+    model = build_model(*load_backbone(config), (32, 32, 3), 4, config, "bfloat16")
+    learner = without_augmentation(head_model(model, frozen_cut(model, config)))
+    maps = np.random.default_rng(0).random((8, *learner.input_shape[1:]), np.float32)
+    (logits,) = next(engine.forward(learner, [maps], 8))
+    assert "engine: OpenVINO, bfloat16" in caplog.text
+    np.testing.assert_allclose(logits, learner.predict_on_batch(maps), rtol=0.1, atol=0.05)
 
 
 def test_an_engine_that_computes_something_else_is_refused(network, monkeypatch, caplog):

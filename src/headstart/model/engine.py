@@ -96,7 +96,8 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
             if difference > TOLERANCE[precision]:
                 raise ValueError(f"its outputs differ from Keras' by {difference:.1g}")
     except Exception as error:  # it is not installed, a layer without a conversion, a processor that it does not know, ...
-        logger.warning("OpenVINO cannot run this network (%s): Keras computes it", str(error).splitlines()[0])
+        reason = str(error).strip().splitlines()[-1]  # its own say where in its sources first, and last what
+        logger.warning("OpenVINO cannot run this network (%s): Keras computes it", reason)
         return None
     logger.info("engine: OpenVINO, %s (relative difference from Keras %.1g)", precision, difference)
     return compiled

@@ -81,7 +81,8 @@ def with_matrix_products(model: keras.Model) -> keras.Model:
         shared = {key: layer.get_config()[key] for key in ("name", "trainable", "dtype", "activation", "use_bias")}
         return layers.Dense(layer.filters, **shared)
 
-    copied = keras.models.clone_model(model, clone_function=copy)
+    # Maps come as float32, whatever the layer that gave them computes in.
+    copied = keras.models.clone_model(model, input_tensors=keras.Input(model.input_shape[1:]), clone_function=copy)
     copy_weights(model, copied)
     return copied
 

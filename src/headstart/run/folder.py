@@ -159,7 +159,7 @@ class Run:
         try:
             return compile_file(self.path / "model.xml", self.manifest["precision"])
         except Exception as error:  # not installed, a processor that it does not know, ...
-            logger.info("OpenVINO cannot run %s (%s): Keras does", self.path, str(error).splitlines()[0])
+            logger.info("OpenVINO cannot run %s (%s): Keras does", self.path, str(error).strip().splitlines()[-1])
             return None
 
     def _verify(self, *names: str) -> None:
