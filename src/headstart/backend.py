@@ -8,6 +8,7 @@ import platform
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from headstart.errors import HeadstartError
 
@@ -83,6 +84,28 @@ def resolve_jit() -> bool | str:
     """Return Keras' `jit_compile`: XLA is three times slower than oneDNN for TensorFlow on CPUs."""
     on_tensorflow_cpu = load_keras().backend.backend() == "tensorflow" and not has_gpu()
     return False if on_tensorflow_cpu else "auto"
+
+
+def without_autotuning(batches: Any) -> Any:
+    """Return a `keras.utils.PyDataset` as `fit` had better be given it: with TensorFlow as a dataset without autotuning.
+
+    Batches that are made one after the other leave nothing to tune, but the thread that would tune them
+    sleeps for up to a minute, and `fit` returns only when it wakes.
+    """
+    if load_keras().backend.backend() != "tensorflow":
+        return batches
+    import tensorflow
+
+    def generate() -> Iterator[tuple]:
+        for step in range(batches.num_batches):  # in the order that they have when an epoch begins
+            yield batches[step]
+
+    signature = tuple(tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    dataset = tensorflow.data.Dataset.from_generator(generate, output_signature=signature)
+    counted = dataset.apply(tensorflow.data.experimental.assert_cardinality(batches.num_batches))
+    return counted.prefetch(2).with_options(options)  # the next batch is made while this one trains
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:

@@ -23,7 +23,7 @@ from PIL import Image
 from headstart.audit.duplicates import candidates, near_duplicates
 from headstart.audit.job import PAIR_COMPONENTS, can_audit, principal_components
 from headstart.audit.labels import out_of_fold_probabilities
-from headstart.backend import has_gpu, is_out_of_memory, resolve_precision, seed_everything
+from headstart.backend import has_gpu, is_out_of_memory, resolve_precision, seed_everything, without_autotuning
 from headstart.config import ALL, Config
 from headstart.errors import HeadstartError
 from headstart.files import write_json
@@ -288,8 +288,8 @@ def timed(learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_si
     validation = Batches(
         inputs, labels, rows[: (WARM_UP + FEWEST_BATCHES) * batch_size], batch_size, None, options.get("classes", 0)
     )
-    learner.fit(training, callbacks=[fitting], shuffle=False, verbose=0)
-    learner.evaluate(validation, callbacks=[scoring], verbose=0)
+    learner.fit(without_autotuning(training), callbacks=[fitting], shuffle=False, verbose=0)
+    learner.evaluate(without_autotuning(validation), callbacks=[scoring], verbose=0)
     return fitting, scoring
 
 

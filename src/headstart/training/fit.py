@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from headstart.backend import without_autotuning
 from headstart.progress import progress_bar
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
@@ -39,7 +40,7 @@ def fit_stage(
             # After the keeper, which on_test_end must see the averaged weights that were validated.
             callbacks.insert(1, keras.callbacks.SwapEMAWeights())
         model.fit(
-            batches, validation_data=validation, initial_epoch=first, epochs=epochs,
+            without_autotuning(batches), validation_data=without_autotuning(validation), initial_epoch=first, epochs=epochs,
             callbacks=callbacks, class_weight=class_weight, verbose=0,
             shuffle=False,  # the batches are shuffled already; Keras would shuffle them by a state that is not kept
         )  # fmt: skip
