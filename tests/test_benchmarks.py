@@ -106,6 +106,7 @@ def test_a_curve_is_drawn_from_a_run_and_a_record_of_keras(small_run, tmp_path):
 
 def test_extraction_is_measured_beside_keras(tmp_path):
     from benchmarks import extraction
+    from headstart.model.engine import TOLERANCE
 
     options = extraction.Options(
         data="digits", backbone="starter", out=tmp_path, repeats=1, batch_size=32, size=(16,), pictures=2
@@ -113,7 +114,7 @@ def test_extraction_is_measured_beside_keras(tmp_path):
     extraction.main(options)
     content = json.loads((tmp_path / "extraction.json").read_text())
     (row,) = content["rows"]
-    assert row["features differ by"] < 1e-3
+    assert row["features differ by"] < TOLERANCE[row["precision"]]
     assert row["times as fast"] == pytest.approx(row["Headstart, pictures/s"] / row["Keras `predict`, pictures/s"])
     assert content["samples"]["16"]["pictures"] == 64
 
