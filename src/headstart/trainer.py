@@ -118,9 +118,8 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
     with run.log(), explained_memory(config), tracked(run) as trackers:
         checkpoint = Checkpoint(run.path / "checkpoint")
         checkpoint.watchers = [tracker.update for tracker in trackers]
-        begin, earlier = time.monotonic() - loading, sum(checkpoint.seconds.values())
-        checkpoint.start_clock()
-        checkpoint.clock -= loading
+        checkpoint.start_clock(loading)
+        begin, earlier = checkpoint.clock, sum(checkpoint.seconds.values())
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision, config.learns_batch_norm)
         refuse_unusable(config)

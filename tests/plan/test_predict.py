@@ -5,8 +5,9 @@ import pytest
 
 import headstart as hs
 from conftest import COSTS
+from headstart.memory import available_memory
 from headstart.plan.costs import NotMeasured, costs_at
-from headstart.plan.predict import available_memory, fit_memory, predict
+from headstart.plan.predict import fit_memory, predict
 
 
 def seconds(data: hs.Dataset, missing: list[int] | None = None, **changes) -> dict[str, float]:

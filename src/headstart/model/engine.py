@@ -1,5 +1,6 @@
 """A network's forward pass by the fastest engine of the machine: OpenVINO on CPUs, Keras' backend elsewhere."""
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -14,7 +15,7 @@ from headstart.backend import converts_to_openvino, has_gpu, silent_stderr
 from headstart.files import written_whole
 from headstart.model.folding import recast
 from headstart.model.graph import all_layers
-from headstart.model.openvino import FEWEST_PICTURES, compile_file, import_openvino, overlapped
+from headstart.model.openvino import FEWEST_PICTURES, compile_file, import_openvino, overlapped, reason
 
 logger = logging.getLogger("headstart")
 
@@ -82,11 +83,10 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
     precision = precision_of(model)
     try:
         import_openvino()
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            written_whole(keep or Path(folder) / "model.xml") as network,
-            written_whole((keep or Path(folder) / "model").with_suffix(".bin")),  # the exporter names it after the other
-        ):
+        with contextlib.ExitStack() as stack:
+            file = keep or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.xml"
+            network = stack.enter_context(written_whole(file))
+            stack.enter_context(written_whole(file.with_suffix(".bin")))  # the exporter names it after the other
             with silent_stderr():
                 # As float32, for it fails on some casts to bfloat16; compiled, it computes in that all the same.
                 recast(model, "float32").export(str(network), format="openvino", verbose=False)
@@ -96,8 +96,7 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
             if difference > TOLERANCE[precision]:
                 raise ValueError(f"its outputs differ from Keras' by {difference:.1g}")
     except Exception as error:  # it is not installed, a layer without a conversion, a processor that it does not know, ...
-        reason = str(error).strip().splitlines()[-1]  # its own say where in its sources first, and last what
-        logger.warning("OpenVINO cannot run this network (%s): Keras computes it", reason)
+        logger.warning("OpenVINO cannot run this network (%s): Keras computes it", reason(error))
         return None
     logger.info("engine: OpenVINO, %s (relative difference from Keras %.1g)", precision, difference)
     return compiled

@@ -56,3 +56,8 @@ def overlapped(compiled: Any, batches: Iterable[np.ndarray], outputs: int) -> It
         busy.append(request)
     while busy:
         yield finished()
+
+
+def reason(error: Exception) -> str:
+    """Return why OpenVINO could not do something: its errors say first where in its sources, and last what."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]

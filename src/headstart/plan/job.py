@@ -19,8 +19,9 @@ from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, write_json
+from headstart.memory import available_memory
 from headstart.plan.costs import Costs, NotMeasured, costs_at, costs_file, keep, kept, measured
-from headstart.plan.predict import MARGIN, available_memory, duration, fit_memory, gigabytes, predict
+from headstart.plan.predict import MARGIN, duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
 from headstart.run import Run
 from headstart.training.features import FrozenLayers

@@ -27,11 +27,11 @@ from headstart.backend import has_gpu, is_out_of_memory, resolve_precision, seed
 from headstart.config import ALL, Config
 from headstart.errors import HeadstartError
 from headstart.files import write_json
-from headstart.memory import forget_peak_memory, peak_memory_mb
+from headstart.memory import available_memory, forget_peak_memory, peak_memory_mb
 from headstart.model.backbones import load_backbone
 from headstart.model.engine import forward
 from headstart.model.graph import build_model, feature_model, frozen_cut, head_model, unfreeze
-from headstart.plan.predict import MARGIN, available_memory
+from headstart.plan.predict import MARGIN
 from headstart.trainer import FINE_TUNED, FROZEN, compile_fine_tuning, compile_frozen
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
 from headstart.training.checkpoint import Checkpoint, assign, values

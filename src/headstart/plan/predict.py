@@ -1,20 +1,17 @@
 """From costs to a prediction: each part's cost times how often it is done, in time, memory and disk."""
 
-import contextlib
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from headstart.audit.job import LABEL_COMPONENTS, can_audit
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
+from headstart.memory import available_memory
 from headstart.plan.costs import Costs, NotMeasured
 from headstart.training.batches import head_batch_size
 from headstart.training.features import MOST_CACHE_BYTES
 
-STATUS, MEMINFO, CGROUP = Path("/proc/self/status"), Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # Of the free memory so much is planned with, since predictions err.
 MARGIN = 0.9
 
@@ -130,26 +127,3 @@ def fit_memory(config: Config, data: Dataset, cost: Costs) -> Config:
         return config
     rate = config.learning_rate * fitting.batch_size / config.batch_size
     return replace(fitting, learning_rate=max(1e-8, rate))
-
-
-def available_memory() -> int:
-    """Return how many bytes this process could hold in all, those that it holds already included.
-
-    That is what Linux calls available, within the limit of a container. Elsewhere it is the whole memory.
-    """
-    free = bytes_in(MEMINFO, "MemAvailable")
-    if not free:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit, which is called max
-        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, limit - used)
-    return free + bytes_in(STATUS, "VmRSS")
-
-
-def bytes_in(file: Path, name: str) -> int:
-    """Return what a line of a file of /proc says in KiB, in bytes; 0 where there is no such file or line."""
-    try:
-        lines = file.read_text().splitlines()
-    except OSError:
-        return 0
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)

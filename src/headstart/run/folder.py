@@ -151,7 +151,7 @@ class Run:
     @cached_property
     def compiled(self) -> Any:
         """The same model compiled by OpenVINO, without Keras; None where there is no OpenVINO, or was none for this run."""
-        from headstart.model.openvino import compile_file
+        from headstart.model.openvino import compile_file, reason
 
         if "model.xml" not in self.manifest["sha256"]:
             return None
@@ -159,7 +159,7 @@ class Run:
         try:
             return compile_file(self.path / "model.xml", self.manifest["precision"])
         except Exception as error:  # not installed, a processor that it does not know, ...
-            logger.info("OpenVINO cannot run %s (%s): Keras does", self.path, str(error).strip().splitlines()[-1])
+            logger.info("OpenVINO cannot run %s (%s): Keras does", self.path, reason(error))
             return None
 
     def _verify(self, *names: str) -> None:

@@ -67,9 +67,9 @@ class Checkpoint:
             if old.name != self.arrays:
                 old.unlink()
 
-    def start_clock(self) -> None:
-        """Let time and memory count from now on, for the stage that `stop_clock` will name."""
-        self.clock = time.monotonic()
+    def start_clock(self, spent: float = 0.0) -> None:
+        """Let memory count from now on, and time from `spent` seconds ago, for the stage that `stop_clock` will name."""
+        self.clock = time.monotonic() - spent
         forget_peak_memory()
 
     def stop_clock(self, stage: str) -> None:
