@@ -64,6 +64,8 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         images, labels = self.inputs[rows], self.labels[rows]
+        if images.dtype == np.float16:
+            images = images.astype(np.float32)  # exactly the same, and TensorFlow prints no error about half precision
         if self.classes:
             labels = np.eye(self.classes, dtype=np.float32)[labels]
         if self.mix == "none":
