@@ -57,7 +57,7 @@ def starter() -> Config:
     cores (as in `quick`), by `make demo`. CIFAR-10: 74.64 % with a linear head
     (`--hidden-units 0 --epochs 0`), 127 seconds; fine-tuning is not measured there yet.
     """
-    return Config(recipe="starter", backbone="starter", image_size=32, epochs=6, learning_rate=1e-3)
+    return Config(recipe="starter", backbone="starter", image_size=32, epochs=7, batch_size=128, learning_rate=5e-4)
 
 
 def scratch() -> Config:

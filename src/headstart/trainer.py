@@ -21,7 +21,7 @@ from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
 from headstart.model.backbones import load_backbone, refuse_unusable
-from headstart.model.graph import all_layers, build_model, head_model, take_back, unfreeze
+from headstart.model.graph import all_layers, build_model, head_model, standardise, take_back, unfreeze
 from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results
@@ -165,10 +165,11 @@ def frozen_stage(
         return  # its checkpoint holds the whole network
     if config.cache_features:
         learner, (training, validation, test) = head_model(model), feature_batches(frozen, data, config, checkpoint)
+        standardise(model, (training[step][0] for step in range(training.num_batches)))
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed)
     seed_everything(config.seed, config.deterministic)
-    compile_frozen(learner, config)
+    compile_frozen(learner, config, config.head_epochs * training.num_batches)
     fit_stage(
         FROZEN, learner, training, validation, checkpoint,
         epochs=config.head_epochs, patience=config.patience, class_weight=class_weights(data, config),
@@ -203,9 +204,12 @@ def fine_tuning_stage(
     test_once(stage, learner, validation, test, run)
 
 
-def compile_frozen(learner: keras.Model, config: Config) -> None:
+def compile_frozen(learner: keras.Model, config: Config, steps: int) -> None:
+    rate = config.head_learning_rate
+    if config.cache_features:  # the plain way is what others do, to be compared with
+        rate = keras.optimizers.schedules.CosineDecay(rate, steps)
     learner.compile(
-        keras.optimizers.Adam(config.head_learning_rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"], jit_compile=resolve_jit(),
     )  # fmt: skip
 

@@ -1,7 +1,11 @@
 """The graph from raw pixels to logits, of plain Keras layers only."""
 
+from collections.abc import Iterable
+
 import keras
+import numpy as np
 from keras import layers
+from sklearn.preprocessing import StandardScaler
 
 from headstart.config import ALL, LAST_STAGE, Config
 from headstart.model.folding import copy_weights, fold_batch_norm, with_matrix_products
@@ -84,14 +88,33 @@ def prepare_backbone(backbone: keras.Model, config: Config, precision: str) -> k
 
 
 def head(classes: int, config: Config) -> list[layers.Layer]:
-    """Return the head's layers: dropout, a hidden layer, dropout, and the classes' logits."""
+    """Return the head's layers: standardised features, dropout, a hidden layer, dropout, and the classes' logits.
+
+    The features are standardised where the frozen stage has them all, and so knows their mean and
+    variance (`standardise`): channels of every size then learn at one rate.
+    """
+    standard = []
+    if config.cache_features and not config.from_scratch:
+        standard = [layers.BatchNormalization(center=False, scale=False, trainable=False, name="standardise")]
     hidden = []
     if config.hidden_units:
         hidden = [
             layers.Dropout(config.dropout, name="dropout_features"),
             layers.Dense(config.hidden_units, "relu", name="hidden"),
         ]
-    return [*hidden, layers.Dropout(config.dropout, name="dropout"), layers.Dense(classes, name="logits")]
+    return [*standard, *hidden, layers.Dropout(config.dropout, name="dropout"), layers.Dense(classes, name="logits")]
+
+
+def standardise(model: keras.Model, features: Iterable[np.ndarray]) -> None:
+    """Give the head the mean and variance of the training pictures' features.
+
+    Args:
+        features: batches of pooled features, float (B, channels).
+    """
+    scaler = StandardScaler()
+    for batch in features:
+        scaler.partial_fit(np.float32(batch))
+    model.get_layer("standardise").set_weights([scaler.mean_, scaler.var_])
 
 
 def without_augmentation(model: keras.Model) -> keras.Model:

@@ -18,18 +18,22 @@ PIXEL_MEAN, PIXEL_VARIANCE = 121.9, 68.2**2
 
 
 def build() -> keras.Model:
-    """Build the network: float (B, h, w, 3) in 0..255 to (B, h / 8, w / 8, 512), for small pictures.
+    """Build the network: float (B, h, w, 3) in 0..255 to (B, h / 8, w / 8, 896), for small pictures.
 
     A convolution at full size, three residual stages (He et al. 2016) that each halve the size and
-    double the channels, and a 1 x 1 convolution that gives a linear head more to read. Its
-    normalisation is inside, and its layers are named by stage, for `--fine-tune-from stage3`.
+    double the channels, and a 1 x 1 convolution. The output is that convolution's 512 channels beside
+    those of the last two stages: what a stage knows that the classes of the pretraining had no use
+    for, a new head may need. The normalisation is inside, and the layers are named by stage, for
+    `--fine-tune-from stage3`.
     """
     images = keras.Input((None, None, 3), name="starter_input")
     x = layers.Normalization(mean=PIXEL_MEAN, variance=PIXEL_VARIANCE, name="normalization")(images)
     x = convolve(x, 32, 3, 1, "stem")
-    for stage, channels in enumerate((64, 128, 256), start=1):
-        x = residual_block(x, channels, f"stage{stage}")
-    x = convolve(x, 512, 1, 1, "top")
+    x = residual_block(x, 64, "stage1")
+    middle = residual_block(x, 128, "stage2")
+    last = residual_block(middle, 256, "stage3")
+    middle = layers.AveragePooling2D(2, padding="same", name="top_pool")(middle)
+    x = layers.Concatenate(name="top_channels")([middle, last, convolve(last, 512, 1, 1, "top")])
     return keras.Model(images, x, name="starter")
 
 

@@ -226,7 +226,7 @@ def head_costs(
     learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, config: Config, folder: Path
 ) -> dict[str, float]:
     """Return what the frozen stage costs: its start, a step, a picture to validate, a checkpoint."""
-    compile_frozen(learner, config)
+    compile_frozen(learner, config, steps=1000)
     fitting, scoring = timed(learner, inputs, labels, batch_size)
     return {
         "head_start": fitting.before + scoring.before, "head_step": fitting.each, "head_score": scoring.each / batch_size,
