@@ -54,7 +54,7 @@ def compare(config: Config, pictures: int) -> dict[str, Any]:
     labels = data.labels(data.test)
     models = {name: network(data, config, name == "folded") for name in ("standing", "folded")}
     train_head(models["folded"], data, config)
-    for name in ("dropout_features", "hidden", "dropout", "logits"):
+    for name in ("standardise", "dropout_features", "hidden", "dropout", "logits"):
         models["standing"].get_layer(name).set_weights(models["folded"].get_layer(name).get_weights())
     before = {name: test_logits(model, data, config) for name, model in models.items()}
     seconds = {name: fine_tune(model, data, config) for name, model in models.items()}
@@ -82,10 +82,11 @@ def train_head(model: Any, data: Any, config: Config) -> None:
     """Train the head on features of the training part."""
     import keras
 
-    from headstart.model.graph import feature_model, head_model
+    from headstart.model.graph import feature_model, head_model, standardise
 
     learner, images = head_model(model), data.images(data.train)
     features = feature_model(model).predict(images, config.batch_size, verbose=0)
+    standardise(model, [features])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     learner.compile(keras.optimizers.Adam(config.head_learning_rate), loss)
     learner.fit(features, data.labels(data.train), config.batch_size, config.head_epochs, verbose=0)

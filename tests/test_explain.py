@@ -96,7 +96,8 @@ def assert_points_at(maps: np.ndarray, where: np.ndarray) -> None:
 def test_the_gradient_of_the_head_is_that_of_finite_differences(hidden_units):
     config = hs.Config(backbone="starter", image_size=16, hidden_units=hidden_units, precision="float32")
     model = build_model(*load_backbone(config), (16, 16, 3), 3, config, "float32")
-    features, classes = np.random.default_rng(0).normal(size=(2, 512)).astype(np.float32), np.array([2, 0])
+    shape = (2, head_model(model).input_shape[1])
+    features, classes = np.random.default_rng(0).normal(size=shape).astype(np.float32), np.array([2, 0])
     gradients = logit_gradients(model, features, classes)
 
     def above_mean(features):

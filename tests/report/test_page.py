@@ -33,8 +33,10 @@ class Tags(HTMLParser):
 
 @pytest.fixture
 def copy(small_run, tmp_path):
-    """A copy of the run whose files a test may change."""
-    return hs.Run(shutil.copytree(small_run.path, tmp_path / "copy"))
+    """A copy of the run whose files a test may change; what its audit found differs between machines, and is left out."""
+    run = hs.Run(shutil.copytree(small_run.path, tmp_path / "copy"))
+    changed(run, "audit.json", lambda audit: audit.update(near_duplicates=[], suspects=[]))
+    return run
 
 
 def changed(run: hs.Run, name: str, change) -> None:
