@@ -5,6 +5,7 @@ python -m benchmarks.steps --size 64 96
 
 import contextlib
 import importlib.util
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -18,12 +19,14 @@ import tyro
 from benchmarks import common
 from headstart.config import ALL, LAST_STAGE, Config
 
-TEXT = """One epoch of fine-tuning on as many pictures, in pictures a second, without validation and after an epoch to warm up.
-Keras is `fit` as its guide has it, with everything unfrozen and `jit_compile="auto"`; "batch norm frozen" is the same
-with the batch norms left untrainable, which the guide's `training=False` does not bring about in Keras 3. PyTorch is its
-tutorial's loop. The last stage trains on maps that the layers before it gave once, while the head's features were
-computed. The difference is that of the pooled features before training from plain Keras', relative: all train the same
-network. Aims: 2 times Keras, 2 times PyTorch in float32, 1.4 times PyTorch in bfloat16."""
+TEXT = """One epoch of fine-tuning on as many pictures, in pictures a second, without validation and after an epoch to
+warm up. Keras is `fit` as its guide has it, with everything unfrozen and `jit_compile="auto"`; "batch norm frozen" is
+the same with the batch norms left untrainable, which the guide's `training=False` does not bring about in Keras 3.
+PyTorch is its tutorial's loop. The last stage trains on maps that the layers before it gave once, while the head's
+features were computed. The difference is that of the pooled features before training from plain Keras', relative: all
+train the same network. The share is that of the rate at which the same backend multiplies large matrices in the same
+precision, counting convolutions and dense layers alone, forward and twice as much backward. Aims: 2 times Keras, 2
+times PyTorch in float32, 1.4 times PyTorch in bfloat16."""
 OURS = {"Headstart, everything (`--fine-tune-from all`)": ALL, "Headstart, last stage on cached maps (`quick`)": LAST_STAGE}
 GUIDE = "Keras `fit`, the guide"
 GUIDES = {GUIDE: False, "Keras `fit`, the guide, batch norm frozen": True}
@@ -54,6 +57,8 @@ def main(options: Options) -> None:
                 for name, prepared in preparations(options, config, images, labels, folder).items()
             }
             found = common.alternate(contenders, options.repeats)
+            for name, precision in {name: found[name][0]["precision"] for name in OURS}.items():
+                found[name][0]["peak"] = common.in_own_process(matrix_product_rate, precision)
         add_rows(table, size, len(images), found)
         table.write()
 
@@ -78,7 +83,7 @@ def preparations(options: Options, config: Config, images: np.ndarray, labels: n
 
 def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> Callable[[], dict[str, Any]]:
     """Return what measures an epoch of our own fine-tuning, put together as `headstart.trainer.fine_tuning_stage` does."""
-    from headstart.backend import load_keras, resolve_jit, resolve_precision, seed_everything
+    from headstart.backend import keep_freed_memory, load_keras, resolve_jit, resolve_precision, seed_everything
 
     keras = load_keras()
     from headstart.model.backbones import load_backbone
@@ -87,6 +92,7 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
     from headstart.training.features import StoredRows
     from headstart.training.optimizer import fine_tuning_optimizer
 
+    keep_freed_memory()
     seed_everything(0, deterministic=False)
     classes = int(labels.max()) + 1
     precision = resolve_precision(config.precision, config.learns_batch_norm)
@@ -102,6 +108,9 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
         np.save(file, maps.astype(np.float16))
         rows = StoredRows([file])
         features = np.asarray(learner.get_layer("backbone_end")(maps[: config.batch_size]), np.float32).mean((1, 2))
+    network = learner.get_layer("backbone" if learner is model else "backbone_end")
+    side = config.image_size
+    operations = 3 * forward_operations(network, (1, side, side, 3) if learner is model else (1, *learner.input_shape[1:]))
     batches = Batches(rows, labels, np.arange(len(labels)), config.batch_size, 0, classes)
     learner.compile(
         fine_tuning_optimizer(config, 100 * batches.num_batches),
@@ -113,9 +122,33 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
     def measure() -> dict[str, Any]:
         begin = time.perf_counter()
         learner.fit(batches, shuffle=False, verbose=0)
-        return {"seconds": time.perf_counter() - begin, "features": features}
+        seconds = time.perf_counter() - begin
+        return {"seconds": seconds, "features": features, "operations": operations, "precision": precision}
 
     return measure
+
+
+def forward_operations(network: Any, shape: tuple[int, ...]) -> float:
+    """Return the multiplications and additions of a network's convolutions and dense layers, for inputs of a shape."""
+    import keras
+
+    layers = [layer for layer in network.layers if hasattr(layer, "kernel")]
+    shapes = keras.Model(network.input, [layer.output for layer in layers]).compute_output_shape(shape)
+    return 2.0 * sum(math.prod(output[:-1]) * math.prod(layer.kernel.shape) for layer, output in zip(layers, shapes, strict=True))
+
+
+def matrix_product_rate(precision: str, side: int = 4096) -> float:
+    """Return how many multiplications and additions a second the backend does in products of large matrices."""
+    from headstart.backend import load_keras
+
+    ops = load_keras().ops
+    matrix = ops.ones((side, side), precision)
+    seconds = []
+    for _ in range(6):
+        begin = time.perf_counter()
+        float(ops.cast(ops.matmul(matrix, matrix)[0, 0], "float32"))
+        seconds.append(time.perf_counter() - begin)
+    return 2 * side**3 / min(seconds)
 
 
 def prepare_guide(config: Config, images: np.ndarray, labels: np.ndarray, held: bool) -> Callable[[], dict[str, Any]]:
@@ -142,14 +175,15 @@ def add_rows(table: common.Table, size: int, pictures: int, found: dict[str, lis
     rates = {name: [pictures / sample["seconds"] for sample in samples] for name, samples in found.items()}
     everything, last_stage = OURS
     for name, values in rates.items():
-        peer = name not in OURS
+        peer, sample = name not in OURS, found[name][0]
         table.rows.append({
             "side, px": size,
             "": name,
             "pictures/s": common.median(values),
+            "share of a matrix product's rate": None if peer else common.median(values) * sample["operations"] / sample["peak"],
             "everything is ... times as fast": common.ratio(rates[everything], values) if peer else None,
             "the last stage is ... times as fast": common.ratio(rates[last_stage], values) if peer else None,
-            "features differ by": relative_difference(found[name][0]["features"], found[GUIDE][0]["features"]),
+            "features differ by": relative_difference(sample["features"], found[GUIDE][0]["features"]),
         })  # fmt: skip
     table.samples[str(size)] = {"pictures": pictures, **rates}
 

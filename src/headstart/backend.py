@@ -27,7 +27,6 @@ def load_keras():
             is not installed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    keep_freed_memory()
     try:
         with silent_stderr():
             import keras
@@ -42,7 +41,7 @@ def load_keras():
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the next step, up to 2 GiB.
+    """Let the C library keep what is freed, for the next step, up to 2 GiB; for processes that train.
 
     Left alone, glibc maps each large tensor anew and gives it back a moment later, and the kernel zeroes
     every page of it at every step: on a virtual machine that took 43 % of the processor's time and

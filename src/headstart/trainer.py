@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 from headstart.audit.job import audit_run
-from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
+from headstart.backend import is_out_of_memory, keep_freed_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data
@@ -120,6 +120,7 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         checkpoint.watchers = [tracker.update for tracker in trackers]
         checkpoint.start_clock(loading)
         begin, earlier = checkpoint.clock, sum(checkpoint.seconds.values())
+        keep_freed_memory()
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision, config.learns_batch_norm)
         refuse_unusable(config)

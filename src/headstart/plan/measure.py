@@ -23,7 +23,7 @@ from PIL import Image
 from headstart.audit.duplicates import candidates, near_duplicates
 from headstart.audit.job import PAIR_COMPONENTS, can_audit, principal_components
 from headstart.audit.labels import out_of_fold_probabilities
-from headstart.backend import has_gpu, is_out_of_memory, resolve_precision, seed_everything, without_autotuning
+from headstart.backend import has_gpu, is_out_of_memory, keep_freed_memory, resolve_precision, seed_everything, without_autotuning
 from headstart.config import ALL, Config
 from headstart.errors import HeadstartError
 from headstart.files import write_json
@@ -92,6 +92,7 @@ def measure(
     """
     forget_peak_memory()
     begin = time.monotonic()
+    keep_freed_memory()
     seed_everything(config.seed, config.deterministic)
     precision = resolve_precision(config.precision, config.learns_batch_norm)
     model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
