@@ -34,7 +34,7 @@ def digits() -> hs.Dataset:
 
 SMALL = {
     "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 4, "hidden_units": 32,
-    "warmup_steps": 5, "batch_size": 32, "precision": "float32",
+    "warmup_steps": 5, "batch_size": 32, "head_learning_rate": 2e-4, "precision": "float32",
 }  # fmt: skip
 
 
