@@ -71,6 +71,10 @@ def silent_stderr() -> Iterator[None]:
 def has_gpu() -> bool:
     """Whether the backend computes on a GPU."""
     keras = load_keras()
+    if keras.backend.backend() == "torch":  # Keras lists no devices for it.
+        import torch
+
+        return torch.accelerator.is_available()
     return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
