@@ -65,8 +65,9 @@ def draw_history(canvas: Figure, history: list[dict[str, Any]]) -> None:
         axes.grid(alpha=0.25)
         if 0 < boundary < len(history):
             axes.axvline(boundary + 0.5, color=GREY, linestyle="--", linewidth=1)
-            axes.annotate("fine-tuning", (boundary + 0.5, 0.5), xycoords=("data", "axes fraction"), xytext=(4, 0),
-                          textcoords="offset points", color=GREY)  # fmt: skip
+            # Above the axes, where no curve passes and a last epoch leaves room.
+            axes.annotate("fine-tuning", (boundary + 0.5, 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                          textcoords="offset points", color=GREY, horizontalalignment="center")  # fmt: skip
         axes.legend(frameon=False)
 
 
