@@ -6,6 +6,7 @@ python -m benchmarks.steps --size 64 96
 import contextlib
 import importlib.util
 import math
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -164,6 +165,7 @@ def exported(config: Config) -> dict[str, Any]:
 
 
 def prepare_pytorch(*arguments: Any) -> Callable[[], dict[str, Any]]:
+    os.environ["KERAS_BACKEND"] = "torch"  # TensorFlow and Triton, which PyTorch brings along, crash in one process.
     from benchmarks.pytorch_tutorial import prepare_fine_tuning
 
     return prepare_fine_tuning(*arguments)
