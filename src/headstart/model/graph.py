@@ -53,9 +53,11 @@ def augmentation(config: Config) -> list[layers.Layer]:
         (config.flip, lambda: layers.RandomFlip("horizontal")),
         (config.rotation, lambda: layers.RandomRotation(config.rotation, fill_mode="reflect")),
         (config.zoom, lambda: layers.RandomZoom(config.zoom, fill_mode="reflect")),
-        (config.translation, lambda: layers.RandomTranslation(config.translation, config.translation, fill_mode="reflect")),
+        # By whole pixels: parts of one would blur a small picture, and what is classified later is sharp.
+        (config.translation, lambda: layers.RandomTranslation(
+            config.translation, config.translation, fill_mode="reflect", interpolation="nearest")),
         (config.rand_augment, lambda: layers.RandAugment(value_range=(0, 1), num_ops=2, factor=0.3)),
-    ]
+    ]  # fmt: skip
     return [make() for wanted, make in asked if wanted]
 
 
