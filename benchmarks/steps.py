@@ -88,7 +88,7 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
 
     keras = load_keras()
     from headstart.model.backbones import load_backbone
-    from headstart.model.graph import build_model, feature_model, frozen_cut, head_model, unfreeze
+    from headstart.model.graph import build_model, feature_model, frozen_cut, tuning_model, unfreeze
     from headstart.training.batches import Batches
     from headstart.training.features import StoredRows
     from headstart.training.optimizer import fine_tuning_optimizer
@@ -100,18 +100,16 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
     model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
     features = feature_model(model).predict(images[: config.batch_size], config.batch_size, verbose=0)
     unfreeze(model, config)
-    learner, rows = model, images
-    if config.fine_tune_from != ALL:
-        cut = frozen_cut(model, config)
-        learner = head_model(model, cut)
+    rows, cut = images, frozen_cut(model, config)
+    learner = tuning_model(model, cut)
+    if cut:
         maps = feature_model(model, cut).predict(images, config.batch_size, verbose=0)[1]
         file = Path(folder) / "maps.npy"
         np.save(file, maps.astype(np.float16))
         rows = StoredRows([file])
         features = np.asarray(learner.get_layer("backbone_end")(maps[: config.batch_size]), np.float32).mean((1, 2))
-    network = learner.get_layer("backbone" if learner is model else "backbone_end")
-    side = config.image_size
-    operations = 3 * forward_operations(network, (1, side, side, 3) if learner is model else (1, *learner.input_shape[1:]))
+    network, side = learner.get_layer("backbone_end" if cut else "backbone"), config.image_size
+    operations = 3 * forward_operations(network, (1, *learner.input_shape[1:]) if cut else (1, side, side, 3))
     batches = Batches(rows, labels, np.arange(len(labels)), config.batch_size, 0, classes)
     learner.compile(
         fine_tuning_optimizer(config, 100 * batches.num_batches),

@@ -129,6 +129,45 @@ def without_autotuning(batches: Any) -> Any:
     return counted.prefetch(2).with_options(options)  # the next batch is made while this one trains
 
 
+def adam_in_one_pass(
+    variable: Any,
+    momentum: Any,
+    velocity: Any,
+    gradient: Any,
+    rate: Any,
+    iterations: Any,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> bool:
+    """Do Adam's step on one variable in a single pass over its memory, where the backend has an operation for that.
+
+    Keras writes the step as a dozen operations, and TensorFlow passes over all weights in each: 90 ms of a 600 ms
+    step of a ResNet-50 at 64 px.
+
+    Args:
+        variable, momentum, velocity: a weight and its two moments, all of one shape.
+        iterations: how many steps were done before this one.
+
+    Returns:
+        Whether it has done it; else the caller must.
+    """
+    keras = load_keras()
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow
+
+    weight, first, second = (
+        array.value if isinstance(array, keras.Variable) else array for array in (variable, momentum, velocity)
+    )
+    step = tensorflow.cast(tensorflow.convert_to_tensor(iterations) + 1, weight.dtype)
+    powers = [tensorflow.pow(tensorflow.cast(beta, weight.dtype), step) for beta in betas]
+    tensorflow.raw_ops.ResourceApplyAdam(
+        var=weight.handle, m=first.handle, v=second.handle, beta1_power=powers[0], beta2_power=powers[1],
+        lr=tensorflow.cast(rate, weight.dtype), beta1=betas[0], beta2=betas[1], epsilon=epsilon, grad=gradient,
+    )  # fmt: skip
+    return True
+
+
 def seed_everything(seed: int, deterministic: bool) -> None:
     """Seed Python, NumPy and the backend; on request, allow only deterministic operations."""
     keras = load_keras()

@@ -21,7 +21,7 @@ from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
 from headstart.model.backbones import load_backbone, refuse_unusable
-from headstart.model.graph import all_layers, build_model, head_model, standardise, take_back, unfreeze
+from headstart.model.graph import all_layers, build_model, head_model, standardise, take_back, tuning_model, unfreeze
 from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results
@@ -189,19 +189,18 @@ def fine_tuning_stage(
     stage = SCRATCH if config.from_scratch else FINE_TUNED
     unfreeze(model, config)
     seed_everything(config.seed + 1, config.deterministic)
-    classes = len(data.class_names)
+    learner, classes = tuning_model(model, frozen.cut), len(data.class_names)
     if frozen.cut:
-        learner, (training, validation, test) = head_model(model, frozen.cut), map_batches(frozen, data, config, classes)
+        training, validation, test = map_batches(frozen, data, config, classes)
     else:
-        learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed + 1, classes=classes)
+        training, validation, test = picture_batches(data, config, seed=config.seed + 1, classes=classes)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / training.num_batches))
     compile_fine_tuning(learner, config, epochs * training.num_batches)
     fit_stage(
         stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
     )  # fmt: skip
-    if frozen.cut:
-        take_back(learner, model, frozen.cut)
+    take_back(learner, model, frozen.cut)
     test_once(stage, learner, validation, test, run)
 
 

@@ -8,7 +8,7 @@ import headstart as hs
 from headstart.model import engine
 from headstart.model.backbones import load_backbone
 from headstart.model.folding import recast
-from headstart.model.graph import build_model, frozen_cut, head_model, without_augmentation
+from headstart.model.graph import build_model, frozen_cut, tuning_model, without_augmentation
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_end_of_a_network_in_mixed_precision_is_converted(monkeypatch, caplo
     monkeypatch.setattr(engine, "FEWEST_PICTURES", 1)
     config = hs.recipe("quick", backbone="starter", image_size=32, fine_tune_from="stage3")
     model = build_model(*load_backbone(config), (32, 32, 3), 4, config, "bfloat16")
-    learner = without_augmentation(head_model(model, frozen_cut(model, config)))
+    learner = without_augmentation(tuning_model(model, frozen_cut(model, config)))
     maps = np.random.default_rng(0).random((8, *learner.input_shape[1:]), np.float32)
     (logits,) = next(engine.forward(learner, [maps], 8))
     assert "engine: OpenVINO, bfloat16" in caplog.text

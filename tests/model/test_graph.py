@@ -7,6 +7,7 @@ import pytest
 import headstart as hs
 from headstart.model.backbones import BACKBONES, load_backbone
 from headstart.model.graph import (
+    all_layers,
     build_model,
     feature_model,
     first_unfrozen,
@@ -15,6 +16,7 @@ from headstart.model.graph import (
     normalisation,
     standardise,
     take_back,
+    tuning_model,
     unfreeze,
     without_augmentation,
 )
@@ -155,17 +157,25 @@ def test_the_two_sides_of_a_cut_are_the_whole_network():
     cut = frozen_cut(model, config)
     assert cut == "stage0_relu"  # between the stages, and not inside one
     pictures = images(3)
-    features, maps = feature_model(model, cut).predict(pictures, verbose=0)
+    features, _ = feature_model(model, cut).predict(pictures, verbose=0)
     expected = without_augmentation(model).predict(pictures, verbose=0)
     np.testing.assert_allclose(head_model(model).predict(features, verbose=0), expected, rtol=1e-5, atol=1e-5)
-    learner = head_model(model, cut)
-    np.testing.assert_allclose(learner.predict(maps, verbose=0), expected, rtol=1e-5, atol=1e-5)
-    for weight in learner.weights:
+
+
+@pytest.mark.parametrize("start", ["all", "stage1"])
+def test_what_fine_tuning_trains_is_taken_back(start):
+    model, config = tiny_model(fine_tune_from=start)
+    unfreeze(model, config)
+    cut, pictures = frozen_cut(model, config), images(3)
+    inputs = feature_model(model, cut).predict(pictures, verbose=0)[1] if cut else pictures
+    learner = tuning_model(model, cut)
+    np.testing.assert_allclose(learner.predict(inputs, verbose=0), model.predict(pictures, verbose=0), rtol=1e-5, atol=1e-5)
+    assert [weight.shape for weight in learner.trainable_weights] == [weight.shape for weight in model.trainable_weights]
+    for weight in learner.trainable_weights:
         weight.assign(weight * 1.1)
     take_back(learner, model, cut)
-    np.testing.assert_allclose(
-        without_augmentation(model).predict(pictures, verbose=0), learner.predict(maps, verbose=0), rtol=1e-5, atol=1e-5
-    )
+    np.testing.assert_allclose(model.predict(pictures, verbose=0), learner.predict(inputs, verbose=0), rtol=1e-5, atol=1e-5)
+    assert all(type(layer).__module__.startswith("keras.") for layer in all_layers(model))  # so that it opens anywhere
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 import keras
 import numpy as np
+import pytest
 
 import headstart as hs
 from headstart.training.optimizer import LayerwiseAdamW, fine_tuning_optimizer
@@ -27,3 +28,16 @@ def test_the_first_layer_moves_by_its_part_of_the_last_ones_step():
     optimizer.apply([keras.ops.ones(3)] * 3, variables)
     steps = [float(1 - keras.ops.convert_to_numpy(variable)[0]) for variable in variables]
     np.testing.assert_allclose(np.array(steps) / steps[-1], [0.01, 0.1, 1], rtol=1e-2)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_steps_in_one_pass_are_those_of_keras(decay):
+    rng, steps = np.random.default_rng(0), 5
+    ours, theirs = (keras.Variable(np.ones((3, 4), np.float32)) for _ in range(2))
+    mine, keras_own = LayerwiseAdamW(0.01, weight_decay=decay or None), keras.optimizers.Adam(0.01, weight_decay=decay or None)
+    for _ in range(steps):
+        gradient = keras.ops.convert_to_tensor(rng.normal(size=(3, 4)).astype(np.float32))
+        mine.apply([gradient], [ours])
+        keras_own.apply([gradient], [theirs])
+    for variable, expected in zip([ours, *mine.variables], [theirs, *keras_own.variables], strict=True):
+        np.testing.assert_allclose(np.array(variable), np.array(expected), rtol=1e-5, atol=1e-7)

@@ -1,8 +1,13 @@
-"""The same function in fewer or faster layers: folded batch norms, and 1 x 1 convolutions as matrix products."""
+"""Networks of the same function in other layers: batch norms folded, convolutions as products, another precision."""
+
+from collections.abc import Callable
 
 import keras
 import numpy as np
 from keras import layers
+
+from headstart.backend import has_gpu
+from headstart.model.products import SmallMapConv2D
 
 
 def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> keras.Model:
@@ -65,40 +70,40 @@ def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[
             shift * scale + values.get("beta", 0.0)]  # fmt: skip
 
 
-def with_matrix_products(model: keras.Model) -> keras.Model:
-    """Return a copy in which 1 x 1 convolutions are dense layers, which compute the same.
-
-    For maps of few cells oneDNN takes longer to reorder a convolution's kernel, at every step, than
-    for the product itself: the last stage of a ResNet-50 at 64 px trains 1.4 times as fast this way.
-    """
+def with_products(model: keras.Model) -> keras.Model:
+    """Return a copy of a network that is trained faster: on CPUs its convolutions are `SmallMapConv2D`."""
+    if has_gpu():
+        return copied(model, lambda layer: type(layer).from_config(layer.get_config()))
 
     def copy(layer: layers.Layer) -> layers.Layer:
-        if not isinstance(layer, layers.Layer):
-            return layer  # a bare operation, which has no weights
-        pointwise = type(layer) is layers.Conv2D and layer.kernel_size == layer.strides == (1, 1) and layer.groups == 1
-        if not pointwise or layer.data_format != "channels_last":
-            return type(layer).from_config(layer.get_config())
-        shared = {key: layer.get_config()[key] for key in ("name", "trainable", "dtype", "activation", "use_bias")}
-        return layers.Dense(layer.filters, **shared)
+        return (SmallMapConv2D if type(layer) is layers.Conv2D else type(layer)).from_config(layer.get_config())
 
-    # Maps come as float32, whatever the layer that gave them computes in.
-    copied = keras.models.clone_model(model, input_tensors=keras.Input(model.input_shape[1:]), clone_function=copy)
-    copy_weights(model, copied)
-    return copied
+    return copied(model, copy)
 
 
 def recast(model: keras.Model, policy: str) -> keras.Model:
-    """Return a copy of a network, with those nested in it, under another dtype policy."""
+    """Return a copy of a network, with those nested in it, of plain layers under another dtype policy."""
 
     def copy(layer: layers.Layer) -> layers.Layer:
-        return type(layer).from_config(layer.get_config() | {"dtype": policy}) if isinstance(layer, layers.Layer) else layer
+        kind = layers.Conv2D if type(layer) is SmallMapConv2D else type(layer)
+        return kind.from_config(layer.get_config() | {"dtype": policy})
 
-    copied = keras.models.clone_model(model, clone_function=copy, recursive=True)
-    copy_weights(model, copied)
-    return copied
+    return copied(model, copy)
+
+
+def copied(model: keras.Model, copy: Callable[[layers.Layer], layers.Layer]) -> keras.Model:
+    """Return a copy of a network, weights included, whose layers, and those of nested networks, `copy` makes."""
+    # A bare operation, such as `x + 3.0`, has neither weights nor a policy. What a beginning in bfloat16 gave is fed as float32.
+    inputs = keras.Input(model.input_shape[1:], dtype="uint8" if model.input.dtype == "uint8" else "float32")
+    result = keras.models.clone_model(
+        model, input_tensors=inputs, recursive=True,
+        clone_function=lambda layer: copy(layer) if isinstance(layer, layers.Layer) else layer,
+    )  # fmt: skip
+    copy_weights(model, result)
+    return result
 
 
 def copy_weights(source: keras.Model, target: keras.Model) -> None:
-    """Copy all weights between a network and a copy whose shapes may differ, but not their order."""
+    """Copy all weights from a network to another of the same layers in the same order."""
     for weight, copied in zip(source.weights, target.weights, strict=True):
-        copied.assign(keras.ops.reshape(weight, copied.shape))
+        copied.assign(weight)

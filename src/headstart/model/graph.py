@@ -8,7 +8,7 @@ from keras import layers
 from sklearn.preprocessing import StandardScaler
 
 from headstart.config import ALL, LAST_STAGE, Config
-from headstart.model.folding import copy_weights, fold_batch_norm, with_matrix_products
+from headstart.model.folding import copy_weights, fold_batch_norm, with_products
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -149,31 +149,40 @@ def feature_model(model: keras.Model, cut: str = "") -> keras.Model:
     return keras.Model(model.input, [x, *maps], name="feature_extractor")
 
 
-def head_model(model: keras.Model, cut: str = "") -> keras.Model:
-    """Return what comes after `feature_model`, to logits.
-
-    Without `cut` it is the head alone, and takes pooled features, float32 (B, channels). With it, it
-    is the backbone from `cut` on and the head, and takes feature maps (B, h, w, c). It shares the
-    head's weights with `model`; those of the backbone are a copy, see `take_back`.
-    """
+def head_model(model: keras.Model) -> keras.Model:
+    """Return the head alone, from pooled features, float32 (B, channels), to logits; it shares its weights with `model`."""
     features = model.get_layer("features")
-    inputs = x = keras.Input(feature_model(model, cut).outputs[-1].shape[1:], name="features_in")
-    if cut:
-        x = features(with_matrix_products(backbone_end(model, cut))(x))
+    inputs = x = keras.Input(features.output.shape[1:], name="features_in")
     for layer in model.layers[model.layers.index(features) + 1 :]:
         x = layer(x)
     return keras.Model(inputs, x, name="head")
+
+
+def tuning_model(model: keras.Model, cut: str = "") -> keras.Model:
+    """Return what fine-tuning trains, in its fastest form; `take_back` puts what it has learned into `model`.
+
+    Without `cut` it is the whole network. With it, it is the backbone from `cut` on and the head, and takes
+    feature maps (B, h, w, c).
+    """
+    if not cut:
+        return with_products(model)
+    maps = keras.Input(feature_model(model, cut).outputs[1].shape[1:], name="maps")
+    x = model.get_layer("features")(with_products(backbone_end(model, cut))(maps))
+    return keras.Model(maps, head_model(model)(x), name="tuned")
+
+
+def take_back(learner: keras.Model, model: keras.Model, cut: str = "") -> None:
+    """Put what a `tuning_model` has learned into `model`; with `cut` they share the head."""
+    if cut:
+        copy_weights(learner.get_layer("backbone_end"), backbone_end(model, cut))
+    else:
+        copy_weights(learner, model)
 
 
 def backbone_end(model: keras.Model, cut: str) -> keras.Model:
     """Return the backbone from the layer `cut` on; it shares its weights with `model`."""
     backbone = model.get_layer("backbone")
     return keras.Model(backbone.get_layer(cut).output, backbone.output, name="backbone_end")
-
-
-def take_back(learner: keras.Model, model: keras.Model, cut: str) -> None:
-    """Put the backbone's weights that a `head_model` with `cut` has learned into `model`."""
-    copy_weights(learner.get_layer("backbone_end"), backbone_end(model, cut))
 
 
 def frozen_cut(model: keras.Model, config: Config) -> str:

@@ -30,7 +30,7 @@ from headstart.files import write_json
 from headstart.memory import available_memory, forget_peak_memory, peak_memory_mb
 from headstart.model.backbones import load_backbone
 from headstart.model.engine import forward
-from headstart.model.graph import build_model, feature_model, frozen_cut, head_model, unfreeze
+from headstart.model.graph import build_model, feature_model, frozen_cut, head_model, tuning_model, unfreeze
 from headstart.plan.predict import MARGIN
 from headstart.trainer import FINE_TUNED, FROZEN, compile_fine_tuning, compile_frozen
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
@@ -114,7 +114,7 @@ def measure(
     unfreeze(model, config)
 
     def learner() -> keras.Model:
-        tuned = head_model(model, cut) if cut else model
+        tuned = tuning_model(model, cut)
         compile_fine_tuning(tuned, config, steps=1000)
         return tuned
 

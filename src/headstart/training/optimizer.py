@@ -2,10 +2,11 @@
 
 import keras
 
+from headstart.backend import adam_in_one_pass
 from headstart.config import Config
 
 
-class LayerwiseAdamW(keras.optimizers.AdamW):
+class LayerwiseAdamW(keras.optimizers.Adam):  # AdamW is the same class, but insists on a decay
     """AdamW whose learning rate grows geometrically from the first layer to the last.
 
     Layer-wise decay as in ULMFiT (Howard and Ruder 2018): early layers hold what is general and
@@ -21,8 +22,11 @@ class LayerwiseAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient, variable, learning_rate) -> None:
         last = max(1, len(self._trainable_variables) - 1)
-        depth = self._get_variable_index(variable) / last
-        super().update_step(gradient, variable, learning_rate * self.first_layer_rate ** (1 - depth))
+        index = self._get_variable_index(variable)
+        rate = learning_rate * self.first_layer_rate ** (1 - index / last)
+        moments = self._momentums[index], self._velocities[index]
+        if not adam_in_one_pass(variable, *moments, gradient, rate, self.iterations, (self.beta_1, self.beta_2), self.epsilon):
+            super().update_step(gradient, variable, rate)
 
     def get_config(self) -> dict:
         return super().get_config() | {"first_layer_rate": self.first_layer_rate}
@@ -38,7 +42,7 @@ def fine_tuning_optimizer(config: Config, steps: int) -> keras.optimizers.Optimi
         0.0 if warmup else highest, max(1, steps - warmup), warmup_target=highest if warmup else None, warmup_steps=warmup
     )
     optimizer = LayerwiseAdamW(
-        schedule, weight_decay=config.weight_decay, first_layer_rate=config.layer_decay,
+        schedule, weight_decay=config.weight_decay or None, first_layer_rate=config.layer_decay,
         use_ema=config.ema > 0, ema_momentum=config.ema or 0.99,
     )  # fmt: skip
     # Biases and norms' scales are shifts, not directions: decay would only bias them (He et al. 2019).
