@@ -52,7 +52,7 @@ def prepare_engine(config: Config, images: np.ndarray) -> Callable[[], dict[str,
     from headstart.model.engine import forward
     from headstart.model.graph import build_model, feature_model
 
-    precision = resolve_precision(config.precision, config.learns_batch_norm)
+    precision = resolve_precision(config.precision)
     extractor = feature_model(build_model(*load_backbone(config), images.shape[1:], 2, config, precision))
     batches = [images[start : start + config.batch_size] for start in range(0, len(images), config.batch_size)]
 

@@ -84,9 +84,10 @@ def preparations(options: Options, config: Config, images: np.ndarray, labels: n
 
 def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> Callable[[], dict[str, Any]]:
     """Return what measures an epoch of our own fine-tuning, put together as `headstart.trainer.fine_tuning_stage` does."""
-    from headstart.backend import keep_freed_memory, load_keras, resolve_jit, resolve_precision, seed_everything
+    from headstart.backend import load_keras, resolve_jit, resolve_precision, seed_everything
 
     keras = load_keras()
+    from headstart.memory import keep_freed_memory
     from headstart.model.backbones import load_backbone
     from headstart.model.graph import build_model, feature_model, frozen_cut, tuning_model, unfreeze
     from headstart.training.batches import Batches
@@ -96,7 +97,7 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
     keep_freed_memory()
     seed_everything(0, deterministic=False)
     classes = int(labels.max()) + 1
-    precision = resolve_precision(config.precision, config.learns_batch_norm)
+    precision = resolve_precision(config.precision)
     model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
     features = feature_model(model).predict(images[: config.batch_size], config.batch_size, verbose=0)
     unfreeze(model, config)

@@ -1,7 +1,6 @@
 """The one place that knows Keras' backends by name: TensorFlow, JAX and PyTorch."""
 
 import contextlib
-import ctypes
 import importlib.metadata
 import logging
 import os
@@ -15,8 +14,6 @@ from headstart.errors import HeadstartError
 
 # What the three backends write when memory is short.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
-# Parameters of mallopt(3), as <malloc.h> numbers them.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def load_keras():
@@ -38,20 +35,6 @@ def load_keras():
     # TensorFlow warns of retracing each time that another small model predicts.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return keras
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the next step, up to 2 GiB; for processes that train.
-
-    Left alone, glibc maps each large tensor anew and gives it back a moment later, and the kernel zeroes
-    every page of it at every step: on a virtual machine that took 43 % of the processor's time and
-    training ran at 95 instead of 240 pictures a second. Elsewhere than with glibc it does nothing.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    libc = ctypes.CDLL(None)
-    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
-        libc.mallopt(parameter, value)
 
 
 @contextlib.contextmanager
@@ -78,13 +61,13 @@ def has_gpu() -> bool:
     return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
-def resolve_precision(precision: str, learns_batch_norm: bool) -> str:
+def resolve_precision(precision: str) -> str:
     """Return `bfloat16` or `float32` for `auto`: bfloat16 where the hardware gains from it.
 
-    On CPUs that is TensorFlow with Intel's AMX or with AMD's AVX-512, and not where batch norm learns,
-    whose bfloat16 kernels are slow. Intel's AVX-512 has the same bfloat16 instructions, but at half the
-    rate: a Sapphire Rapids without AMX ran a 3 x 3 convolution at 150 GFLOP/s in bfloat16 and at 250 in
-    float32, where a Zen 4 passed ResNet-50 forward twice and trained it 1.5 times as fast in bfloat16.
+    On CPUs that is TensorFlow with Intel's AMX or with AMD's AVX-512. Intel's AVX-512 has the same bfloat16
+    instructions, but at half the rate: a Sapphire Rapids without AMX ran a 3 x 3 convolution at 150 GFLOP/s in
+    bfloat16 and at 250 in float32, where a Zen 4 passed ResNet-50 forward twice and trained it 1.5 times as
+    fast in bfloat16, and the starter with batch norm that learns 1.4 times.
     """
     if precision != "auto":
         return precision
@@ -92,7 +75,7 @@ def resolve_precision(precision: str, learns_batch_norm: bool) -> str:
         return "bfloat16"
     cpu_flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     fast = "amx_bf16" in cpu_flags or ("avx512_bf16" in cpu_flags and "AuthenticAMD" in cpu_flags)
-    gains = fast and not learns_batch_norm and load_keras().backend.backend() == "tensorflow"
+    gains = fast and load_keras().backend.backend() == "tensorflow"
     return "bfloat16" if gains else "float32"
 
 

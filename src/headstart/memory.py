@@ -1,13 +1,18 @@
-"""How much main memory this process has held at most, since it began or since a moment, and how much it could."""
+"""How much main memory this process has held at most, since it began or since a moment, and how much it could; what is
+freed is kept within a stage, and given back after it."""
 
 import contextlib
+import ctypes
 import os
+import platform
 import resource
 import sys
 from pathlib import Path
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+# Parameters of mallopt(3), as <malloc.h> numbers them.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def forget_peak_memory() -> None:
@@ -46,3 +51,23 @@ def bytes_in(file: Path, name: str) -> int:
     except OSError:
         return 0
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what is freed, for the next step, up to 2 GiB; for processes that train.
+
+    Left alone, glibc maps each large tensor anew and gives it back a moment later, and the kernel zeroes
+    every page of it at every step: on a virtual machine that took 43 % of the processor's time and
+    training ran at 95 instead of 240 pictures a second. Elsewhere than with glibc it does nothing.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
+        libc.mallopt(parameter, value)
+
+
+def give_back_freed_memory() -> None:
+    """Give the system back what was freed and kept, since the next stage needs other sizes."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

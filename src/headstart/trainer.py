@@ -14,12 +14,13 @@ import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 from headstart.audit.job import audit_run
-from headstart.backend import is_out_of_memory, keep_freed_memory, resolve_jit, resolve_precision, seed_everything, versions
+from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
+from headstart.memory import keep_freed_memory
 from headstart.model.backbones import load_backbone, refuse_unusable
 from headstart.model.graph import all_layers, build_model, head_model, standardise, take_back, tuning_model, unfreeze
 from headstart.plan import job as plan
@@ -122,7 +123,7 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         begin, earlier = checkpoint.clock, sum(checkpoint.seconds.values())
         keep_freed_memory()
         seed_everything(config.seed, config.deterministic)
-        precision = resolve_precision(config.precision, config.learns_batch_norm)
+        precision = resolve_precision(config.precision)
         refuse_unusable(config)
         data = data or configured_data(config)
         describe(data)

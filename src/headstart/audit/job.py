@@ -20,6 +20,7 @@ from headstart.data.dataset import PART_NAMES, Dataset, Pictures
 from headstart.data.picture import FORMATS
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
+from headstart.memory import give_back_freed_memory
 from headstart.run.calibration import probabilities
 from headstart.run.folder import Run
 from headstart.run.metrics import wilson_interval
@@ -61,7 +62,7 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
         raise HeadstartError(f"{folder} holds something else than an audit: choose another folder with --out")
     refuse_unusable(config)
     data = data or configured_data(config)
-    precision = resolve_precision(config.precision, config.learns_batch_norm)
+    precision = resolve_precision(config.precision)
     model = build_model(*load_backbone(config), data.image_shape, len(data.class_names), config, precision)
     folder.mkdir(parents=True, exist_ok=True)
     return examine(data, all_features(FrozenLayers(model, data, config), data), folder)
@@ -232,6 +233,7 @@ def audit_run(run: Run, frozen: Any, data: Dataset, checkpoint: Any) -> Dataset:
     else:
         checkpoint.start_clock()
         features = all_features(frozen, data)
+        give_back_freed_memory()
         checkpoint.stop_clock("features")
         content = examine(data, features, run.path)
         checkpoint.stop_clock("audit")

@@ -23,11 +23,11 @@ from PIL import Image
 from headstart.audit.duplicates import candidates, near_duplicates
 from headstart.audit.job import PAIR_COMPONENTS, can_audit, principal_components
 from headstart.audit.labels import out_of_fold_probabilities
-from headstart.backend import has_gpu, is_out_of_memory, keep_freed_memory, resolve_precision, seed_everything, without_autotuning
+from headstart.backend import has_gpu, is_out_of_memory, resolve_precision, seed_everything, without_autotuning
 from headstart.config import ALL, Config
 from headstart.errors import HeadstartError
 from headstart.files import write_json
-from headstart.memory import available_memory, forget_peak_memory, peak_memory_mb
+from headstart.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
 from headstart.model.backbones import load_backbone
 from headstart.model.engine import forward
 from headstart.model.graph import build_model, feature_model, frozen_cut, head_model, tuning_model, unfreeze
@@ -94,7 +94,7 @@ def measure(
     begin = time.monotonic()
     keep_freed_memory()
     seed_everything(config.seed, config.deterministic)
-    precision = resolve_precision(config.precision, config.learns_batch_norm)
+    precision = resolve_precision(config.precision)
     model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
     cost = {"build": time.monotonic() - begin} | known
     inputs, cut = images, ""
