@@ -1,10 +1,14 @@
 """What the user is told where Keras cannot download a data set or weights."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 
 from headstart.errors import HeadstartError
+
+# A server that says nothing for so long, in seconds, has stalled; Keras itself would wait for ever.
+PATIENCE = 60.0
 
 
 @contextmanager
@@ -16,6 +20,8 @@ def explained_download(instead: str) -> Iterator[None]:
     Args:
         instead: how to go on without a network.
     """
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)
     try:
         yield
     # A server that hangs up says so by itself; the others Keras puts into words.
@@ -29,3 +35,5 @@ def explained_download(instead: str) -> Iterator[None]:
         ):
             raise
         raise HeadstartError(f"{message}\nWithout a network, {instead}") from None
+    finally:
+        socket.setdefaulttimeout(usual)

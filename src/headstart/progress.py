@@ -1,30 +1,49 @@
-"""Progress on the terminal: what is being done, how far it is, and how long it will still take."""
+"""Progress: what is being done, how far it is, and how long it will still take; bars on a terminal, lines in a log elsewhere."""
 
+import logging
+import time
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+logger = logging.getLogger("headstart")
 
 Item = TypeVar("Item")
 
 # Results go to stdout, so that they can be piped; everything else to stderr.
 console = Console(stderr=True, soft_wrap=True, highlight=False)
 
+# Where no bar can be drawn, in a notebook or a file, a line is logged so often, in seconds.
+LINE_EVERY = 60.0
 
-def progress_bar(unit: str = "") -> Progress:
-    """Return a bar with description, count and the time left; it draws itself only on a terminal."""
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn(unit),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-        console=console, transient=True, disable=not console.is_terminal,
-    )  # fmt: skip
+
+class Bar(Progress):
+    """A bar with description, count and the time left; without a terminal, a line in the log every minute."""
+
+    def __init__(self, unit: str = "") -> None:
+        super().__init__(
+            TextColumn("{task.description}"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn(unit),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+            console=console, transient=True, disable=not console.is_terminal,
+        )  # fmt: skip
+        self.unit, self.logged = unit, time.monotonic()
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        if self.disable and time.monotonic() - self.logged > LINE_EVERY:
+            self.logged, task = time.monotonic(), self._tasks[task_id]
+            done = max(task.completed, 1e-9)
+            left = (task.elapsed or 0.0) * ((task.total or done) / done - 1)
+            what = " ".join(filter(None, [task.description, f"{task.completed:.0f}/{task.total:.0f}", self.unit]))
+            logger.info("%s, %.1f minutes left%s", what, left / 60, f", {task.fields['note']}" if task.fields["note"] else "")
 
 
 def track(items: Sequence[Item], description: str) -> Iterable[Item]:
     """Yield the items under a progress bar."""
-    with progress_bar() as bar:
+    with Bar() as bar:
         task = bar.add_task(description, total=len(items), note="")
         for item in items:
             yield item
-            bar.advance(task)
+            bar.update(task, advance=1)

@@ -91,6 +91,13 @@ def test_class_that_is_only_in_the_test_part(tmp_path):
         read_folder(tmp_path, 4)
 
 
+def test_parts_without_a_training_part(tmp_path):
+    for part in ("val", "test"):
+        (tmp_path / part / "cat").mkdir(parents=True)
+    with pytest.raises(HeadstartError, match=r"has test/ and val/ and no pictures to train on: put them into .*train"):
+        read_folder(tmp_path, 8)
+
+
 def test_train_folder_without_class_folders(tmp_path):
     """It must not become a class beside a class `test`."""
     fill(tmp_path / "train", 3)

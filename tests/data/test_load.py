@@ -8,6 +8,7 @@ import pickle
 import socket
 import tarfile
 import threading
+import time
 from http.client import IncompleteRead, RemoteDisconnected
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,7 +24,7 @@ ABSENT_HASH = "0" * 64
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves a folder; of `/cut` only the beginning arrives, and of `/silent` nothing."""
+    """Serves a folder; of `/cut` only the beginning arrives, of `/silent` nothing, and `/stalled` does not even hang up."""
 
     def do_GET(self):
         if self.path == "/cut":
@@ -31,6 +32,8 @@ class Handler(SimpleHTTPRequestHandler):
             self.send_header("Content-Length", "1000")
             self.end_headers()
             self.wfile.write(b"too little")
+        elif self.path == "/stalled":
+            time.sleep(2)
         elif self.path != "/silent":
             super().do_GET()
 
@@ -191,8 +194,9 @@ def free_port():
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
-@pytest.mark.parametrize("problem", ["refused", "absent", "cut", "silent", "corrupted"])
-def test_failed_download_says_how_to_go_on_without_a_network(tmp_path, server, fetch, source, problem):
+@pytest.mark.parametrize("problem", ["refused", "absent", "cut", "silent", "stalled", "corrupted"])
+def test_failed_download_says_how_to_go_on_without_a_network(tmp_path, server, fetch, monkeypatch, source, problem):
+    monkeypatch.setattr("headstart.download.PATIENCE", 0.5)
     (tmp_path / "corrupted").write_bytes(b"not what the hash says")
     address = f"http://127.0.0.1:{free_port()}/c.tar.gz" if problem == "refused" else f"{server}/{problem}"
     fetch(address, ABSENT_HASH)
@@ -208,6 +212,7 @@ def test_failed_download_says_how_to_go_on_without_a_network(tmp_path, server, f
         "absent": "404",
         "cut": "got only 10 out of 1000 bytes",
         "silent": "the download broke off",
+        "stalled": "timed out",
         "corrupted": "Incomplete or corrupted file",
     }[problem] in first
 

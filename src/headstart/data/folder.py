@@ -55,6 +55,9 @@ def list_pictures(root: Path) -> list[tuple[Path, str, int]]:
     folders = subfolders(root)
     parts = {folder: PART_FOLDERS[folder.name.lower()] for folder in folders if folder.name.lower() in PART_FOLDERS}
     if TRAIN not in parts.values():
+        if folders and len(parts) == len(folders):
+            present = " and ".join(f"{folder.name}/" for folder in folders)
+            raise HeadstartError(f"{root} has {present} and no pictures to train on: put them into {root / 'train'}")
         parts = {root: TRAIN}
     listing, classes = [], {}
     for folder, part in parts.items():

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from headstart.backend import without_autotuning
-from headstart.progress import progress_bar
+from headstart.progress import Bar
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 
@@ -121,7 +121,7 @@ class ProgressLine(keras.callbacks.Callback):
         self.stage, self.epochs, self.steps = stage.replace("_", "-"), epochs, steps
 
     def on_train_begin(self, logs: Any = None) -> None:
-        self.bar = progress_bar("steps")
+        self.bar = Bar("steps")
         self.task = self.bar.add_task(self.stage, total=self.epochs * self.steps, note="")
         self.bar.start()
 
