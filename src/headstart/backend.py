@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import HeadstartError
+from headstart.memory import keep_freed_memory
 
 # What the three backends write when memory is short.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
@@ -101,6 +102,7 @@ def without_autotuning(batches: Any) -> Any:
     import tensorflow
 
     def generate() -> Iterator[tuple]:
+        keep_freed_memory()  # again, since TensorFlow's generators reset that when they start
         for step in range(batches.num_batches):  # in the order that they have when an epoch begins
             yield batches[step]
 
