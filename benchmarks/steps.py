@@ -84,7 +84,7 @@ def preparations(options: Options, config: Config, images: np.ndarray, labels: n
 
 def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> Callable[[], dict[str, Any]]:
     """Return what measures an epoch of our own fine-tuning, put together as `headstart.trainer.fine_tuning_stage` does."""
-    from headstart.backend import load_keras, resolve_jit, resolve_precision, seed_everything
+    from headstart.backend import load_keras, resolve_jit, resolve_precision, seed_everything, without_autotuning
 
     keras = load_keras()
     from headstart.memory import keep_freed_memory
@@ -117,11 +117,11 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
         metrics=["accuracy"], jit_compile=resolve_jit(),
     )  # fmt: skip
-    learner.fit(batches, shuffle=False, verbose=0)
+    learner.fit(without_autotuning(batches), shuffle=False, verbose=0)
 
     def measure() -> dict[str, Any]:
         begin = time.perf_counter()
-        learner.fit(batches, shuffle=False, verbose=0)
+        learner.fit(without_autotuning(batches), shuffle=False, verbose=0)
         seconds = time.perf_counter() - begin
         return {"seconds": seconds, "features": features, "operations": operations, "precision": precision}
 
