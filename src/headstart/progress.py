@@ -33,7 +33,7 @@ class Bar(Progress):
     def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
         if self.disable and time.monotonic() - self.logged > LINE_EVERY:
-            self.logged, task = time.monotonic(), self._tasks[task_id]
+            self.logged, task = time.monotonic(), self.tasks[self.task_ids.index(task_id)]
             done = max(task.completed, 1e-9)
             left = (task.elapsed or 0.0) * ((task.total or done) / done - 1)
             what = " ".join(filter(None, [task.description, f"{task.completed:.0f}/{task.total:.0f}", self.unit]))

@@ -1,7 +1,5 @@
 """Networks of the same function in other layers: batch norms folded, convolutions as products, another precision."""
 
-from collections.abc import Callable
-
 import keras
 import numpy as np
 from keras import layers
@@ -72,33 +70,25 @@ def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[
 
 def with_products(model: keras.Model) -> keras.Model:
     """Return a copy of a network that is trained faster: on CPUs its convolutions are `SmallMapConv2D`."""
-    if has_gpu():
-        return copied(model, lambda layer: type(layer).from_config(layer.get_config()))
-
-    def copy(layer: layers.Layer) -> layers.Layer:
-        return (SmallMapConv2D if type(layer) is layers.Conv2D else type(layer)).from_config(layer.get_config())
-
-    return copied(model, copy)
+    return copied(model, {} if has_gpu() else {layers.Conv2D: SmallMapConv2D})
 
 
 def recast(model: keras.Model, policy: str) -> keras.Model:
     """Return a copy of a network, with those nested in it, of plain layers under another dtype policy."""
+    return copied(model, {SmallMapConv2D: layers.Conv2D}, dtype=policy)
+
+
+def copied(model: keras.Model, kinds: dict[type[layers.Layer], type[layers.Layer]], **changes: str) -> keras.Model:
+    """Return a copy of a network, weights included, with other kinds of layers and changed options, nested ones too."""
 
     def copy(layer: layers.Layer) -> layers.Layer:
-        kind = layers.Conv2D if type(layer) is SmallMapConv2D else type(layer)
-        return kind.from_config(layer.get_config() | {"dtype": policy})
+        if not isinstance(layer, layers.Layer):
+            return layer  # a bare operation, such as `x + 3.0`, has neither weights nor a policy
+        return kinds.get(type(layer), type(layer)).from_config(layer.get_config() | changes)
 
-    return copied(model, copy)
-
-
-def copied(model: keras.Model, copy: Callable[[layers.Layer], layers.Layer]) -> keras.Model:
-    """Return a copy of a network, weights included, whose layers, and those of nested networks, `copy` makes."""
-    # A bare operation, such as `x + 3.0`, has neither weights nor a policy. What a beginning in bfloat16 gave is fed as float32.
+    # What a beginning in bfloat16 gave is fed as float32.
     inputs = keras.Input(model.input_shape[1:], dtype="uint8" if model.input.dtype == "uint8" else "float32")
-    result = keras.models.clone_model(
-        model, input_tensors=inputs, recursive=True,
-        clone_function=lambda layer: copy(layer) if isinstance(layer, layers.Layer) else layer,
-    )  # fmt: skip
+    result = keras.models.clone_model(model, input_tensors=inputs, clone_function=copy, recursive=True)
     copy_weights(model, result)
     return result
 
