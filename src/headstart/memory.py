@@ -3,6 +3,7 @@ freed is kept within a stage, and given back after it."""
 
 import contextlib
 import ctypes
+import gc
 import os
 import platform
 import resource
@@ -68,6 +69,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Give the system back what was freed and kept, since the next stage needs other sizes."""
+    """Give the system back what was freed and kept, since what comes next needs other sizes."""
+    gc.collect()  # Keras' networks refer to themselves
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -167,6 +167,7 @@ def frozen_stage(
         return  # its checkpoint holds the whole network
     if config.cache_features:
         learner, (training, validation, test) = head_model(model), feature_batches(frozen, data, config, checkpoint)
+        frozen.rest()
         standardise(model, (training[step][0] for step in range(training.num_batches)))
     else:
         learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed)

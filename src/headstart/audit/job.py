@@ -65,7 +65,7 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
     precision = resolve_precision(config.precision)
     model = build_model(*load_backbone(config), data.image_shape, len(data.class_names), config, precision)
     folder.mkdir(parents=True, exist_ok=True)
-    return examine(data, all_features(FrozenLayers(model, data, config), data), folder)
+    return examine(data, principal_components(all_features(FrozenLayers(model, data, config), data)), folder)
 
 
 def can_audit(config: Config) -> bool:
@@ -83,19 +83,18 @@ def all_features(frozen: Any, data: Dataset) -> np.ndarray:
     return np.concatenate([frozen.features(rows, 0, f"{name} pictures") for name, rows in parts if len(rows)])
 
 
-def examine(data: Dataset, features: np.ndarray, folder: Path) -> dict[str, Any]:
+def examine(data: Dataset, components: np.ndarray, folder: Path) -> dict[str, Any]:
     """Find what is wrong with a data set; write `audit.json`, two lists and two contact sheets, and return the first's content.
 
     Args:
-        features: float (N, C), of `all_features`.
+        components: float32 (N, C), of the features of every picture, in the order of `all_features`.
         folder: an existing one.
     """
     begin = time.monotonic()
     rows = np.concatenate([data.train, data.validation, data.test])
     parts = np.repeat(PART_NAMES, [len(data.train), len(data.validation), len(data.test)])
     names, labels, class_names = [data.pictures.names[row] for row in rows], data.labels(rows), data.class_names
-    components = principal_components(features)
-
+    give_back_freed_memory()
     pairs, similarity = near_duplicates(data.pictures.images, rows, components[:, :PAIR_COMPONENTS])
     left_out = redundant(pairs, parts == PART_NAMES[0])
     equal = data.pictures.digests[rows[pairs[:, 0]]] == data.pictures.digests[rows[pairs[:, 1]]]
@@ -104,6 +103,7 @@ def examine(data: Dataset, features: np.ndarray, folder: Path) -> dict[str, Any]
         {"first": names[one], "second": names[other], "parts": [str(parts[one]), str(parts[other])], "similarity": round(r, 4)}
         for (one, other), r in zip(pairs.tolist(), similarity.tolist(), strict=True)
     ]
+    give_back_freed_memory()
     most = max(2, len(rows) // PICTURES_PER_COMPONENT)
     suspects = describe_suspects(out_of_fold_probabilities(components[:, :most], labels), data, rows, parts)
 
@@ -233,9 +233,10 @@ def audit_run(run: Run, frozen: Any, data: Dataset, checkpoint: Any) -> Dataset:
     else:
         checkpoint.start_clock()
         features = all_features(frozen, data)
-        give_back_freed_memory()
         checkpoint.stop_clock("features")
-        content = examine(data, features, run.path)
+        components = principal_components(features)
+        del features  # up to half a gigabyte for CIFAR-10
+        content = examine(data, components, run.path)
         checkpoint.stop_clock("audit")
     return without_redundant(data, content) if config.drop_duplicates else data
 

@@ -7,7 +7,7 @@ import keras
 from headstart.audit.job import finish_audit
 from headstart.data.dataset import Dataset
 from headstart.files import write_json
-from headstart.memory import peak_memory_mb
+from headstart.memory import give_back_freed_memory, peak_memory_mb
 from headstart.report.page import write_report
 from headstart.run.calibration import fit_temperature
 from headstart.run.folder import Run
@@ -30,6 +30,7 @@ SECONDS = {
 
 def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint) -> None:
     """Write history, metrics, plots, report and the model; the model's manifest, last, marks the run as finished."""
+    give_back_freed_memory()
     labels = data.labels(data.test)
     stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.has_array(f"test_{stage}")]
     # Fitted on validation, since the test part chooses nothing.

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
-from headstart.memory import forget_peak_memory, peak_memory_mb
+from headstart.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
 
 FORMAT = 2
 
@@ -69,6 +69,7 @@ class Checkpoint:
 
     def start_clock(self, spent: float = 0.0) -> None:
         """Let memory count from now on, and time from `spent` seconds ago, for the stage that `stop_clock` will name."""
+        give_back_freed_memory()
         self.clock = time.monotonic() - spent
         forget_peak_memory()
 
@@ -76,7 +77,8 @@ class Checkpoint:
         """Add what was spent since the clock was started to a stage, and start it again."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - self.clock
         self.memory_mb[stage] = max(self.memory_mb.get(stage, 0.0), peak_memory_mb())
-        self.start_clock()
+        self.clock = time.monotonic()
+        forget_peak_memory()
 
     def epochs_of(self, stage: str) -> list[dict[str, Any]]:
         """Return the history's rows of one stage."""

@@ -72,6 +72,10 @@ class FrozenLayers:
         """Return the feature maps after the layer `cut`, view by view, (views * len(indices), h, w, c), on disk."""
         return StoredRows([self.files(indices, view, name)[1] for view in range(views)])
 
+    def rest(self) -> None:
+        """Give back the engine's memory; what is asked for and not cached starts it again."""
+        self.engine = Engine(self.engine.model)
+
     def files(self, indices: np.ndarray, view: int, name: str) -> list[Path]:
         """Return the files of the pooled features and, with `cut`, of the maps; compute what is missing or damaged."""
         files = self.places(indices, view)

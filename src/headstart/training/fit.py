@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from headstart.backend import without_autotuning
+from headstart.memory import give_back_freed_memory
 from headstart.progress import Bar
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
@@ -46,6 +47,7 @@ def fit_stage(
         )  # fmt: skip
     assign(model.variables, keeper.best_weights)
     checkpoint.save(stage, finished=True, model=keeper.best_weights)
+    give_back_freed_memory()
     best = keeper.best
     logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage, best["epoch"], 100 * best["val_accuracy"])
 
