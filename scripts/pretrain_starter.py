@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     file = next((word for word in arguments if word.endswith(".npz")), None)
     options = dict(word.split("=", 1) for word in arguments if "=" in word)
     config = hs.recipe(
-        "scratch", out="runs/starter-pretraining", **HELD_OUT | {k: ast.literal_eval(v) for k, v in options.items()}
+        "scratch", **{"out": "runs/starter-pretraining"} | HELD_OUT | {k: ast.literal_eval(v) for k, v in options.items()}
     )
     run = hs.train(config, split(read_cifar100(file), **HELD_OUT))
     backbone = starter.build()

@@ -85,9 +85,10 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
         {"class_weights": True, "label_smoothing": 0.1, "mix": "mixup", "ema": 0.9, "layer_decay": 0.1, "patience": 1},
         {"weights": "none", "rand_augment": True},
         {"fine_tune_from": "stage3", "hidden_units": 0, "precision": "bfloat16"},
+        {"batch_norm": "training"},
         {"epochs": 0},
     ],
-    ids=["plain frozen stage", "all of fine-tuning", "from scratch", "last stage in bfloat16", "frozen only"],
+    ids=["plain frozen stage", "all of fine-tuning", "from scratch", "last stage in bfloat16", "batch norm learns", "frozen only"],
 )
 def test_options_lead_to_a_finished_run(options, digits, tmp_path):
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | options), digits)

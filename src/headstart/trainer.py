@@ -22,7 +22,7 @@ from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
 from headstart.memory import keep_freed_memory
 from headstart.model.backbones import load_backbone, refuse_unusable
-from headstart.model.graph import all_layers, build_model, head_model, standardise, take_back, tuning_model, unfreeze
+from headstart.model.graph import adapt_batch_norm, all_layers, build_model, head_model, standardise, take_back, tuning_model, unfreeze
 from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results
@@ -35,6 +35,9 @@ from headstart.training.fit import fit_stage, score
 from headstart.training.optimizer import fine_tuning_optimizer
 
 logger = logging.getLogger("headstart")
+
+# More would change a mean over so many pictures and places by less than their batches differ.
+PICTURES_FOR_STATISTICS = 2048
 
 FROZEN, FINE_TUNED, SCRATCH = "frozen", "fine_tuned", "scratch"
 
@@ -132,6 +135,8 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         backbone, preprocess = load_backbone(config)
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
+        if config.learns_batch_norm and config.cache_features and not config.from_scratch:
+            adapt_batch_norm(model, some_pictures(data, config), config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
         checkpoint.stop_clock("preparation")
 
@@ -251,6 +256,13 @@ def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: in
     validation, test = (frozen.maps(part, 1, f"{name} pictures")
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     return output_batches(training, validation, test, data, config, config.batch_size, seed=config.seed + 1, classes=classes)
+
+
+def some_pictures(data: Dataset, config: Config) -> Iterator[np.ndarray]:
+    """Yield training pictures enough for a channel's mean and variance, in batches as fine-tuning has them."""
+    batches, _, _ = picture_batches(data, config, seed=config.seed)
+    for step in range(min(batches.num_batches, math.ceil(PICTURES_FOR_STATISTICS / config.batch_size))):
+        yield batches[step][0]
 
 
 def output_batches(

@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from headstart.model.folding import fold_batch_norm, recast, with_products
+from headstart.model.folding import fold_batch_norm, recast, for_training
 from headstart.model.graph import all_layers
 
 
@@ -37,7 +37,7 @@ def test_a_copy_keeps_names_weights_and_what_is_trainable():
     outer_inputs = keras.Input((8, 8, 3), dtype="uint8")
     x = inner(keras.layers.Rescaling(1 / 255)(outer_inputs))
     model = keras.Model(outer_inputs, keras.layers.Dense(2)(keras.layers.GlobalAveragePooling2D()(x)))
-    copied = with_products(model)
+    copied = for_training(model)
     assert [weight.shape for weight in copied.trainable_weights] == [weight.shape for weight in model.trainable_weights]
     assert copied.input.dtype == "uint8"
     pictures = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)

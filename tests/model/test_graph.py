@@ -7,6 +7,7 @@ import pytest
 import headstart as hs
 from headstart.model.backbones import BACKBONES, load_backbone
 from headstart.model.graph import (
+    adapt_batch_norm,
     all_layers,
     build_model,
     feature_model,
@@ -96,6 +97,17 @@ def test_batch_norm_learns_where_it_is_told_to():
     model.compile("sgd", "mse")
     model.fit(images(16), np.ones((16, 5)), verbose=0)
     assert not np.allclose(norm.moving_mean, before)
+
+
+def test_adapted_batch_norms_give_in_inference_what_they_give_in_training():
+    config = hs.recipe("quick", image_size=32, batch_norm="training", flip=False, rotation=0.0, zoom=0.0, translation=0.0)
+    model = build_model(tiny_backbone(), "unit", (32, 32, 3), 4, config, "float32")
+    extractor, batch = feature_model(model), images(8)
+    adapt_batch_norm(model, [batch], config)
+    assert not model.get_layer("backbone").trainable_variables
+    inferred = keras.ops.convert_to_numpy(extractor(batch, training=False))
+    unfreeze(model, config)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(extractor(batch, training=True)), inferred, rtol=1e-3, atol=1e-4)
 
 
 def test_unfreezing_from_a_stage_leaves_what_lies_before_it():

@@ -5,7 +5,13 @@ import numpy as np
 from keras import layers
 
 from headstart.backend import has_gpu
+from headstart.model.one_pass import OnePassBatchNormalization
 from headstart.model.products import SmallMapConv2D
+
+FASTER: dict[type[layers.Layer], type[layers.Layer]] = {
+    layers.Conv2D: SmallMapConv2D,
+    layers.BatchNormalization: OnePassBatchNormalization,
+}
 
 
 def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> keras.Model:
@@ -68,14 +74,14 @@ def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[
             shift * scale + values.get("beta", 0.0)]  # fmt: skip
 
 
-def with_products(model: keras.Model) -> keras.Model:
-    """Return a copy of a network that is trained faster: on CPUs its convolutions are `SmallMapConv2D`."""
-    return copied(model, {} if has_gpu() else {layers.Conv2D: SmallMapConv2D})
+def for_training(model: keras.Model) -> keras.Model:
+    """Return a copy of a network that is trained faster: on CPUs of the layers in `FASTER`."""
+    return copied(model, {} if has_gpu() else FASTER)
 
 
 def recast(model: keras.Model, policy: str) -> keras.Model:
     """Return a copy of a network, with those nested in it, of plain layers under another dtype policy."""
-    return copied(model, {SmallMapConv2D: layers.Conv2D}, dtype=policy)
+    return copied(model, {fast: plain for plain, fast in FASTER.items()}, dtype=policy)
 
 
 def copied(model: keras.Model, kinds: dict[type[layers.Layer], type[layers.Layer]], **changes: str) -> keras.Model:

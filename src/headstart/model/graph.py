@@ -8,7 +8,7 @@ from keras import layers
 from sklearn.preprocessing import StandardScaler
 
 from headstart.config import ALL, LAST_STAGE, Config
-from headstart.model.folding import copy_weights, fold_batch_norm, with_products
+from headstart.model.folding import copy_weights, fold_batch_norm, for_training
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -165,9 +165,9 @@ def tuning_model(model: keras.Model, cut: str = "") -> keras.Model:
     feature maps (B, h, w, c).
     """
     if not cut:
-        return with_products(model)
+        return for_training(model)
     maps = keras.Input(feature_model(model, cut).outputs[1].shape[1:], name="maps")
-    x = model.get_layer("features")(with_products(backbone_end(model, cut))(maps))
+    x = model.get_layer("features")(for_training(backbone_end(model, cut))(maps))
     return keras.Model(maps, head_model(model)(x), name="tuned")
 
 
@@ -237,6 +237,31 @@ def unfreeze(model: keras.Model, config: Config) -> None:
             reached = reached or outer.name.startswith(start) or layer.name.startswith(start)
             held = isinstance(layer, layers.BatchNormalization) and not config.learns_batch_norm
             layer.trainable = reached and not held
+
+
+def adapt_batch_norm(model: keras.Model, batches: Iterable[np.ndarray], config: Config) -> None:
+    """Give the batch norms that will learn the statistics of the pictures that they will learn from.
+
+    In training mode a batch norm goes by its batch, and not by the statistics it was pretrained with: without this, all that
+    the frozen stage learned on features of the latter is lost in fine-tuning's first step (digits: from 99 to 36 %). Each gets
+    the mean over all batches (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm"), as Li et al. 2016 did for new domains.
+
+    Args:
+        model: of `build_model`; its backbone is frozen afterwards, as it was before.
+        batches: training pictures, uint8 (B, H, W, 3); they are augmented here.
+    """
+    unfreeze(model, config)
+    norms = [layer for layer in all_layers(model.get_layer("backbone"))
+             if isinstance(layer, layers.BatchNormalization) and layer.trainable]  # fmt: skip
+    momentums = [layer.momentum for layer in norms]
+    extractor = keras.Model(model.input, model.get_layer("features").output)
+    for number, batch in enumerate(batches):
+        for layer in norms:
+            layer.momentum = number / (number + 1)  # so that the moving average is the mean
+        extractor(batch, training=True)
+    for layer, momentum in zip(norms, momentums, strict=True):
+        layer.momentum = momentum
+    model.get_layer("backbone").trainable = False
 
 
 def all_layers(model: keras.Model) -> list[layers.Layer]:
