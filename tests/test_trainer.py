@@ -88,7 +88,7 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
         {"batch_norm": "training"},
         {"epochs": 0},
     ],
-    ids=["plain frozen stage", "all of fine-tuning", "from scratch", "last stage in bfloat16", "batch norm learns", "frozen only"],
+    ids=["plain frozen stage", "all of fine-tuning", "from scratch", "last stage in bfloat16", "norm learns", "frozen only"],
 )
 def test_options_lead_to_a_finished_run(options, digits, tmp_path):
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | options), digits)

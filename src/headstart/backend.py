@@ -174,7 +174,8 @@ def batch_norm_in_one_pass(inputs: Any, gamma: Any, beta: Any, epsilon: float) -
         x=inputs, scale=gamma.value, offset=beta.value, mean=[], variance=[], epsilon=epsilon, is_training=True
     )
     count = tensorflow.cast(tensorflow.size(inputs) / tensorflow.shape(inputs)[-1], variance.dtype)
-    return outputs, mean, variance * (count - 1) / count  # it returns the estimate for the population, and Keras keeps the batch's
+    # It estimates the population's variance, and Keras keeps the batch's.
+    return outputs, mean, variance * (count - 1) / count
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:

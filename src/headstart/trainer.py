@@ -22,7 +22,16 @@ from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
 from headstart.memory import keep_freed_memory
 from headstart.model.backbones import load_backbone, refuse_unusable
-from headstart.model.graph import adapt_batch_norm, all_layers, build_model, head_model, standardise, take_back, tuning_model, unfreeze
+from headstart.model.graph import (
+    adapt_batch_norm,
+    all_layers,
+    build_model,
+    head_model,
+    standardise,
+    take_back,
+    tuning_model,
+    unfreeze,
+)
 from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results

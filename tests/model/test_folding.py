@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from headstart.model.folding import fold_batch_norm, recast, for_training
+from headstart.model.folding import fold_batch_norm, for_training, recast
 from headstart.model.graph import all_layers
 
 

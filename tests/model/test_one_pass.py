@@ -5,7 +5,7 @@ import pytest
 from headstart.model.one_pass import OnePassBatchNormalization
 
 
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("mixed_bfloat16", 0.02)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("mixed_bfloat16", 0.02)])
 def test_it_learns_what_keras_batch_norm_learns(dtype, tolerance):
     rng = np.random.default_rng(0)
     batch, targets = rng.normal(3, 2, (16, 6, 6, 5)).astype(np.float32), rng.normal(size=(16, 6, 6, 5)).astype(np.float32)

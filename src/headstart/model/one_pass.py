@@ -14,7 +14,8 @@ class OnePassBatchNormalization(layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         """Map float (B, h, w, C) to the same shape, as `BatchNormalization` does."""
         fits = len(inputs.shape) == 4 and self.axis in (-1, 3) and self.scale and self.center and mask is None
-        found = batch_norm_in_one_pass(inputs, self.gamma, self.beta, self.epsilon) if training and self.trainable and fits else None
+        learns = training and self.trainable
+        found = batch_norm_in_one_pass(inputs, self.gamma, self.beta, self.epsilon) if learns and fits else None
         if found is None:
             return super().call(inputs, training=training, mask=mask)
         outputs, *moments = found
