@@ -110,6 +110,15 @@ def test_few_pictures_get_more_epochs(digits, tmp_path):
     assert sum(row["stage"] == "fine_tuned" for row in run.history) == -(-12 // steps)
 
 
+def test_smoothed_labels_do_not_lose_a_tie_by_their_loss(digits, tmp_path):
+    options = SMALL | {"label_smoothing": 0.5, "learning_rate": 1e-8, "epochs": 1}
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options), digits)
+    *_, frozen, fine_tuned = run.history
+    assert fine_tuned["val_accuracy"] == frozen["val_accuracy"]
+    assert fine_tuned["val_loss"] > frozen["val_loss"]
+    assert "fine_tuned: kept epoch 1" in (run.path / "log.txt").read_text()
+
+
 def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
     with pytest.raises(hs.HeadstartError, match="did you mean stage3"):
         hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"fine_tune_from": "stage3_conv"}), digits)

@@ -39,7 +39,9 @@ class Config:
     # What to learn from
     data: str = option("cifar10", "cifar10, cifar100, digits, or the path of a picture folder or CIFAR files")
     out: str = option("", "folder of the run; empty: runs/DATA-BACKBONE-RECIPE")
-    recipe: str = option("quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, scratch")
+    recipe: str = option(
+        "quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, laptop, scratch"
+    )
     validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
     test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
     drop_duplicates: bool = option(
@@ -124,6 +126,14 @@ class Config:
     def learns_batch_norm(self) -> bool:
         """Whether batch norm runs in training mode while the backbone is trained."""
         return self.batch_norm == "training" or self.from_scratch
+
+    @property
+    def adapts_batch_norm(self) -> bool:
+        """Whether batch norm takes over the pictures' statistics before the frozen stage.
+
+        It does where it learns from them later; not with --no-cache-features, the plain way, which is there to be compared with.
+        """
+        return self.learns_batch_norm and not self.from_scratch and self.cache_features and self.epochs > 0
 
 
 def checked(field: dataclasses.Field, value: Any) -> Any:

@@ -144,7 +144,7 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         backbone, preprocess = load_backbone(config)
         model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
         refuse_unknown_layer(model, config)
-        if config.learns_batch_norm and config.cache_features and not config.from_scratch:
+        if config.adapts_batch_norm:
             adapt_batch_norm(model, some_pictures(data, config), config)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
         checkpoint.stop_clock("preparation")
@@ -212,9 +212,13 @@ def fine_tuning_stage(
         training, validation, test = picture_batches(data, config, seed=config.seed + 1, classes=classes)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / training.num_batches))
     compile_fine_tuning(learner, config, epochs * training.num_batches)
+    start = best_row(checkpoint.epochs_of(FROZEN))
+    if start and config.label_smoothing:
+        # Smoothed labels make every loss larger: at equal accuracy fine-tuning would never count.
+        start = start | {"val_loss": math.inf}
     fit_stage(
         stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
-        class_weight=class_weights(data, config), start=best_row(checkpoint.epochs_of(FROZEN)),
+        class_weight=class_weights(data, config), start=start,
     )  # fmt: skip
     take_back(learner, model, frozen.cut)
     test_once(stage, learner, validation, test, run)

@@ -39,7 +39,7 @@ LEAST_PIXELS = 2e8
 # Options that a budget or the memory may change.
 CHOSEN = ("image_size", "epochs", "views", "batch_size", "learning_rate")
 # What the table shows.
-TABLE_SIZES, TABLE_RECIPES = (32, 64, 96, 128, 224), ("quick", "standard", "best", "starter")
+TABLE_SIZES, TABLE_RECIPES = (32, 64, 96, 128, 224), ("quick", "standard", "best", "starter", "laptop")
 STAGES = ("preparation", "features", "audit", "head", "fine_tuning", "training", "results")
 
 
