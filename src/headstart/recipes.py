@@ -66,12 +66,13 @@ def starter() -> Config:
 
 
 def laptop() -> Config:
-    """The packaged backbone on some ten thousand pictures or more: twenty minutes, no GPU and no ImageNet.
+    """The packaged backbone on some ten thousand pictures or more: no download, no GPU, twenty minutes.
 
-    Batch norm learns too, which many pictures are worth.
+    Batch norm learns too, and starts from the statistics of the pictures. CIFAR-10: 83.87 % frozen, 91.51 %
+    fine-tuned, 18.5 minutes, 1.7 GB. Two cores as in `quick`, 2026-11-25.
     """
     return replace(
-        starter(), recipe="laptop", epochs=20, learning_rate=2e-3, weight_decay=0.15, label_smoothing=0.1,
+        starter(), recipe="laptop", epochs=19, learning_rate=2e-3, weight_decay=0.15, label_smoothing=0.1,
         batch_norm="training", validation_fraction=0.02,
     )  # fmt: skip
 
@@ -79,12 +80,12 @@ def laptop() -> Config:
 def scratch() -> Config:
     """From random weights: how the starter backbone itself is made.
 
-    CIFAR-100: 69.5 % on 1,187 validation pictures after 18 epochs, 44 minutes on two busy cores (as in
-    `starter`), by scripts/pretrain_starter.py.
+    CIFAR-100: 70.5 % on 1,187 validation pictures, 46 minutes on one core (as in `laptop`), by
+    scripts/pretrain_starter.py.
     """
     return Config(
-        recipe="scratch", backbone="starter", weights="none", image_size=32, batch_size=128, epochs=18,
-        learning_rate=2e-3, warmup_steps=900, weight_decay=0.05, hidden_units=0, dropout=0.0,
+        recipe="scratch", backbone="starter", weights="none", image_size=32, batch_size=128, epochs=24,
+        learning_rate=2e-3, warmup_steps=900, weight_decay=0.2, hidden_units=0, dropout=0.0,
         rotation=0.0, zoom=0.0, translation=0.125,
     )  # fmt: skip
 
