@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,11 @@ from typing import Any
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; move it there once the block has ended well.
 
-    A process killed inside the block leaves `path` as it was, and at most a file whose name
-    starts with `.partial-`, which the next write to the same path replaces.
+    Several processes may write the same path at once, as runs that share a cache do: the last one counts. A process
+    killed inside the block leaves `path` as it was, and at most one file for `remove_partial`.
     """
     # The suffix stays, since Keras and matplotlib choose the format by it.
-    partial = path.with_name(f".partial-{path.name}")
+    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
     try:
         yield partial
         with partial.open("rb+") as file:
@@ -25,6 +26,12 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left half-written in a folder of which it was the only user."""
+    for partial in folder.rglob(".partial-*"):
+        partial.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

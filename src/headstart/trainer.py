@@ -20,6 +20,7 @@ from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data
 from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
+from headstart.files import remove_partial
 from headstart.memory import keep_freed_memory
 from headstart.model.backbones import load_backbone, refuse_unusable
 from headstart.model.graph import (
@@ -90,6 +91,7 @@ def resume(path: str | Path, data: Dataset | None = None) -> Run:
     if is_done(run):
         logger.info("%s is finished", run.path)
         return run
+    remove_partial(run.path)
     return carry_out_seeds(run, data) if run.config.seeds > 1 else carry_out(run, data)
 
 
@@ -273,7 +275,7 @@ def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: in
 
 def some_pictures(data: Dataset, config: Config) -> Iterator[np.ndarray]:
     """Yield training pictures enough for a channel's mean and variance, in batches as fine-tuning has them."""
-    batches, _, _ = picture_batches(data, config, seed=config.seed)
+    batches, _, _ = picture_batches(data, config, seed=config.data_seed)
     for step in range(min(batches.num_batches, math.ceil(PICTURES_FOR_STATISTICS / config.batch_size))):
         yield batches[step][0]
 

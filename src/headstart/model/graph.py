@@ -248,13 +248,14 @@ def adapt_batch_norm(model: keras.Model, batches: Iterable[np.ndarray], config: 
 
     Args:
         model: of `build_model`; its backbone is frozen afterwards, as it was before.
-        batches: training pictures, uint8 (B, H, W, 3); they are augmented here.
+        batches: training pictures, uint8 (B, H, W, 3). Nothing is drawn at random here, so that runs of several seeds
+            have the same features.
     """
     unfreeze(model, config)
     norms = [layer for layer in all_layers(model.get_layer("backbone"))
              if isinstance(layer, layers.BatchNormalization) and layer.trainable]  # fmt: skip
     momentums = [layer.momentum for layer in norms]
-    extractor = keras.Model(model.input, model.get_layer("features").output)
+    extractor = feature_model(model)
     for number, batch in enumerate(batches):
         for layer in norms:
             layer.momentum = number / (number + 1)  # so that the moving average is the mean

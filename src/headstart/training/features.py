@@ -187,7 +187,7 @@ def without_trainable(config: dict) -> dict:
 
 
 def prune(folder: Path, most_bytes: int) -> None:
-    """Remove the least recently used files until the rest take at most `most_bytes`."""
+    """Remove the least recently used files, and those that a killed process left, until the rest take at most `most_bytes`."""
     files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
     total = 0
     for file in files:
