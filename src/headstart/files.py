@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,8 @@ def written_whole(path: Path) -> Iterator[Path]:
     Several processes may write the same path at once, as runs that share a cache do: the last one counts. A process
     killed inside the block leaves `path` as it was, and at most one file for `remove_partial`.
     """
-    # The suffix stays, since Keras and matplotlib choose the format by it.
-    partial = path.with_name(f".partial-{secrets.token_hex(4)}-{path.name}")
+    # The suffix stays, since Keras and matplotlib choose the format by it; and the name, by which OpenVINO finds a second file.
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         yield partial
         with partial.open("rb+") as file:

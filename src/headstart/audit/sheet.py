@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data.dataset import Dataset
-from headstart.run.plots import show
+from headstart.run.plots import sheet, show
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
 
@@ -31,8 +31,8 @@ def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dic
             shown.append(row)
             seen.update(pairs[row].tolist())
     chosen = np.linspace(0, len(shown) - 1, min(rows * columns, len(shown))).round().astype(int)
-    for place, row in enumerate((shown[number] for number in chosen), start=1):
-        axes = canvas.add_subplot(rows, columns, place)
+    for axes, number in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
+        row = shown[number]
         first, second = data.images(pairs[row])
         gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
         show(axes, np.concatenate([first, gap, second], axis=1))
@@ -48,8 +48,8 @@ def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: lis
     """
     rows, columns = SUSPECTS
     canvas.suptitle(f"the likeliest of {len(found)} labels that may be wrong" if found else "no label is suspect")
-    for place, (index, entry) in enumerate(zip(indices[: rows * columns], found, strict=False), start=1):
-        axes = canvas.add_subplot(rows, columns, place)
+    chosen = list(zip(indices, found, strict=True))[: rows * columns]
+    for axes, (index, entry) in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
         show(axes, data.images(np.array([index]))[0])
         axes.set_title(f"given {entry['given']}\n{entry['suggested']}, {100 * entry['suggested_probability']:.0f} %?", fontsize=8)
 

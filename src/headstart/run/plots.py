@@ -1,5 +1,6 @@
 """The pictures of a result."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ from headstart.run.metrics import wilson_interval
 TRAINING, VALIDATION, GREY = "#4477aa", "#ee6677", "#777777"  # Paul Tol's bright scheme: safe for the colour-blind
 STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch": "from scratch"}
 MOST_LABELLED_CELLS = 20
+MISTAKES = (3, 6)  # rows and columns
+TITLE_INCHES = 0.4
 
 
 def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
@@ -144,6 +147,13 @@ def draw_samples(canvas: Figure, data: Dataset) -> None:
         grid[0, column].set_title(data.class_names[label], fontsize=8)
 
 
+def sheet(canvas: Figure, rows: int, columns: int, count: int) -> list[Axes]:
+    """Return places for `count` pictures, row by row, in a figure that is cut to the rows that they fill, and to its title."""
+    filled, (width, height) = math.ceil(count / columns), canvas.get_size_inches()
+    canvas.set_size_inches(width, TITLE_INCHES + (height - TITLE_INCHES) * filled / rows)
+    return [canvas.add_subplot(filled, columns, place) for place in range(1, count + 1)]
+
+
 def show(axes: Axes, image: np.ndarray) -> None:
     """Show a uint8 (H, W, 3) picture without scales."""
     axes.imshow(image)
@@ -156,10 +166,10 @@ def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> N
     labels = data.labels(data.test)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
-    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][:18]
+    rows, columns = MISTAKES
+    surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][: rows * columns]
     canvas.suptitle(f"the surest of {len(wrong)} mistakes on the test part" if len(wrong) else "no mistake on the test part")
-    for place, index in enumerate(surest, start=1):
-        axes = canvas.add_subplot(3, 6, place)
+    for axes, index in zip(sheet(canvas, rows, columns, len(surest)), surest, strict=True):
         show(axes, data.images(data.test[[index]])[0])
         said, sure = data.class_names[predicted[index]], probabilities[index, predicted[index]]
         axes.set_title(f"says {said}, {100 * sure:.0f} %\nlabel: {data.class_names[labels[index]]}", fontsize=8)
