@@ -22,7 +22,8 @@ accuracy with its 95 % interval. Headstart begins with an empty cache, and its t
 `headstart train --epochs 0` is what it runs. Keras is `fit` as its guide has it, through the backbone at every epoch,
 with validation. Both see the same training, validation and test pictures. Each epoch of Keras' does the same work: where
 fewer are run than Headstart's head learns for, its time is that of as many epochs as the last one that was run, and its
-accuracy is what it had by then."""
+accuracy is what it had by then. With all of CIFAR-10, Keras passes 510,000 pictures through the backbone and Headstart
+60,000, that is 8.5 times fewer: times the ratio of the table of extraction, it is the most that there is to gain."""
 AIM = 25
 
 

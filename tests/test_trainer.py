@@ -149,14 +149,22 @@ def command(out: Path, *extra: str) -> list[str]:
     return [sys.executable, "-m", "headstart", "train", "--recipe", "starter", "--no-flip", *options, "--out", str(out), *extra]
 
 
-@pytest.mark.parametrize(("stage", "epochs"), [("frozen", 1), ("fine_tuned", 1)])
-def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, epochs, small_run, tmp_path):
+@pytest.mark.parametrize(
+    ("stage", "batch_norm"), [("frozen", "auto"), ("fine_tuned", "auto"), ("frozen", "training")],
+    ids=["frozen stage", "fine-tuning", "batch norm adapted to the pictures"],
+)  # fmt: skip
+def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, batch_norm, small_run, digits, tmp_path):
+    undisturbed = small_run
+    if batch_norm != "auto":
+        undisturbed = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"batch_norm": batch_norm}), digits)
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(out, f"--batch-norm={batch_norm}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     state = out / "checkpoint" / "state.json"
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
-        if state.exists() and len(Checkpoint(state.parent).epochs_of(stage)) >= epochs:
+        if state.exists() and Checkpoint(state.parent).epochs_of(stage):
             break
         time.sleep(0.005)
     process.kill()
@@ -170,7 +178,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, epochs, small_run, tm
         check=True,
     )
     assert "Traceback" not in resumed.stderr
-    assert comparable(hs.Run(out)) == comparable(small_run)
+    assert comparable(hs.Run(out)) == comparable(undisturbed)
     assert not (out / "checkpoint").exists()
 
 
