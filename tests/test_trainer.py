@@ -158,9 +158,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, batch_norm, small_run
     if batch_norm != "auto":
         undisturbed = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"batch_norm": batch_norm}), digits)
     out = tmp_path / "killed"
-    process = subprocess.Popen(
-        command(out, f"--batch-norm={batch_norm}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command(out, f"--batch-norm={batch_norm}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = out / "checkpoint" / "state.json"
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
