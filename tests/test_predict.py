@@ -46,6 +46,24 @@ def test_probabilities_are_calibrated_unless_the_run_knows_no_temperature(small_
         assert run.evaluate(digits)["temperature"] == (temperature or 1)
 
 
+def test_the_mean_over_mirror_images(small_run, digits, folder, tmp_path):
+    copy = shutil.copytree(small_run.path, tmp_path / "copy")
+    options = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(options.replace("flip = false", "flip = true"))
+    run, pictures = hs.Run(copy), digits.images(digits.test)
+    both = [np.log(run.predict(images).probabilities) for images in (pictures, pictures[:, :, ::-1].copy())]
+    expected = softmax(np.mean(both, axis=0), axis=1)
+    np.testing.assert_allclose(run.predict(pictures, batch_size=7, mirror=True).probabilities, expected, rtol=1e-3, atol=1e-5)
+    right = expected.argmax(axis=1) == digits.labels(digits.test)
+    assert run.evaluate(digits, mirror=True)["accuracy"] == right.mean() != run.evaluate(digits)["accuracy"]
+
+
+@pytest.mark.parametrize("use", [hs.Run.predict, hs.Run.evaluate])
+def test_mirror_images_of_what_must_not_be_mirrored_are_refused(use, small_run, digits):
+    with pytest.raises(hs.HeadstartError, match=r"with --no-flip.*leave out --mirror"):
+        use(small_run, digits, mirror=True)
+
+
 def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):
     predictions = small_run.predict(folder)
     assert len(predictions.names) == len(predictions.labels) == len(predictions.confidences) == 10

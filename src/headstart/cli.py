@@ -29,8 +29,8 @@ A pretrained backbone learns your pictures in two stages, and says truly how wel
   train      train a classifier:      headstart train --data photos/ --recipe standard --out runs/photos
              go on with a killed run: headstart train --resume runs/photos
   plan       how long it will take:   headstart plan [--data photos/] [--budget 20m]
-  evaluate   measure a run again:     headstart evaluate runs/photos [--data other/]
-  predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv]
+  evaluate   measure a run again:     headstart evaluate runs/photos [--data other/] [--mirror]
+  predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv] [--mirror]
   explain    show what it looked at:  headstart explain runs/photos a.jpg folder/ [--out heat-maps/]
   compare    two runs side by side:   headstart compare runs/photos runs/other [--out compare.html]
   audit      twins and wrong labels:  headstart audit photos/ --out audits/photos
@@ -162,6 +162,9 @@ def parse(options: type, arguments: list[str], program: str, description: str | 
     return result
 
 
+MIRROR = "take the mean over each picture and its mirror image: more accurate, at twice the work"
+
+
 def evaluate(arguments: list[str]) -> None:
     """Measure a run's model on the test part of its own data, or of other data with the same classes."""
     from tyro.conf import Positional, arg
@@ -170,6 +173,7 @@ def evaluate(arguments: list[str]) -> None:
     class Options:
         run: Annotated[Positional[str], arg(help="folder of a finished run")]
         data: Annotated[str, arg(help="other data; without a test part, all its pictures are used (default: the run's own)")] = ""
+        mirror: Annotated[bool, arg(help=MIRROR)] = False
 
     options = parse(Options, arguments, "headstart evaluate", evaluate.__doc__)
     from headstart.run import Run
@@ -179,7 +183,7 @@ def evaluate(arguments: list[str]) -> None:
     run.model  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
     from headstart.evaluate import load_for_evaluation
 
-    print(json.dumps(run.evaluate(load_for_evaluation(run, options.data)), indent=2))
+    print(json.dumps(run.evaluate(load_for_evaluation(run, options.data), mirror=options.mirror), indent=2))
 
 
 def predict(arguments: list[str]) -> None:
@@ -194,6 +198,7 @@ def predict(arguments: list[str]) -> None:
             Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: all probabilities")
         ] = "table"
         batch_size: Annotated[int, arg(help="pictures at a time; 1 or more")] = 64
+        mirror: Annotated[bool, arg(help=MIRROR)] = False
 
     options = parse(Options, arguments, "headstart predict", predict.__doc__)
     if options.batch_size < 1:
@@ -202,7 +207,7 @@ def predict(arguments: list[str]) -> None:
 
     run = Run(options.run)
     show_log()
-    predictions = run.predict(options.pictures, options.batch_size)
+    predictions = run.predict(options.pictures, options.batch_size, mirror=options.mirror)
     for line in predictions.unreadable:
         print(f"headstart: skipped {line}", file=sys.stderr)
     PRINTERS[options.format](predictions)

@@ -1,7 +1,8 @@
 """Using a run: classes and probabilities for pictures from anywhere. It starts without Keras where OpenVINO will do."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,18 @@ class Predictions:
         return self.probabilities.max(axis=1)
 
 
-def predict(run: Run, pictures: Any, batch_size: int = 64) -> Predictions:
+def predict(run: Run, pictures: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
     """Classify pictures in batches.
 
     Args:
         pictures: a path, folder, Pillow image or array, or a list of them. Arrays are uint8,
             (H, W, 3), (H, W) or (N, H, W, 3), RGB, 0..255, of any size.
+        mirror: take the mean over each picture and its mirror image, see `network_logits`.
 
     Raises:
-        HeadstartError: there is nothing to classify, or nothing that can be read.
+        HeadstartError: there is nothing to classify, or nothing that can be read, or mirror images may mean something else.
     """
+    refuse_mirror_images(run, mirror)
     named = list(named_pictures(pictures))
     if not named:
         raise HeadstartError("there are no pictures to classify")
@@ -61,7 +64,7 @@ def predict(run: Run, pictures: Any, batch_size: int = 64) -> Predictions:
     starts = track(range(0, len(named), batch_size), "classifying")
     decoded = (read_inputs(named[start : start + batch_size], run.image_shape, names, unreadable) for start in starts)
     # The engine asks for the next batch while it computes the last, so that decoding overlaps with it.
-    logits = [batch for (batch,) in run_network(run, filter(len, decoded), len(named))]
+    logits = list(network_logits(partial(run_network, run), filter(len, decoded), len(named), mirror))
     refuse_only_unreadable(names, unreadable)
     certainty = probabilities(np.concatenate(logits), run.temperature).astype(np.float32)
     return Predictions(names, certainty, run.class_names, unreadable)
@@ -79,6 +82,37 @@ def run_network(run: Run, batches: Iterable[np.ndarray], pictures: int) -> Itera
     from headstart.model.engine import forward
 
     return forward(model, batches, pictures)
+
+
+def network_logits(
+    network: Callable[[Iterable[np.ndarray], int], Iterator[list[np.ndarray]]],
+    batches: Iterable[np.ndarray],
+    pictures: int,
+    mirror: bool = False,
+) -> Iterator[np.ndarray]:
+    """Yield the logits of each batch of pictures, float32 (B, classes).
+
+    Args:
+        network: gives its outputs for each of some batches in turn; it is told how many pictures these hold.
+        batches: uint8 (B, H, W, 3).
+        mirror: give the mean of the logits for each picture and for its mirror image. Two looks err less than one
+            (test-time augmentation, as in Krizhevsky et al. 2012), at twice the work.
+    """
+    if not mirror:
+        yield from (logits for (logits,) in network(batches, pictures))
+        return
+    both = (images for batch in batches for images in (batch, np.ascontiguousarray(batch[:, :, ::-1])))
+    outputs = network(both, 2 * pictures)
+    for (logits,), (mirrored,) in zip(outputs, outputs, strict=True):
+        yield (logits + mirrored) / 2
+
+
+def refuse_mirror_images(run: Run, mirror: bool) -> None:
+    """Refuse to look at mirror images where training was told that they mean something else."""
+    if mirror and not run.config.flip:
+        raise HeadstartError(
+            f"{run.path} was trained with --no-flip, on pictures whose mirror images mean something else: leave out --mirror"
+        )
 
 
 def named_pictures(pictures: Any) -> Iterator[tuple[str, Any]]:

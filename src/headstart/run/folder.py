@@ -170,17 +170,17 @@ class Run:
                     f"{file} is missing or not the file that its manifest describes: train again, or bring the original back"
                 )
 
-    def predict(self, pictures: Any, batch_size: int = 64) -> "Predictions":
+    def predict(self, pictures: Any, batch_size: int = 64, *, mirror: bool = False) -> "Predictions":
         """Classify paths, folders, Pillow images or uint8 arrays; see `headstart.predict.predict`."""
         from headstart.predict import predict
 
-        return predict(self, pictures, batch_size)
+        return predict(self, pictures, batch_size, mirror=mirror)
 
-    def evaluate(self, data: "Dataset", batch_size: int = 64) -> dict[str, Any]:
+    def evaluate(self, data: "Dataset", batch_size: int = 64, *, mirror: bool = False) -> dict[str, Any]:
         """Measure the model on the test part of a data set; see `headstart.evaluate.evaluate`."""
         from headstart.evaluate import evaluate
 
-        return evaluate(self, data, batch_size)
+        return evaluate(self, data, batch_size, mirror=mirror)
 
     def explain(self, pictures: Any) -> "Explanations":
         """Show where the evidence for the likeliest class lies in each picture; see `headstart.explain.explain`."""
