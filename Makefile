@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test lint lock
 
 demo: .venv/ready
-	$(BIN)/headstart train --data digits --recipe starter --image-size 16 --no-flip --out runs/demo --overwrite
+	$(BIN)/headstart train --data digits --recipe starter --image-size 8 --hidden-units 0 --no-flip --out runs/demo --overwrite
 	$(BIN)/python -c "from sklearn.datasets import load_digits as l; from PIL import Image; \
 	  Image.fromarray((l().images[7] * 15.9).astype('uint8')).save('runs/demo/seven.png')"
 	$(BIN)/headstart predict runs/demo runs/demo/seven.png
