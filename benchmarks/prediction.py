@@ -58,7 +58,7 @@ def main(options: Options) -> None:
                 found = common.alternate({"headstart": headstart, "keras": keras}, options.repeats)
             add_row(table, f"{len(rows):,} files of {side or data.image_shape[0]} px", found, AIM)
             table.write()
-        file = str(next(files.iterdir()))
+        file = str(Path(folder) / f"files-{options.side[0]}" / "000000.jpg")
         found = common.alternate({
             "headstart": lambda: script(["-m", "headstart", "predict", run, file, "--format", "csv"]),
             "keras": lambda: script(["-c", SCRIPT, str(Path(run) / "model.keras"), file]),

@@ -41,7 +41,7 @@ from headstart.run.tracking import refuse_missing_extras, tracked
 from headstart.training.batches import Batches, Rows, head_batch_size
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import FrozenLayers, worthwhile_cut
-from headstart.training.fit import fit_stage, score
+from headstart.training.fit import fit_stage, kept_row
 from headstart.training.optimizer import fine_tuning_optimizer
 
 logger = logging.getLogger("headstart")
@@ -214,10 +214,10 @@ def fine_tuning_stage(
         training, validation, test = picture_batches(data, config, seed=config.seed + 1, classes=classes)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / training.num_batches))
     compile_fine_tuning(learner, config, epochs * training.num_batches)
-    start = best_row(checkpoint.epochs_of(FROZEN))
-    if start and config.label_smoothing:
+    start = kept_row(checkpoint.epochs_of(FROZEN), len(data.validation))
+    if start:
         # Smoothed labels make every loss larger: at equal accuracy fine-tuning would never count.
-        start = start | {"val_loss": math.inf}
+        start = start | {"epoch": 0, "val_loss": math.inf if config.label_smoothing else start["val_loss"]}
     fit_stage(
         stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=start,
@@ -300,11 +300,6 @@ def test_once(stage: str, learner: keras.Model, validation: Batches, test: Batch
         if not run.has_array(f"{part}_{stage}"):
             logits = predict_logits(learner, batches, f"{stage.replace('_', '-')} network on the {part} part")
             run.save_array(f"{part}_{stage}", logits)
-
-
-def best_row(rows: list[dict]) -> dict | None:
-    """Return the epoch that a stage kept, or None where there was no such stage."""
-    return max(rows, key=score, default=None)
 
 
 def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:

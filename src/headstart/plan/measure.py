@@ -298,7 +298,7 @@ def save_seconds(model: keras.Model, stage: str, folder: Path) -> float:
     """Return how long a checkpoint after an epoch takes."""
     begin = time.monotonic()
     checkpoint, weights = Checkpoint(folder / "checkpoint"), values(model.variables)
-    checkpoint.save(stage, model=weights, optimizer=values(model.optimizer.variables), best=weights)
+    checkpoint.save(stage, model=weights, optimizer=values(model.optimizer.variables), kept=weights)
     seconds = time.monotonic() - begin
     checkpoint.remove()
     return seconds

@@ -99,7 +99,7 @@ def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
                   f". It was measured on {figures['pictures']:,} pictures that chose nothing in training.", class_="lead"),
                 E("p", gain(metrics), class_="lead"),
                 E("p", f"{run_in_words(run)} on {pictures['training']:,} pictures of {len(figures['per_class'])} classes at "
-                       f"{config.image_size} px, and {pictures['validation']:,} more chose the best epoch. It took "
+                       f"{config.image_size} px, and {pictures['validation']:,} more chose the epoch to keep. It took "
                        f"{duration(metrics['seconds']['total'])}.", class_="note"),
             ),
             E("figure", charts.intervals(f"Test accuracy with 95 % intervals: {words}", rows)),

@@ -16,7 +16,7 @@ from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 from headstart.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Checkpoint:

@@ -1,6 +1,7 @@
-"""One stage of training, whichever: epochs with validation, the best one kept, a checkpoint after each."""
+"""One stage of training, whichever: epochs with validation, one of the best kept, a checkpoint after each."""
 
 import logging
+import math
 from typing import Any
 
 import keras
@@ -20,19 +21,19 @@ def fit_stage(
     epochs: int, patience: int = 0, class_weight: dict[int, float] | None = None,
     start: dict[str, Any] | None = None,
 ) -> None:  # fmt: skip
-    """Train a compiled model from where its checkpoint stands, and leave the best epoch's weights in it.
+    """Train a compiled model from where its checkpoint stands, and leave the weights of the epoch of `kept_row` in it.
 
     Args:
         stage: `frozen` or `fine_tuned`, the name in history and metrics.
         patience: stop after this many epochs without a better validation accuracy; 0 for never.
-        start: the history row that describes the model as it comes in. It competes with the
+        start: the history row, its epoch 0, that describes the model as it comes in. It competes with the
             epochs, so that a stage never ends worse on validation than it began.
     """
     if checkpoint.stage == stage and checkpoint.finished:
         assign(model.variables, checkpoint.load(stage)["model"])
         return
     model.optimizer.build(model.trainable_variables)
-    keeper = BestEpoch(stage, batches, checkpoint, start, patience)
+    keeper = Keeper(stage, batches, len(validation.indices), checkpoint, start, patience)
     keeper.set_model(model)
     first = keeper.restore()
     if not keeper.out_of_patience():
@@ -45,11 +46,11 @@ def fit_stage(
             callbacks=callbacks, class_weight=class_weight, verbose=0,
             shuffle=False,  # the batches are shuffled already; Keras would shuffle them by a state that is not kept
         )  # fmt: skip
-    assign(model.variables, keeper.best_weights)
-    checkpoint.save(stage, finished=True, model=keeper.best_weights)
+    assign(model.variables, keeper.kept_weights)
+    checkpoint.save(stage, finished=True, model=keeper.kept_weights)
     give_back_freed_memory()
-    best = keeper.best
-    logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage, best["epoch"], 100 * best["val_accuracy"])
+    if kept := kept_row(keeper.rows, keeper.pictures, start):
+        logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage, kept["epoch"], 100 * kept["val_accuracy"])
 
 
 def score(row: dict[str, Any]) -> tuple[float, float]:
@@ -57,25 +58,40 @@ def score(row: dict[str, Any]) -> tuple[float, float]:
     return row["val_accuracy"], -row["val_loss"]
 
 
-class BestEpoch(keras.callbacks.Callback):
-    """Keeps history, checkpoint, and the weights of the best epoch on validation (ties: lower loss)."""
+def kept_row(rows: list[dict[str, Any]], pictures: int, start: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """Return the history row of the epoch that a stage keeps: the last that only chance may have put behind the best.
+
+    The learning rate falls to zero, so the last epochs are the best ones on average, and the one with the highest
+    validation accuracy is partly the luckiest. Chance is one standard error of that accuracy, as in the rule of
+    Breiman et al. 1984 ("Classification and regression trees") for the size of trees.
+
+    Args:
+        rows: those of the stage, in order.
+        pictures: how many the validation part has.
+        start: the row that the stage began from; it is kept where no epoch is better.
+    """
+    better = [row for row in rows if start is None or score(row) > score(start)]
+    if not better:
+        return start
+    highest = max(row["val_accuracy"] for row in better)
+    error = math.sqrt(highest * (1 - highest) / pictures)
+    return next(row for row in reversed(better) if row["val_accuracy"] >= highest - error)
+
+
+class Keeper(keras.callbacks.Callback):
+    """Keeps history, checkpoint, and the weights of the epoch of `kept_row`."""
 
     def __init__(
-        self, stage: str, batches: Batches, checkpoint: Checkpoint, start: dict[str, Any] | None, patience: int
+        self, stage: str, batches: Batches, pictures: int, checkpoint: Checkpoint, start: dict[str, Any] | None, patience: int
     ) -> None:  # fmt: skip
         super().__init__()
-        self.stage, self.batches, self.checkpoint, self.start, self.patience = stage, batches, checkpoint, start, patience
-        self.best_weights: list[np.ndarray] = []
+        self.stage, self.batches, self.pictures, self.checkpoint = stage, batches, pictures, checkpoint
+        self.start, self.patience = start, patience
+        self.kept_weights: list[np.ndarray] = []
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         return self.checkpoint.epochs_of(self.stage)
-
-    @property
-    def best(self) -> dict[str, Any]:
-        """The best row of the history so far, or the row the stage started from."""
-        candidates = [self.start | {"epoch": 0}] if self.start else []
-        return max(candidates + self.rows, key=score)
 
     def restore(self) -> int:
         """Bring model and optimizer to where the checkpoint stands; return the number of finished epochs."""
@@ -83,21 +99,23 @@ class BestEpoch(keras.callbacks.Callback):
         if groups:
             assign(self.model.variables, groups["model"])
             assign(self.model.optimizer.variables, groups["optimizer"])
-            self.best_weights = groups["best"]
+            self.kept_weights = groups["kept"]
         else:
-            self.best_weights = values(self.model.variables)
+            self.kept_weights = values(self.model.variables)
         self.checkpoint.start_clock()
         self.batches.start_at(len(self.rows))
         return len(self.rows)
 
     def out_of_patience(self) -> bool:
-        since_best = len(self.rows) - self.best["epoch"] if self.rows else 0
-        return bool(self.patience) and since_best >= self.patience
+        before = [self.start] if self.start else []
+        best = max([*before, *self.rows], key=score, default={"epoch": 0})
+        return bool(self.patience) and len(self.rows) - best["epoch"] >= self.patience
 
     def on_test_end(self, logs: Any = None) -> None:
         # Here, not in on_epoch_end: with averaging, these are the weights that were validated.
-        if not (self.rows or self.start) or (logs["accuracy"], -logs["loss"]) > score(self.best):
-            self.best_weights = values(self.model.variables)
+        row = {"val_accuracy": logs["accuracy"], "val_loss": logs["loss"]}
+        if kept_row([*self.rows, row], self.pictures, self.start) is row:
+            self.kept_weights = values(self.model.variables)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row = {"stage": self.stage, "epoch": epoch + 1}
@@ -109,7 +127,7 @@ class BestEpoch(keras.callbacks.Callback):
             self.stage,
             model=values(self.model.variables),
             optimizer=values(self.model.optimizer.variables),
-            best=self.best_weights,
+            kept=self.kept_weights,
         )
         self.batches.start_at(epoch + 1)
         self.model.stop_training = self.out_of_patience()
