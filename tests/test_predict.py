@@ -46,7 +46,7 @@ def test_probabilities_are_calibrated_unless_the_run_knows_no_temperature(small_
         assert run.evaluate(digits)["temperature"] == (temperature or 1)
 
 
-def test_the_mean_over_mirror_images(small_run, digits, folder, tmp_path):
+def test_the_mean_over_mirror_images(small_run, digits, tmp_path):
     copy = shutil.copytree(small_run.path, tmp_path / "copy")
     options = (copy / "config.toml").read_text()
     (copy / "config.toml").write_text(options.replace("flip = false", "flip = true"))
