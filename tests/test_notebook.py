@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import nbformat
+import pytest
 from nbclient import NotebookClient
 
 NOTEBOOK = Path(__file__).parents[1] / "cifar10_image_classification.ipynb"
@@ -31,6 +32,7 @@ def test_the_committed_notebook_was_executed_on_cifar_10():
     assert "'airplane', 'automobile'" in str(code)
 
 
+@pytest.mark.xdist_group("real data")
 def test_the_notebook_runs_on_a_part_of_cifar_10(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_DATA", str(real_data / "cifar-10-batches-py"))
     monkeypatch.setenv("HEADSTART_BACKBONE", str(real_data / "resnet50_imagenet.keras"))
