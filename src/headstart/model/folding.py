@@ -74,6 +74,24 @@ def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[
             shift * scale + values.get("beta", 0.0)]  # fmt: skip
 
 
+def takes_smaller_input(backbone: keras.Model, factor: float) -> bool:
+    """Enlarge the first kernels by a factor, so that the backbone gives for inputs divided by it what it gave before.
+
+    Returns:
+        Whether it was done: not where something else than convolutions, after zero padding, reads the input.
+    """
+    readers: list[layers.Layer] = [backbone.input._keras_history.operation]
+    first: list[layers.Conv2D] = []
+    for reader in readers:  # which grows
+        for layer in (node.operation for node in reader._outbound_nodes):
+            if not isinstance(layer, (layers.Conv2D, layers.ZeroPadding2D)):
+                return False
+            (first if isinstance(layer, layers.Conv2D) else readers).append(layer)
+    for layer in first:
+        layer.kernel.assign(layer.kernel * factor)
+    return bool(first)
+
+
 def for_training(model: keras.Model) -> keras.Model:
     """Return a copy of a network that is trained faster: on CPUs of the layers in `FASTER`."""
     return copied(model, {} if has_gpu() else FASTER)

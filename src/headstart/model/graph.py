@@ -8,11 +8,12 @@ from keras import layers
 from sklearn.preprocessing import StandardScaler
 
 from headstart.config import ALL, LAST_STAGE, Config
-from headstart.model.folding import copy_weights, fold_batch_norm, for_training
+from headstart.model.folding import copy_weights, fold_batch_norm, for_training, takes_smaller_input
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)
+CAFFE_SCALE = 64.0  # near caffe's deviation, and a power of two: dividing by it rounds nothing
 
 
 def build_model(
@@ -40,7 +41,11 @@ def build_model(
         x = layers.Resizing(config.image_size, config.image_size, name="enlarge")(x)
     for layer in normalisation(preprocess):
         x = layer(x)
-    x = prepare_backbone(backbone, config, precision)(x)
+    prepared = prepare_backbone(backbone, config, precision)
+    if preprocess == "caffe" and takes_smaller_input(prepared, CAFFE_SCALE):
+        # A kernel for 0..255 is a hundred times as small as others, and Adam's steps are as large: they would destroy it.
+        x = layers.Rescaling(1 / CAFFE_SCALE, name="to_unit_scale")(x)
+    x = prepared(x)
     x = layers.GlobalAveragePooling2D(name="features", dtype="float32")(x)
     for layer in head(classes, config):
         x = layer(x)
