@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from headstart.model.folding import fold_batch_norm, for_training, recast, takes_smaller_input
+from headstart.model.folding import enlarge_first_kernels, fold_batch_norm, for_training, recast
 from headstart.model.graph import all_layers
 
 
@@ -51,7 +51,7 @@ def test_a_copy_keeps_names_weights_and_what_is_trainable():
 def test_a_backbone_takes_smaller_input_where_only_convolutions_read_it(factory, done):
     backbone = getattr(keras.applications, factory)(include_top=False, weights=None, input_shape=(None, None, 3))
     copy = fold_batch_norm(backbone, "float32")
-    assert takes_smaller_input(copy, 64.0) == done
+    assert enlarge_first_kernels(copy, 64.0) == done
     pictures = np.random.default_rng(0).uniform(-128, 128, (2, 32, 32, 3)).astype(np.float32)
     expected = fold_batch_norm(backbone, "float32").predict(pictures, verbose=0)
     np.testing.assert_array_equal(copy.predict(pictures / 64 if done else pictures, verbose=0), expected)

@@ -74,7 +74,7 @@ def folded_weights(conv: layers.Layer, norm: layers.BatchNormalization) -> list[
             shift * scale + values.get("beta", 0.0)]  # fmt: skip
 
 
-def takes_smaller_input(backbone: keras.Model, factor: float) -> bool:
+def enlarge_first_kernels(backbone: keras.Model, factor: float) -> bool:
     """Enlarge the first kernels by a factor, so that the backbone gives for inputs divided by it what it gave before.
 
     Returns:

@@ -8,7 +8,7 @@ from keras import layers
 from sklearn.preprocessing import StandardScaler
 
 from headstart.config import ALL, LAST_STAGE, Config
-from headstart.model.folding import copy_weights, fold_batch_norm, for_training, takes_smaller_input
+from headstart.model.folding import copy_weights, enlarge_first_kernels, fold_batch_norm, for_training
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -42,8 +42,8 @@ def build_model(
     for layer in normalisation(preprocess):
         x = layer(x)
     prepared = prepare_backbone(backbone, config, precision)
-    if preprocess == "caffe" and takes_smaller_input(prepared, CAFFE_SCALE):
-        # A kernel for 0..255 is a hundred times as small as others, and Adam's steps are as large: they would destroy it.
+    if preprocess == "caffe" and not config.learns_batch_norm and enlarge_first_kernels(prepared, CAFFE_SCALE):
+        # A folded kernel for 0..255 is a hundredth of others', and Adam's steps are as large: they would destroy it.
         x = layers.Rescaling(1 / CAFFE_SCALE, name="to_unit_scale")(x)
     x = prepared(x)
     x = layers.GlobalAveragePooling2D(name="features", dtype="float32")(x)
