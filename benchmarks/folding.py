@@ -4,6 +4,7 @@ python -m benchmarks.folding
 """
 
 import dataclasses
+import itertools
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -26,18 +27,20 @@ class Options(common.Options):
 
     size: tuple[int, ...] = (64,)  # sides in pixels
     pictures: int = 10_000  # pictures in all, of training, validation and test in proportion; 0: all there are
-    epochs: int = 1  # epochs of fine-tuning
+    epochs: int = 2  # epochs of fine-tuning
+    rates: tuple[float, ...] = (3e-4,)  # learning rates of fine-tuning, lowered in proportion where the steps are few
     repeats: int = 1  # the whole of it, with other seeds
 
 
 def main(options: Options) -> None:
     table = common.Table("folding", "Folded batch norm", TEXT, options)
-    for size in options.size:
-        config = common.configuration(options, size, fine_tune_from=ALL, epochs=options.epochs, precision="float32")
-        for seed in range(options.repeats):
-            found = common.in_own_process(compare, dataclasses.replace(config, seed=seed), options.pictures)
-            table.rows.append({"side, px": size, "seed": seed} | found)
-            table.write()
+    for size, rate, seed in itertools.product(options.size, options.rates, range(options.repeats)):
+        config = common.configuration(
+            options, size, fine_tune_from=ALL, epochs=options.epochs, learning_rate=rate, precision="float32", seed=seed
+        )
+        found = common.in_own_process(compare, config, options.pictures)
+        table.rows.append({"side, px": size, "rate": rate, "seed": seed} | found)
+        table.write()
 
 
 def compare(config: Config, pictures: int) -> dict[str, Any]:
@@ -47,11 +50,13 @@ def compare(config: Config, pictures: int) -> dict[str, Any]:
     load_keras()
     import numpy as np
 
+    from headstart.backend import seed_everything
     from headstart.model.engine import relative_difference
     from headstart.run.metrics import compare_stages, measure
 
     data = common.load(config, pictures)
     labels = data.labels(data.test)
+    seed_everything(config.seed, deterministic=False)
     models = {name: network(data, config, name == "folded") for name in ("standing", "folded")}
     train_head(models["folded"], data, config)
     for name in ("standardise", "dropout_features", "hidden", "dropout", "logits"):
