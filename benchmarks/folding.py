@@ -51,11 +51,13 @@ def compare(config: Config, pictures: int) -> dict[str, Any]:
     import numpy as np
 
     from headstart.backend import seed_everything
+    from headstart.memory import keep_freed_memory
     from headstart.model.engine import relative_difference
     from headstart.run.metrics import compare_stages, measure
 
     data = common.load(config, pictures)
     labels = data.labels(data.test)
+    keep_freed_memory()
     seed_everything(config.seed, deterministic=False)
     models = {name: network(data, config, name == "folded") for name in ("standing", "folded")}
     train_head(models["folded"], data, config)
