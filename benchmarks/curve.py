@@ -3,12 +3,14 @@
 python -m benchmarks.curve --runs runs/quick-32 runs/quick-64       # finished runs, each from an empty cache
 python -m benchmarks.curve --train 96 128                           # makes such runs, in runs/
 python -m benchmarks.curve --size 64 --minutes 20                   # records plain Keras, an epoch a point
+python -m benchmarks.curve --size 64 --policy mixed_bfloat16        # and with its mixed precision
 python -m benchmarks.curve                                          # draws again
 
 Each call adds to what lies in benchmarks/results/curve, and draws all of it.
 """
 
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ class Options(common.Options):
     minutes: float = 20  # how long plain Keras trains at each size; an epoch that has begun is finished
     frozen_epochs: int = 2  # its epochs with a frozen backbone, 2 in the guide
     rate: float = 1e-5  # its learning rate in fine-tuning, 1e-5 in the guide
+    policy: str = "float32"  # its dtype policy; or mixed_bfloat16, which the guide does not mention
     held: bool = False  # freeze its batch norms in fine-tuning, which the guide's training=False does not do in Keras 3
     pictures: int = 0  # pictures in all, of every part in proportion, to train on in this call; 0: all there are
     batch_size: int = 64  # pictures a batch of plain Keras; ours is the recipe's
@@ -58,8 +61,11 @@ def main(options: Options) -> None:
         write_json(folder / f"headstart-{Path(run).name}.json", points_of(run))
     for size in options.size:
         config = common.configuration(options, size, head_epochs=options.frozen_epochs)
-        file = folder / f"keras-{size}px-{options.rate:g}{'-held' if options.held else ''}{subset}.json"
-        common.in_own_process(record, config, options.held, options.rate, options.minutes, options.pictures, file)
+        name = ", ".join(traits(size, options))
+        file = folder / f"keras-{re.sub('[^a-z0-9.]+', '-', name)}.json"
+        common.in_own_process(
+            record, config, name, options.held, options.rate, options.policy, options.minutes, options.pictures, file
+        )
     lines = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
     lines.sort(key=lambda line: (not line["headstart"], line["side"]))
     table.rows += [row(line, lines) for line in lines if line["headstart"]]
@@ -72,6 +78,18 @@ def train(config: Config, pictures: int) -> None:
     import headstart as hs
 
     hs.train(config, common.load(config, pictures), overwrite=True)
+
+
+def traits(size: int, options: Options) -> list[str]:
+    """Return what tells one line of plain Keras from the others."""
+    found = [f"{size} px", f"rate {options.rate:g}"]
+    if options.policy != "float32":
+        found.append(options.policy)
+    if options.held:
+        found.append("batch norm frozen")
+    if options.pictures:
+        found.append(f"{options.pictures:,} pictures")
+    return found
 
 
 def record(config: Config, *arguments: Any) -> None:

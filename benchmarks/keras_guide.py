@@ -28,12 +28,25 @@ MOST_CACHE_BYTES, MOST_SHUFFLED = 2e9, 10_000
 def build(config: Config, classes: int) -> tuple[keras.Model, keras.Model]:
     """Return the guide's model, from float (B, size, size, 3) in 0..255 to logits, and its frozen backbone within."""
     base_model, mode = load_backbone(config)
+    if (policy := keras.config.dtype_policy().name) != "float32":
+        base_model = with_policy(base_model, policy)
     base_model.trainable = False
     inputs = keras.Input((config.image_size, config.image_size, 3))
     x = base_model(preprocessed(inputs, mode), training=False)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = keras.layers.Dropout(0.2)(x)
-    return keras.Model(inputs, keras.layers.Dense(classes)(x)), base_model
+    return keras.Model(inputs, keras.layers.Dense(classes, dtype="float32")(x)), base_model
+
+
+def with_policy(model: keras.Model, policy: str) -> keras.Model:
+    """Return the model as `keras.applications` would have built it under a dtype policy; a file keeps that of its making."""
+
+    def clone(layer: keras.Layer) -> keras.Layer:
+        return type(layer).from_config(layer.get_config() | {"dtype": policy})
+
+    cloned = keras.models.clone_model(model, clone_function=clone)
+    cloned.set_weights(model.get_weights())
+    return cloned
 
 
 def preprocessed(images: Any, mode: str) -> Any:
@@ -81,21 +94,23 @@ def pipeline(images: np.ndarray, labels: np.ndarray, config: Config, training: b
     return batches.cache() if 12 * size * size * len(labels) < MOST_CACHE_BYTES else batches
 
 
-def record(config: Config, held: bool, rate: float, minutes: float, pictures: int, file: Path) -> None:
+def record(config: Config, name: str, held: bool, rate: float, policy: str, minutes: float, pictures: int, file: Path) -> None:
     """Train as the guide does until the time is over, and write seconds and test accuracy after each epoch to a file.
 
     The seconds are those of loading the backbone and of training with validation; those of the test do not count.
 
     Args:
         config: `head_epochs` is the number of epochs with a frozen backbone; all others fine-tune.
+        name: what tells this line from others.
         held, rate: see `compile_fine_tuning`.
+        policy: the dtype policy of all of it.
     """
     keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy(policy)
     data = load(config, pictures)
     training, validation, test = pipelines(data, config)
-    how = f"{config.image_size} px, rate {rate:g}{', batch norm frozen' * held}{f', {pictures:,} pictures' * bool(pictures)}"
     content: dict[str, Any] = {
-        "name": f"Keras, {how}", "headstart": False, "side": config.image_size, "environment": machine(), "points": [],
+        "name": f"Keras, {name}", "headstart": False, "side": config.image_size, "environment": machine(), "points": [],
     }  # fmt: skip
     begin = time.perf_counter()
     model, base_model = build(config, len(data.class_names))
