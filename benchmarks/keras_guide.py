@@ -19,6 +19,7 @@ from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.files import write_json
 from headstart.model.backbones import load_backbone
+from headstart.model.folding import recast
 from headstart.run.metrics import measure
 
 FROZEN_RATE, FINE_TUNING_RATE = 1e-3, 1e-5  # Adam's default, and the guide's for fine-tuning
@@ -29,24 +30,13 @@ def build(config: Config, classes: int) -> tuple[keras.Model, keras.Model]:
     """Return the guide's model, from float (B, size, size, 3) in 0..255 to logits, and its frozen backbone within."""
     base_model, mode = load_backbone(config)
     if (policy := keras.config.dtype_policy().name) != "float32":
-        base_model = with_policy(base_model, policy)
+        base_model = recast(base_model, policy)  # as keras.applications builds it then; a file keeps the policy of its making
     base_model.trainable = False
     inputs = keras.Input((config.image_size, config.image_size, 3))
     x = base_model(preprocessed(inputs, mode), training=False)
     x = keras.layers.GlobalAveragePooling2D(name="pool")(x)
     x = keras.layers.Dropout(0.2)(x)
     return keras.Model(inputs, keras.layers.Dense(classes, dtype="float32")(x)), base_model
-
-
-def with_policy(model: keras.Model, policy: str) -> keras.Model:
-    """Return the model as `keras.applications` would have built it under a dtype policy; a file keeps that of its making."""
-
-    def clone(layer: keras.Layer) -> keras.Layer:
-        return type(layer).from_config(layer.get_config() | {"dtype": policy})
-
-    cloned = keras.models.clone_model(model, clone_function=clone)
-    cloned.set_weights(model.get_weights())
-    return cloned
 
 
 def preprocessed(images: Any, mode: str) -> Any:

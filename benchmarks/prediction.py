@@ -3,6 +3,7 @@
 python -m benchmarks.prediction --run runs/photos
 """
 
+import contextlib
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,11 @@ from PIL import Image
 
 from benchmarks import common
 
-TEXT = """A folder of JPEG files to a class for each: `run.predict(folder)`, with all that it does at each call, against a loop
-of `keras.utils.load_img` and `model.predict` of the same model file, loaded and warm. Where files are larger than the
-model's pictures, the two decode and shrink them in different ways, and need not agree on every class. The last row is
-one file, a whole process each: `headstart predict` against a script that loads the model with Keras."""
+TEXT = """A folder of JPEG files to a class for each: `run.predict(folder)`, with all that it does at each call after the first,
+against a loop of `keras.utils.load_img` and `model.predict` of the same model file, loaded and warm: in the precision in
+which Headstart chose to train it, and in float32, Keras' default. Where files are larger than the model's pictures, the
+two decode and shrink them in different ways, and need not agree on every class. The last row is one file, a whole process
+each: `headstart predict` against a script that loads the model with Keras."""
 AIM = 2.5
 SCRIPT = """
 import sys, keras, numpy as np
@@ -53,21 +55,27 @@ def main(options: Options) -> None:
         for side in options.side:
             files = Path(folder) / f"files-{side}"
             write_files(data.images(rows), files, side)
-            with (common.contender(prepare_headstart, run, files) as headstart,
-                  common.contender(prepare_keras, run, files, options.batch_size) as keras):  # fmt: skip
-                found = common.alternate({"headstart": headstart, "keras": keras}, options.repeats)
-            add_row(table, f"{len(rows):,} files of {side or data.image_shape[0]} px", found, AIM)
+            precisions = sorted({"float32", hs.Run(run).manifest["precision"]})
+            with contextlib.ExitStack() as stack:
+                contenders = {"headstart": stack.enter_context(common.contender(prepare_headstart, run, files))}
+                for precision in precisions:
+                    prepared = common.contender(prepare_keras, run, files, options.batch_size, precision)
+                    contenders[precision] = stack.enter_context(prepared)
+                found = common.alternate(contenders, options.repeats)
+            for precision in precisions:
+                add_row(table, f"{len(rows):,} files of {side or data.image_shape[0]} px", precision, found, AIM)
             table.write()
         file = str(Path(folder) / f"files-{options.side[0]}" / "000000.jpg")
+        precision = hs.Run(run).manifest["precision"]
         found = common.alternate({
             "headstart": lambda: script(["-m", "headstart", "predict", run, file, "--format", "csv"]),
-            "keras": lambda: script(["-c", SCRIPT, str(Path(run) / "model.keras"), file]),
+            precision: lambda: script(["-c", SCRIPT, str(Path(run) / "model.keras"), file]),
         }, options.repeats)  # fmt: skip
-        for sample in found["keras"]:
+        for sample in found[precision]:
             sample["labels"] = [data.class_names[int(sample["output"])]]
         for sample in found["headstart"]:
             sample["labels"] = [sample["output"].splitlines()[-1].removeprefix(f"{file},").split(",")[0]]
-        add_row(table, "one file, from the start of Python", found, None)
+        add_row(table, "one file, from the start of Python", precision, found, None)
         table.write()
 
 
@@ -92,7 +100,7 @@ def prepare_headstart(path: str, folder: Path) -> Callable[[], dict[str, Any]]:
     import headstart as hs
 
     run = hs.Run(path)
-    run.model  # noqa: B018  (loaded before the clock starts, as the other's)
+    run.model, run.compiled  # noqa: B018  (loaded before the clock starts, as the other's)
 
     def measure() -> dict[str, Any]:
         begin = time.perf_counter()
@@ -102,13 +110,17 @@ def prepare_headstart(path: str, folder: Path) -> Callable[[], dict[str, Any]]:
     return measure
 
 
-def prepare_keras(path: str, folder: Path, batch_size: int) -> Callable[[], dict[str, Any]]:
+def prepare_keras(path: str, folder: Path, batch_size: int, precision: str) -> Callable[[], dict[str, Any]]:
     from headstart.backend import load_keras
 
     keras = load_keras()
     import headstart as hs
+    from headstart.model.engine import precision_of
+    from headstart.model.folding import recast
 
     names, model = hs.Run(path).class_names, keras.models.load_model(Path(path) / "model.keras", compile=False)
+    if precision != precision_of(model):
+        model = recast(model, precision)
     shape = model.input_shape[1:3]
     model.predict(np.zeros((batch_size, *shape, 3), np.uint8), batch_size, verbose=0)
 
@@ -130,18 +142,19 @@ def script(arguments: list[str]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - begin, "output": done.stdout.strip()}
 
 
-def add_row(table: common.Table, what: str, found: dict[str, list[dict[str, Any]]], aim: float | None) -> None:
-    ours, theirs = ([sample["seconds"] for sample in found[name]] for name in ("headstart", "keras"))
-    labels, others = (np.array(found[name][0]["labels"]) for name in ("headstart", "keras"))
+def add_row(table: common.Table, what: str, precision: str, found: dict[str, list[dict[str, Any]]], aim: float | None) -> None:
+    ours, theirs = ([sample["seconds"] for sample in found[name]] for name in ("headstart", precision))
+    labels, others = (np.array(found[name][0]["labels"]) for name in ("headstart", precision))
     table.rows.append({
         "": what,
         "Headstart, s": common.median(ours),
+        "Keras in": precision,
         "Keras, s": common.median(theirs),
         "times as fast": common.ratio(theirs, ours),
         "aim": aim,
         "same class": f"{100 * np.mean(labels == others):.2f} %",
     })  # fmt: skip
-    table.samples[what] = {"headstart": ours, "keras": theirs}
+    table.samples[f"{what}, {precision}"] = {"headstart": ours, "keras": theirs}
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from headstart.backend import has_gpu
 from headstart.data.picture import UnreadablePicture, fit, is_picture, read_picture
 from headstart.errors import HeadstartError
 from headstart.model.openvino import FEWEST_PICTURES, overlapped
@@ -73,10 +74,10 @@ def predict(run: Run, pictures: Any, batch_size: int = 64, *, mirror: bool = Fal
 def run_network(run: Run, batches: Iterable[np.ndarray], pictures: int) -> Iterator[list[np.ndarray]]:
     """Yield the logits, float32 (B, classes), of each batch.
 
-    A few pictures are classified before Keras would have started, where the run holds its network for
-    OpenVINO; for many, the fastest engine of this machine is chosen.
+    Where the run holds its network for OpenVINO, that computes: it has classified a few pictures before Keras would have
+    started. Only a GPU is faster, for many.
     """
-    if pictures < FEWEST_PICTURES and run.compiled is not None:
+    if run.compiled is not None and (pictures < FEWEST_PICTURES or not has_gpu()):
         return overlapped(run.compiled, batches, 1)
     model = run.model  # first, so that Keras starts without its backend's chatter
     from headstart.model.engine import forward
