@@ -104,6 +104,15 @@ def test_without_openvino_keras_classifies(small_run, folder, monkeypatch):
     np.testing.assert_allclose(hs.Run(small_run.path).predict(folder / "0.png").probabilities, fast, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("gpu", [False, True])
+def test_many_pictures_are_classified_as_a_few(gpu, small_run, digits, monkeypatch):
+    images = digits.images(digits.test[:5])
+    few = small_run.predict(images).probabilities
+    monkeypatch.setattr("headstart.predict.FEWEST_PICTURES", 2)
+    monkeypatch.setattr("headstart.predict.has_gpu", lambda: gpu)
+    np.testing.assert_allclose(hs.Run(small_run.path).predict(images).probabilities, few, rtol=1e-3, atol=1e-4)
+
+
 def test_a_network_for_openvino_that_is_not_the_runs_own_is_refused(small_run, folder, tmp_path):
     copy = shutil.copytree(small_run.path, tmp_path / "copy")
     (copy / "model.bin").write_bytes(b"something else")

@@ -12,7 +12,7 @@ def notebook() -> Config:
 
     32 px leave a ResNet-50 one pixel to look at, [0, 1] is not what its weights were trained with, and
     batch norm in training mode overwrites their statistics as soon as they are unfrozen. CIFAR-10, as in `quick`:
-    25.69 % frozen, 55.48 % fine-tuned (one run), 82 minutes beside other work.
+    25.69 % frozen, 55.48 % fine-tuned (one run), on two Zen 4 cores 82 minutes beside other work.
     """
     return Config(
         recipe="notebook", image_size=32, preprocess="unit", cache_features=False, views=1, head_epochs=10,
@@ -24,11 +24,10 @@ def notebook() -> Config:
 def quick() -> Config:
     """Two cores, minutes: small pictures, and the last stage fine-tuned on maps that the others computed once.
 
-    CIFAR-10, compressed ImageNet ResNet-50: 80.88 % frozen, 88.60 % fine-tuned, 5.5 minutes, by
-    cifar10_image_classification.ipynb. At 96 px (`--image-size 96`): 87.07 % and 91.77 %, 10.0 minutes; at
-    32 px 67.42 % and 78.34 %, 2.7 minutes. Seed 0, two cores of an AMD EPYC (Zen 4), bfloat16, TensorFlow 2.21,
-    OpenVINO 2026.4, Keras 3.15.1, 2026-11-24. On two Zen 3 cores, in float32: 80.79 % and 88.49 %, 13.2 minutes,
-    2.8 GB; at 96 px 87.13 % and 91.80 %, 28.6 minutes, 3.5 GB, 2026-11-25.
+    CIFAR-10, compressed ImageNet ResNet-50: 80.96 % frozen, 88.61 % fine-tuned, 2.8 minutes, 2.4 GB. At 96 px
+    (`--image-size 96`): 87.11 % and 91.64 %, 4.8 minutes, 2.7 GB; at 32 px 67.65 % and 77.76 %, 2.2 minutes. Seed 0,
+    two cores of an Intel Xeon with AMX, bfloat16, TensorFlow 2.21, OpenVINO 2026.4, Keras 3.15.1, 2026-11-26. On two
+    Zen 4 cores it took 5.5 minutes, on two Zen 3 cores, in float32, 13.2.
     """
     return Config(
         recipe="quick", image_size=64, views=1, fine_tune_from=LAST_STAGE, epochs=2, fewest_steps=300, learning_rate=1e-3,
@@ -39,7 +38,7 @@ def quick() -> Config:
 def standard() -> Config:
     """Two cores over a coffee, or a GPU in a minute: as `quick`, with pictures of twice the side.
 
-    CIFAR-10, as in `quick`: 89.61 % frozen, 92.87 % fine-tuned, 16.5 minutes, 3.7 GB.
+    CIFAR-10, as in `quick`: 89.74 % frozen, 93.00 % fine-tuned, 7.5 minutes, 2.9 GB.
     """
     return replace(quick(), recipe="standard", image_size=128)
 
@@ -55,8 +54,8 @@ def starter() -> Config:
     CIFAR-10: 83.88 % frozen, 89.74 % fine-tuned, 11.2 minutes; from random weights, with `--weights none
     --epochs 7` in no less time, 81.58 % (2026-11-24). A linear head (`--hidden-units 0 --dropout 0
     --head-learning-rate 3e-3 --epochs 0`) reaches 82.08 % in 53 seconds. Digits at 8 px, by
-    `make demo`: 94.99 % frozen, 98.33 % fine-tuned of 359 test pictures. Two cores as in `quick`, for the digits
-    without bfloat16, 2026-11-25.
+    `make demo`: 94.99 % frozen, 98.33 % fine-tuned of 359 test pictures. Two Zen 4 cores, for the digits
+    Zen 3, without bfloat16, 2026-11-25.
     """
     return Config(
         recipe="starter", backbone="starter", image_size=32, batch_size=128, epochs=12, learning_rate=1e-3,
@@ -67,8 +66,8 @@ def starter() -> Config:
 def laptop() -> Config:
     """The packaged backbone on some ten thousand pictures or more: no download, no GPU, twenty minutes.
 
-    Batch norm learns too, and starts from the statistics of the pictures. CIFAR-10: 84.04 % frozen, 91.80 %
-    fine-tuned, 19.6 minutes, 1.6 GB. Two cores as in `quick`, 2026-11-25.
+    Batch norm learns too, and starts from the statistics of the pictures. CIFAR-10, two cores as in `quick`: 83.87 %
+    frozen, 91.85 % fine-tuned, 92.64 % with mirror images (`headstart evaluate RUN --mirror`), 13.3 minutes, 1.7 GB.
     """
     return replace(
         starter(), recipe="laptop", epochs=20, learning_rate=1e-3, weight_decay=0.8, label_smoothing=0.1,
@@ -79,7 +78,7 @@ def laptop() -> Config:
 def scratch() -> Config:
     """From random weights: how the starter backbone itself is made.
 
-    CIFAR-100: 70.5 % on 1,187 validation pictures, 46 minutes on one core (as in `laptop`), by
+    CIFAR-100: 70.5 % on 1,187 validation pictures, 46 minutes on one Zen 4 core, by
     scripts/pretrain_starter.py.
     """
     return Config(
