@@ -136,7 +136,7 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
     from headstart.run.plots import GREY, figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with figure(path, (9, 5.5)) as canvas:
+    with figure(path, (8, 6)) as canvas:
         axes = canvas.subplots()
         counts = {ours: sum(line["headstart"] == ours for line in lines) for ours in (True, False)}
         drawn = {True: 0, False: 0}
@@ -161,7 +161,7 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.2, axis="x")
-        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.07, 1))
+        axes.legend(frameon=False, fontsize=9, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.12))
 
 
 if __name__ == "__main__":
