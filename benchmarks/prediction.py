@@ -50,12 +50,12 @@ def main(options: Options) -> None:
     table = common.Table("prediction", "Prediction", TEXT, options)
     with tempfile.TemporaryDirectory() as folder:
         run = options.run or common.in_own_process(train, options, folder)
-        data = common.load(hs.Run(run).config)
+        data, trained_in = common.load(hs.Run(run).config), hs.Run(run).manifest["precision"]
+        precisions = sorted({"float32", trained_in})
         rows = np.resize(data.test, options.pictures)
         for side in options.side:
             files = Path(folder) / f"files-{side}"
             write_files(data.images(rows), files, side)
-            precisions = sorted({"float32", hs.Run(run).manifest["precision"]})
             with contextlib.ExitStack() as stack:
                 contenders = {"headstart": stack.enter_context(common.contender(prepare_headstart, run, files))}
                 for precision in precisions:
@@ -66,16 +66,15 @@ def main(options: Options) -> None:
                 add_row(table, f"{len(rows):,} files of {side or data.image_shape[0]} px", precision, found, AIM)
             table.write()
         file = str(Path(folder) / f"files-{options.side[0]}" / "000000.jpg")
-        precision = hs.Run(run).manifest["precision"]
         found = common.alternate({
             "headstart": lambda: script(["-m", "headstart", "predict", run, file, "--format", "csv"]),
-            precision: lambda: script(["-c", SCRIPT, str(Path(run) / "model.keras"), file]),
+            trained_in: lambda: script(["-c", SCRIPT, str(Path(run) / "model.keras"), file]),
         }, options.repeats)  # fmt: skip
-        for sample in found[precision]:
+        for sample in found[trained_in]:
             sample["labels"] = [data.class_names[int(sample["output"])]]
         for sample in found["headstart"]:
             sample["labels"] = [sample["output"].splitlines()[-1].removeprefix(f"{file},").split(",")[0]]
-        add_row(table, "one file, from the start of Python", precision, found, None)
+        add_row(table, "one file, from the start of Python", trained_in, found, None)
         table.write()
 
 

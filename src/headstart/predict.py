@@ -77,7 +77,7 @@ def run_network(run: Run, batches: Iterable[np.ndarray], pictures: int) -> Itera
     Where the run holds its network for OpenVINO, that computes: it has classified a few pictures before Keras would have
     started. Only a GPU is faster, for many.
     """
-    if run.compiled is not None and (pictures < FEWEST_PICTURES or not has_gpu()):
+    if (pictures < FEWEST_PICTURES or not has_gpu()) and run.compiled is not None:
         return overlapped(run.compiled, batches, 1)
     model = run.model  # first, so that Keras starts without its backend's chatter
     from headstart.model.engine import forward
