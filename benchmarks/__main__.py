@@ -26,10 +26,11 @@ def main(results: Path = RESULTS, out: Path = Path("docs/benchmarks.md")) -> Non
         results: folder of the tables' JSON files.
         out: the page.
     """
-    found = [json.loads(file.read_text(encoding="utf-8")) for name in TABLES if (file := results / f"{name}.json").is_file()]
+    files = [file for name in TABLES for file in sorted(results.glob(f"{name}*.json"))]
+    found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     with written_whole(out) as partial:
         partial.write_text("\n".join([INTRODUCTION, *map(section, found)]), encoding="utf-8")
-    print(f"{out}: {len(found)} of {len(TABLES)} tables")
+    print(f"{out}: {', '.join(result['title'] for result in found)}")
 
 
 if __name__ == "__main__":

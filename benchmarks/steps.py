@@ -41,11 +41,13 @@ class Options(common.Options):
 
     size: tuple[int, ...] = (64, 96)  # sides in pixels
     pictures: int = 384  # pictures a measurement at 96 px; at other sizes as many as take about as long
+    table: str = "steps"  # name of the results; another one for another backbone
     compiled: bool = False  # PyTorch with torch.compile too, which needs a C++ compiler and minutes
 
 
 def main(options: Options) -> None:
-    table = common.Table("steps", "Fine-tuning", TEXT, options)
+    title = "Fine-tuning" if options.table == "steps" else f"Fine-tuning, {Path(options.backbone).stem}"
+    table = common.Table(options.table, title, TEXT, options)
     for size in options.size:
         config = common.configuration(options, size)
         images, labels = common.training_pictures(

@@ -85,7 +85,7 @@ def test_results_hold_what_they_depend_on_and_no_paths_and_become_a_page(tmp_pat
     page = (tmp_path / "page.md").read_text()
     assert "| side, px | pictures/s | aim |\n| --- | --- | --- |\n| 64 | 812 |  |\n| 96 |  | 2.50 |" in page
     assert "/home" not in page
-    assert "1 of 6 tables" in capsys.readouterr().out
+    assert "page.md: Extraction\n" in capsys.readouterr().out
 
 
 def test_a_curve_is_drawn_from_a_run_and_a_record_of_keras(small_run, tmp_path):

@@ -19,9 +19,9 @@ from headstart.model.openvino import FEWEST_PICTURES, compile_file, import_openv
 
 logger = logging.getLogger("headstart")
 
-# Largest relative difference (L2 norm) from Keras' own outputs. bfloat16 has 8 bits of precision, and
-# rounding builds up over the layers: 2.5 % for a ResNet-50.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.05}
+# Largest relative difference (L2 norm) from Keras' own outputs. bfloat16 has 8 bits of precision, and rounding builds up over
+# the layers: 3 % for a ResNet-50's features, 5 % for its maps at 224 px. A conversion that goes wrong is off by more.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 class Engine:

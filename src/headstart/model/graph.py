@@ -9,6 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from headstart.config import ALL, LAST_STAGE, Config
 from headstart.model.folding import copy_weights, enlarge_first_kernels, fold_batch_norm, for_training
+from headstart.model.strides import every, input_step
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -143,12 +144,14 @@ def feature_model(model: keras.Model, cut: str = "") -> keras.Model:
 
     Returns:
         A model from uint8 (B, H, W, 3) to [pooled features, float32 (B, channels)], and with `cut` to
-        [pooled features, feature map (B, h, w, c)]. It shares its weights with `model`.
+        [pooled features, feature map (B, h, w, c)], the rows and columns of it that are read. It shares its weights with
+        `model`.
     """
     x, maps = model.input, []
     for layer in model.layers[1 : 1 + model.layers.index(model.get_layer("features"))]:
         if layer.name == "backbone" and cut:
-            x, *maps = keras.Model(layer.input, [layer.output, layer.get_layer(cut).output], name="backbone")(x)
+            read = every(layer.get_layer(cut).output, input_step(backbone_end(model, cut)), "read_maps")
+            x, *maps = keras.Model(layer.input, [layer.output, read], name="backbone")(x)
         elif layer.name != "augmentation":
             x = layer(x)
     return keras.Model(model.input, [x, *maps], name="feature_extractor")
@@ -166,22 +169,27 @@ def head_model(model: keras.Model) -> keras.Model:
 def tuning_model(model: keras.Model, cut: str = "") -> keras.Model:
     """Return what fine-tuning trains, in its fastest form; `take_back` puts what it has learned into `model`.
 
-    Without `cut` it is the whole network. With it, it is the backbone from `cut` on and the head, and takes
-    feature maps (B, h, w, c).
+    Without `cut` it is the whole network. With it, it is the backbone from `cut` on and the head, and takes the
+    feature maps (B, h, w, c) of `feature_model`. All but the backbone is shared with `model`.
     """
-    if not cut:
-        return for_training(model)
-    maps = keras.Input(feature_model(model, cut).outputs[1].shape[1:], name="maps")
-    x = model.get_layer("features")(for_training(backbone_end(model, cut))(maps))
-    return keras.Model(maps, head_model(model)(x), name="tuned")
+    backbone = model.get_layer("backbone")
+    if cut:
+        end = backbone_end(model, cut)
+        inputs = x = keras.Input(feature_model(model, cut).outputs[1].shape[1:], name="maps")
+        tuned = for_training(end, input_step(end))
+    else:
+        inputs = x = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
+        for layer in model.layers[1 : model.layers.index(backbone)]:
+            x = layer(x)
+        tuned = for_training(backbone)
+    x = model.get_layer("features")(tuned(x))
+    return keras.Model(inputs, head_model(model)(x), name="tuned")
 
 
 def take_back(learner: keras.Model, model: keras.Model, cut: str = "") -> None:
-    """Put what a `tuning_model` has learned into `model`; with `cut` they share the head."""
-    if cut:
-        copy_weights(learner.get_layer("backbone_end"), backbone_end(model, cut))
-    else:
-        copy_weights(learner, model)
+    """Put what a `tuning_model` has learned into `model`; they share the head."""
+    trained = backbone_end(model, cut) if cut else model.get_layer("backbone")
+    copy_weights(learner.get_layer(trained.name), trained)
 
 
 def backbone_end(model: keras.Model, cut: str) -> keras.Model:

@@ -16,7 +16,7 @@ from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 from headstart.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
 
-FORMAT = 4  # since 4, the first kernels of caffe's networks are enlarged: weights kept before fit no more
+FORMAT = 5  # since 5, fine-tuning trains a copy of the backbone alone: what was kept before has another order
 
 
 class Checkpoint:

@@ -107,7 +107,11 @@ class FrozenLayers:
         digest.update(json.dumps([view, mirrored, options if view > int(config.flip) else []]).encode())
         digest.update(self.data.pictures.digests[indices].tobytes())
         folder, key = cache_folder("features"), digest.hexdigest()[:40]
-        return [folder / f"{key}.npy"] + ([folder / f"{key}-{self.cut}.npy"] if self.cut else [])
+        names = [f"{key}.npy"]
+        for maps in self.engine.model.outputs[1:]:
+            _, height, width, _ = maps.shape  # of rows and columns, those alone that are read after the cut
+            names.append(f"{key}-{self.cut}-{height}x{width}.npy")
+        return [folder / name for name in names]
 
 
 class StoredRows:
