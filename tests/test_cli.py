@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -47,6 +49,14 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
 def test_bad_input_gets_one_or_two_lines_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert message in refused(arguments, capsys)
+
+
+def test_a_kill_says_how_to_go_on(capsys, monkeypatch):
+    monkeypatch.setattr("headstart.trainer.train", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--data", "digits"])
+    assert end.value.code == 130
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_a_toml_file_sets_options_and_the_command_line_overrides_them(capsys, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import errno
 import io
 import json
 import logging
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +39,9 @@ A pretrained backbone learns your pictures in two stages, and says truly how wel
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; the exit status is 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run the command line; the exit status is 2 for what the user can mend, 130 after Ctrl-C or `kill`."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system ends jobs so: they should say how to go on
     if not arguments or arguments[0] in ("-h", "--help"):
         print(SUMMARY, end="")
         return

@@ -83,8 +83,8 @@ class Skipping:
         if stride > 1 and layer.padding == "same" and layer.kernel_size != (1, 1):
             # Longer strides would put "same" padding elsewhere.
             sides = [((taps - 1) // 2, taps // 2) for taps in layer.kernel_size]
-            inputs = layers.ZeroPadding2D(sides, name=f"{layer.name}_padding", dtype=layer.dtype_policy)(inputs)
-            layer.padding = "valid"
+            name, layer.padding = f"{layer.name}_padding", "valid"
+            inputs = layers.ZeroPadding2D(sides, "channels_last", name=name, dtype=layer.dtype_policy)(inputs)
         layer.strides = (stride, stride)
         return inputs
 
@@ -100,5 +100,7 @@ class Skipping:
 
 
 def every(tensor: Any, step: int, name: str) -> Any:
-    """Return every `step`-th row and column of maps (B, h, w, C), by a plain layer."""
-    return tensor if step == 1 else layers.MaxPooling2D(1, step, name=name, dtype=tensor.dtype)(tensor)
+    """Return every `step`-th row and column of maps (B, h, w, C), by a plain layer; vectors as they are."""
+    if step == 1 or len(tensor.shape) != 4:
+        return tensor
+    return layers.MaxPooling2D(1, step, data_format="channels_last", name=name, dtype=tensor.dtype)(tensor)
