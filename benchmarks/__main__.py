@@ -26,7 +26,7 @@ def main(results: Path = RESULTS, out: Path = Path("docs/benchmarks.md")) -> Non
         results: folder of the tables' JSON files.
         out: the page.
     """
-    files = [file for name in TABLES for file in sorted(results.glob(f"{name}*.json"))]
+    files = [file for name in TABLES for file in sorted(results.glob(f"{name}*.json"), key=lambda file: file.stem)]
     found = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     with written_whole(out) as partial:
         partial.write_text("\n".join([INTRODUCTION, *map(section, found)]), encoding="utf-8")

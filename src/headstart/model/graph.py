@@ -77,7 +77,7 @@ def normalisation(preprocess: str) -> list[layers.Layer]:
         # No plain layer reverses channels, but a frozen 1 x 1 convolution with a permutation does, exactly.
         reverse = layers.Conv2D(3, 1, use_bias=False, trainable=False, name="rgb_to_bgr", dtype="float32")
         reverse.build((None, None, None, 3))
-        reverse.set_weights([keras.ops.convert_to_numpy(keras.ops.eye(3)[::-1]).reshape(1, 1, 3, 3)])
+        reverse.set_weights([np.eye(3)[[2, 1, 0]].reshape(1, 1, 3, 3)])
         return [reverse, layers.Rescaling(255.0, [-mean for mean in CAFFE_MEAN], name="normalise")]
     if preprocess == "torch":
         offset = [-mean / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
