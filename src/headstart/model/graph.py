@@ -172,29 +172,28 @@ def tuning_model(model: keras.Model, cut: str = "") -> keras.Model:
     Without `cut` it is the whole network. With it, it is the backbone from `cut` on and the head, and takes the
     feature maps (B, h, w, c) of `feature_model`. All but the backbone is shared with `model`.
     """
-    backbone = model.get_layer("backbone")
+    end = backbone_end(model, cut)
     if cut:
-        end = backbone_end(model, cut)
         inputs = x = keras.Input(feature_model(model, cut).outputs[1].shape[1:], name="maps")
-        tuned = for_training(end, input_step(end))
     else:
         inputs = x = keras.Input(model.input_shape[1:], dtype="uint8", name="images")
-        for layer in model.layers[1 : model.layers.index(backbone)]:
+        for layer in model.layers[1 : model.layers.index(end)]:
             x = layer(x)
-        tuned = for_training(backbone)
-    x = model.get_layer("features")(tuned(x))
+    x = model.get_layer("features")(for_training(end, input_step(end) if cut else 1)(x))
     return keras.Model(inputs, head_model(model)(x), name="tuned")
 
 
 def take_back(learner: keras.Model, model: keras.Model, cut: str = "") -> None:
     """Put what a `tuning_model` has learned into `model`; they share the head."""
-    trained = backbone_end(model, cut) if cut else model.get_layer("backbone")
-    copy_weights(learner.get_layer(trained.name), trained)
+    end = backbone_end(model, cut)
+    copy_weights(learner.get_layer(end.name), end)
 
 
 def backbone_end(model: keras.Model, cut: str) -> keras.Model:
-    """Return the backbone from the layer `cut` on; it shares its weights with `model`."""
+    """Return the backbone from the layer `cut` on, without `cut` the whole; it shares its weights with `model`."""
     backbone = model.get_layer("backbone")
+    if not cut:
+        return backbone
     return keras.Model(backbone.get_layer(cut).output, backbone.output, name="backbone_end")
 
 
