@@ -210,8 +210,7 @@ def predict(arguments: list[str]) -> None:
     run = Run(options.run)
     show_log()
     predictions = run.predict(options.pictures, options.batch_size, mirror=options.mirror)
-    for line in predictions.unreadable:
-        print(f"headstart: skipped {line}", file=sys.stderr)
+    print_left_out(predictions)
     PRINTERS[options.format](predictions)
 
 
@@ -264,6 +263,18 @@ def print_csv(predictions: "Predictions") -> None:
         writer.writerow([name, label, *row.round(6).tolist()])
 
 
+def print_left_out(predictions: "Predictions") -> None:
+    """Say on stderr what was not classified, and what was lost of what was."""
+    from headstart.data.walk import skipped_words
+
+    for line in predictions.unreadable:
+        print(f"headstart: skipped {line}", file=sys.stderr)
+    if predictions.skipped:
+        print(f"headstart: not used: {skipped_words(predictions.skipped)}", file=sys.stderr)
+    for what, number in predictions.remarks.items():
+        print(f"headstart: {number} x {what}", file=sys.stderr)
+
+
 PRINTERS = {"table": print_table, "json": print_json, "csv": print_csv}
 
 
@@ -284,8 +295,7 @@ def explain(arguments: list[str]) -> None:
     start_keras()
     explanations = run.explain(options.pictures)
     predictions = explanations.predictions
-    for line in predictions.unreadable:
-        print(f"headstart: skipped {line}", file=sys.stderr)
+    print_left_out(predictions)
     files = explanations.save(options.out or run.path / "explanations")
     for name, label, confidence, file in zip(predictions.names, predictions.labels, predictions.confidences, files, strict=True):
         print(f"{file}  {100 * confidence:5.1f} %  {label}  {name}")

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.config import Config, read_toml, to_toml
+from headstart.data.picture import Decoding
+from headstart.data.record import decoding_of, read_split, write_record
 from headstart.errors import HeadstartError
 from headstart.files import checksum, write_json, written_whole
 
@@ -57,8 +59,8 @@ class Run:
         self.config = Config(**self._known_options())
 
     @classmethod
-    def create(cls, config: Config, *, overwrite: bool = False) -> "Run":
-        """Make the folder of a new run and write its configuration.
+    def create(cls, config: Config, data: "Dataset", *, overwrite: bool = False) -> "Run":
+        """Make the folder of a new run and write its configuration and what it learns from.
 
         Raises:
             HeadstartError: the folder holds something already, and `overwrite` was not asked for.
@@ -69,6 +71,8 @@ class Run:
             shutil.rmtree(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
+            write_record(path, data)
+            # Last, since it makes the folder a run, which must know its split.
             with written_whole(path / "config.toml") as partial:
                 partial.write_text(to_toml(config), encoding="utf-8")
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -80,9 +84,9 @@ class Run:
         """Return the folder that a new run would be in, or refuse it as `create` does."""
         path = Path(config.out).expanduser() if config.out else default_path(config)
         if path.is_dir() and any(path.iterdir()):
-            if not (path / "config.toml").exists():
+            if not (path / "config.toml").exists() and not only_a_record(path):
                 raise HeadstartError(f"{path} is not empty and not a run: choose another folder with --out")
-            if not overwrite:
+            if (path / "config.toml").exists() and not overwrite:
                 raise HeadstartError(
                     f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, "
                     "or choose another --out"
@@ -137,6 +141,16 @@ class Run:
         return height, width, channels
 
     @property
+    def decoding(self) -> Decoding:
+        """How image files become what the model takes; runs by an older Headstart cropped them."""
+        return decoding_of(self.manifest["input"])
+
+    @cached_property
+    def split(self) -> list[dict[str, str]]:
+        """The rows of `split.csv`: name, class, split and digest of each image; nothing in runs by an older Headstart."""
+        return read_split(self.path)
+
+    @property
     def temperature(self) -> float:
         """What the logits are divided by before the softmax; 1 in runs that knew none."""
         return self.manifest.get("temperature", 1.0)
@@ -189,8 +203,7 @@ class Run:
         return explain(self, pictures)
 
     def record_start(self, data: "Dataset", environment: dict[str, str]) -> None:
-        """Write what the run stands on: its data, and the versions and command it runs under."""
-        write_json(self.path / "data.json", data.summary())
+        """Write the labels that it is measured by, and the versions and command it runs under."""
         for part, indices in (("test", data.test), ("validation", data.validation)):
             self.save_array(f"labels_{part}", data.labels(indices))
         write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
@@ -214,7 +227,10 @@ class Run:
         write_json(self.path / "manifest.json", {
             "format": FORMAT,
             "classes": list(data.class_names),
-            "input": {"shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255]},
+            "input": {
+                "shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255],
+                "decoding": dataclasses.asdict(data.pictures.decoding),
+            },
             "output": "logits, one for each class, in this order; softmax of logits / temperature gives probabilities",
             "temperature": temperature,
             "precision": precision_of(used),
@@ -264,6 +280,11 @@ class Run:
             raise HeadstartError(f"{self.path} is not a finished run: there is no {name} in it") from None
         except ValueError as error:
             raise HeadstartError(f"{self.path / name} is damaged: {error}") from None
+
+
+def only_a_record(path: Path) -> bool:
+    """Whether a folder holds nothing but what a process that was killed while it made a run has left."""
+    return all(file.name in ("split.csv", "data.json") or file.name.startswith(".partial-") for file in path.iterdir())
 
 
 def default_path(config: Config) -> Path:
