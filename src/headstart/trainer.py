@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 from headstart.audit.job import audit_run
+from headstart.audit.mirror import mirror_images_may_train
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data.dataset import Dataset
@@ -22,7 +23,7 @@ from headstart.data.record import recorded_data, write_record
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
-from headstart.files import remove_partial
+from headstart.files import remove_partial, write_json
 from headstart.memory import keep_freed_memory
 from headstart.model.backbones import load_backbone, refuse_unusable
 from headstart.model.graph import (
@@ -83,6 +84,8 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
         loaded = configured_data(planned)  # files are decoded at the image size
     run = Run.create(planned, loaded, overwrite=overwrite)
     plan.record_choice(run, config)
+    if "flip" in typed and config.flip:
+        write_json(run.path / "mirror.json", {"asked": True})
     return carry_out_seeds(run, loaded) if config.seeds > 1 else carry_out(run, loaded, 0.0 if data else loading)
 
 
@@ -120,6 +123,8 @@ def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
                 shutil.rmtree(path, ignore_errors=True)  # what a kill left of it
                 config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
                 one = Run.create(config, data)
+                if run.mirror:
+                    write_json(one.path / "mirror.json", run.mirror)
             logger.info("seed %d", seed)
             keras.utils.clear_session()  # memory, and the numbers in layers' names, by which features are cached too
             runs.append(one if is_done(one) else carry_out(one, data))
@@ -146,16 +151,15 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         data = recorded_data(run.path, config, data)
         describe(data)
 
-        backbone, preprocess = load_backbone(config)
-        model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
-        refuse_unknown_layer(model, config)
-        if config.adapts_batch_norm:
-            adapt_batch_norm(model, some_pictures(data, config), config)
+        model, frozen, preprocess = networks(data, config, precision)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
         checkpoint.stop_clock("preparation")
 
-        frozen = FrozenLayers(model, data, config, worthwhile_cut(model, data, config))
         plan.announce(run, frozen, data, checkpoint.seconds["preparation"])
+        if not mirror_images_may_train(run, frozen, data, checkpoint):
+            config = run.switch_off_flip()
+            keras.utils.clear_session()  # the numbers in layers' names, by which features are cached
+            model, frozen, preprocess = networks(data, config, precision)
         data = audit_run(run, frozen, data, checkpoint)
         if config.drop_duplicates:
             write_record(run.path, data)  # what is trained on is known only now
@@ -173,6 +177,16 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
             tracker.finish(checkpoint.history, run.metrics)
         checkpoint.remove()
     return run
+
+
+def networks(data: Dataset, config: Config, precision: str) -> tuple[keras.Model, FrozenLayers, str]:
+    """Return the whole network, its frozen layers with their cache, and the preprocessing mode of the backbone."""
+    backbone, preprocess = load_backbone(config)
+    model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
+    refuse_unknown_layer(model, config)
+    if config.adapts_batch_norm:
+        adapt_batch_norm(model, some_pictures(data, config), config)
+    return model, FrozenLayers(model, data, config, worthwhile_cut(model, data, config)), preprocess
 
 
 def is_done(run: Run) -> bool:

@@ -115,9 +115,9 @@ def differences(rows: Sequence[dict[str, str]], pictures: Pictures) -> str:
     kinds = [
         ("gone", sorted(before.keys() - now.keys())),
         ("new", sorted(now.keys() - before.keys())),
-        ("other in their pixels", sorted(name for name in shared if before[name][0] != now[name][0])),
+        ("with other pixels", sorted(name for name in shared if before[name][0] != now[name][0])),
         ("of another class", sorted(name for name in shared if before[name][1] != now[name][1])),
     ]
-    words = [f"{len(found):,} {'image is' if len(found) == 1 else 'images are'} {what} (such as {found[0]})"
+    words = [f"{len(found):,} image{'' if len(found) == 1 else 's'} {what} (such as {found[0]})"
              for what, found in kinds if found]  # fmt: skip
     return ", ".join(words) or "the images have another order"

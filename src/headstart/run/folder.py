@@ -73,8 +73,7 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             write_record(path, data)
             # Last, since it makes the folder a run, which must know its split.
-            with written_whole(path / "config.toml") as partial:
-                partial.write_text(to_toml(config), encoding="utf-8")
+            write_config(path, config)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise HeadstartError(f"cannot write a run to {path}: {error.strerror}") from None
         return cls(path)
@@ -149,6 +148,17 @@ class Run:
     def split(self) -> list[dict[str, str]]:
         """The rows of `split.csv`: name, class, split and digest of each image; nothing in runs by an older Headstart."""
         return read_split(self.path)
+
+    @property
+    def mirror(self) -> dict[str, Any]:
+        """What was found of mirror images, see `headstart.audit.mirror.judge`; nothing where nobody has looked."""
+        return self.read_json("mirror.json") if (self.path / "mirror.json").exists() else {}
+
+    def switch_off_flip(self) -> Config:
+        """Let the run train without mirror images from now on, after a kill too; return its configuration."""
+        self.config = dataclasses.replace(self.config, flip=False)
+        write_config(self.path, self.config)
+        return self.config
 
     @property
     def temperature(self) -> float:
@@ -280,6 +290,11 @@ class Run:
             raise HeadstartError(f"{self.path} is not a finished run: there is no {name} in it") from None
         except ValueError as error:
             raise HeadstartError(f"{self.path / name} is damaged: {error}") from None
+
+
+def write_config(folder: Path, config: Config) -> None:
+    with written_whole(folder / "config.toml") as partial:
+        partial.write_text(to_toml(config), encoding="utf-8")
 
 
 def only_a_record(path: Path) -> bool:

@@ -1,0 +1,131 @@
+"""Whether mirror images keep their labels: what a classifier that has seen none answers on them."""
+
+import logging
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from headstart.audit.job import can_audit
+from headstart.data.dataset import Dataset
+from headstart.files import write_json
+from headstart.run.folder import Run
+
+logger = logging.getLogger("headstart")
+
+# So many images answer, at least and at most, and so many of each class between these.
+FEWEST, MOST, OF_EACH_CLASS = 1000, 5000, 25
+FOLDS = 5
+# Of the images that are named rightly, so large a share must be lost by mirroring: over all, or of one class. Left and right
+# arrows lose all, handwritten digits half, quarter turns of cars a sixth; CIFAR-10 loses 0.3 % or nothing, and frames of
+# videos, which are known by heart, a tenth.
+LOST, LOST_OF_CLASS = 0.15, 0.4
+# And that must not be chance (exact binomial test).
+SIGNIFICANT = 0.001
+
+
+def sample(rows: np.ndarray, classes: int) -> np.ndarray:
+    """Return those of some images that are looked at, sorted."""
+    number = min(len(rows), int(np.clip(OF_EACH_CLASS * classes, FEWEST, MOST)))
+    return np.sort(np.random.default_rng(0).choice(rows, number, replace=False))
+
+
+def mirror_answers(plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the classes that a ridge classifier names on images and on their mirror images, int (N,) each.
+
+    It learns on the others of the images, as they are (cross-validation).
+
+    Args:
+        plain, mirrored: float (N, C), features of the same images.
+        labels: int (N,), each class at least twice.
+    """
+    answers = np.empty((2, len(labels)), labels.dtype)
+    folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels)[np.unique(labels)].min())), shuffle=True, random_state=0)
+    for learned, asked in folds.split(plain, labels):
+        model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=len(learned), class_weight="balanced"))
+        model.fit(plain[learned], labels[learned])
+        answers[:, asked] = model.predict(plain[asked]), model.predict(mirrored[asked])
+    return answers[0], answers[1]
+
+
+def judge(plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
+    """Say whether mirroring contradicts the labels.
+
+    Args:
+        plain, mirrored, labels: int (N,), the answers of `mirror_answers` and what is right.
+
+    Returns:
+        `images`, `accuracy`, `mirrored_accuracy` and `contradicts`; where it does, the `class` that loses most, the share
+        `lost` of it, and the class that its mirror images are `called` most often.
+    """
+    right, still = plain == labels, mirrored == labels
+    found: dict[str, Any] = {
+        "images": len(labels), "accuracy": float(right.mean()), "mirrored_accuracy": float(still.mean()), "contradicts": False,
+    }  # fmt: skip
+    present = np.unique(labels)
+    losses = {label: net_loss(right[labels == label], still[labels == label]) for label in present.tolist()}
+    worst = max(losses, key=lambda label: (losses[label][1] < SIGNIFICANT, losses[label][0]))
+    share, chance = losses[worst]
+    overall, overall_chance = net_loss(right, still)
+    if (share >= LOST_OF_CLASS and chance < SIGNIFICANT / len(present)) or (overall >= LOST and overall_chance < SIGNIFICANT):
+        wrong = mirrored[(labels == worst) & right & ~still]
+        called = class_names[np.bincount(wrong).argmax()] if len(wrong) else ""
+        found |= {"contradicts": True, "class": class_names[worst], "lost": share, "called": called}
+    return found
+
+
+def net_loss(right: np.ndarray, still: np.ndarray) -> tuple[float, float]:
+    """Return which share of the right answers mirroring costs, less what it gains, and the chance of that by luck alone."""
+    lost, won = int((right & ~still).sum()), int((still & ~right).sum())
+    chance = float(binomtest(lost, lost + won, alternative="greater").pvalue) if lost + won else 1.0
+    return (lost - won) / max(1, int(right.sum())), chance
+
+
+def words(found: dict[str, Any]) -> str:
+    """Say in a sentence what `judge` found."""
+    both = (
+        f"{100 * found['accuracy']:.0f} % of {found['images']:,} images are named right, {100 * found['mirrored_accuracy']:.0f} %"
+    )
+    if not found["contradicts"]:
+        return f"{both} of their mirror images"
+    called = f"; {found['class']!r} becomes {found['called']!r}" if found["called"] else ""
+    return f"mirror images contradict the labels: {both} of their mirror images{called}"
+
+
+def mirror_images_may_train(run: Run, frozen: Any, data: Dataset, checkpoint: Any) -> bool:
+    """Whether a run may go on as it is: whether it flips no image, or flipping does not contradict the labels.
+
+    What was found lies in `mirror.json`. Where the user has typed `--flip`, it is only said.
+
+    Args:
+        frozen: see `headstart.audit.job.all_features`.
+        checkpoint: what time and memory this takes is added to it.
+    """
+    config = run.config
+    if not config.flip or run.mirror.get("images"):
+        return True
+    if not can_audit(config):
+        logger.info("whether mirror images keep their labels was not tested: this run caches no features")
+        return True
+    checkpoint.start_clock()
+    rows = sample(data.train, len(data.class_names))
+    labels = data.labels(rows)
+    rows = rows[np.bincount(labels)[labels] > 1]
+    features = frozen.features(data.training_candidates, 0, "training pictures")
+    plain = features[np.searchsorted(data.training_candidates, rows)]
+    mirrored = frozen.features(rows, 1, "mirrored training pictures")
+    checkpoint.stop_clock("features")
+    found = judge(
+        *mirror_answers(np.float32(plain), np.float32(mirrored), data.labels(rows)), data.labels(rows), data.class_names
+    )
+    checkpoint.stop_clock("audit")
+    asked = bool(run.mirror.get("asked"))
+    write_json(run.path / "mirror.json", found | {"asked": asked, "flip": asked or not found["contradicts"]})
+    logger.log(logging.WARNING if found["contradicts"] else logging.INFO, "%s", words(found))
+    if found["contradicts"]:
+        logger.warning("flipping stays on, since --flip was given" if asked else "flipping is switched off, as by --no-flip")
+    return asked or not found["contradicts"]
