@@ -113,15 +113,13 @@ def mirror_images_may_train(run: Run, frozen: Any, data: Dataset, checkpoint: An
         return True
     checkpoint.start_clock()
     rows = sample(data.train, len(data.class_names))
+    rows = rows[np.bincount(data.labels(rows))[data.labels(rows)] > 1]
     labels = data.labels(rows)
-    rows = rows[np.bincount(labels)[labels] > 1]
     features = frozen.features(data.training_candidates, 0, "training pictures")
-    plain = features[np.searchsorted(data.training_candidates, rows)]
-    mirrored = frozen.features(rows, 1, "mirrored training pictures")
+    plain = features[np.searchsorted(data.training_candidates, rows)].astype(np.float32)
+    mirrored = frozen.features(rows, 1, "mirrored training pictures").astype(np.float32)
     checkpoint.stop_clock("features")
-    found = judge(
-        *mirror_answers(np.float32(plain), np.float32(mirrored), data.labels(rows)), data.labels(rows), data.class_names
-    )
+    found = judge(*mirror_answers(plain, mirrored, labels), labels, data.class_names)
     checkpoint.stop_clock("audit")
     asked = bool(run.mirror.get("asked"))
     write_json(run.path / "mirror.json", found | {"asked": asked, "flip": asked or not found["contradicts"]})

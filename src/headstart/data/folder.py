@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from headstart.data.dataset import Pictures
 from headstart.data.layout import read_layout
-from headstart.data.picture import Decoded, Decoding, UnreadablePicture, choose_fit, cut_away, decode, formats, is_deep
+from headstart.data.picture import Decoded, Decoding, UnreadablePicture, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, write_json, written_whole
 from headstart.progress import track
@@ -111,7 +110,7 @@ def spread(paths: list[Path], most: int) -> list[Path]:
 def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
     """Return an image's width and height, and whether it is grey with more than 8 bits; None where it cannot be read."""
     try:
-        with Image.open(path, formats=formats()) as image:
+        with open_image(path) as image:
             return image.size, is_deep(image)
     except Exception:  # Pillow raises almost anything; decoding says why
         return None
@@ -120,7 +119,7 @@ def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
 def read_range(path: Path) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a deep image, but for one pixel in ten thousand; None where there is none."""
     try:
-        with Image.open(path, formats=formats()) as image:
+        with open_image(path) as image:
             values = np.asarray(image, np.float64)
     except Exception:
         return None

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # What turns up in image folders. Pillow's other decoders stay closed to files of unknown origin: EPS would start
 # Ghostscript. JPEG opens MPO too, which many cameras write; Pillow knows no opener of that name.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "JXL", "TGA", "PCX", "SGI", "QOI",
 )  # fmt: skip
+# These Pillow has loaded when it starts; loading the others takes as long as classifying some images.
+COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 # A file with one of these endings is meant as an image: where it cannot be read, that is said.
 ENDINGS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm",
@@ -80,6 +82,14 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
+def open_image(path: Path) -> Image.Image:
+    """Open an image file of a kind that is read here; its header is read, and no pixel decoded."""
+    try:
+        return Image.open(path, formats=COMMON)
+    except UnidentifiedImageError:
+        return Image.open(path, formats=formats())
+
+
 def is_image(path: Path) -> bool:
     """Whether a file is an image by its ending or, with an ending that says nothing, by its content."""
     ending = path.suffix.lower()
@@ -110,7 +120,7 @@ def decode(path: Path, height: int, width: int, decoding: Decoding) -> Decoded:
         with warnings.catch_warnings():
             # Pillow warns of oddities in files that it reads all the same.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=formats()) as image:
+            with open_image(path) as image:
                 size, remarks = image.size, [*frames_remark(image), *depth_remark(image, decoding)]
                 # JPEG can be decoded at a half, a quarter or an eighth at once: much faster, and any camera's fits.
                 image.draft("RGB", (2 * width, 2 * height))
