@@ -25,8 +25,7 @@ def test_classes_that_mirroring_swaps():
     labels = np.repeat(np.arange(2), 30)
     found = judge(labels, 1 - labels, labels, NAMES)
     assert found == {
-        "images": 60, "accuracy": 1.0, "mirrored_accuracy": 0.0, "contradicts": True, "class": "left", "lost": 1.0,
-        "called": "right",
+        "images": 60, "accuracy": 1.0, "mirrored_accuracy": 0.0, "contradicts": True, "swapped": ["left", "right"],
     }  # fmt: skip
 
 
@@ -37,7 +36,23 @@ def test_two_of_many_classes_suffice():
     mirrored = np.where(labels == 7, 8, np.where(labels == 8, 7, labels))
     found = judge(labels, mirrored, labels, names)
     assert found["contradicts"]
-    assert (found["class"], found["called"]) == ("sign 7", "sign 8")
+    assert found["swapped"] == ["sign 7", "sign 8"]
+
+
+def test_classes_that_become_nothing_in_particular():
+    """As letters do."""
+    random, labels = np.random.default_rng(0), np.repeat(np.arange(4), 50)
+    found = judge(labels, np.where(random.random(200) < 0.5, random.integers(0, 4, 200), labels), labels, NAMES)
+    assert found["contradicts"]
+    assert "swapped" not in found
+
+
+def test_two_classes_that_are_hard_to_tell_apart_and_swap():
+    """Quarter turns: two thirds are right, and of the mirror images one third."""
+    random, labels = np.random.default_rng(0), np.repeat(np.arange(4), 60)
+    hard = np.where((labels < 2) & (random.random(240) < 0.3), 1 - labels, labels)
+    found = judge(hard, np.where(labels < 2, 1 - hard, labels), labels, NAMES)
+    assert found["swapped"] == ["left", "right"]
 
 
 def test_answers_that_mirroring_changes_by_chance():
