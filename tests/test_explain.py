@@ -8,10 +8,11 @@ from sklearn.linear_model import LogisticRegression
 
 import headstart as hs
 from headstart.cli import main
-from headstart.explain import covered, heat_maps, occlusion, overlay, resized
+from headstart.explain import Explanations, covered, heat_maps, occlusion, overlay, resized
 from headstart.model.backbones import load_backbone
 from headstart.model.graph import build_model, feature_model
 from headstart.model.head import head_model, standardise
+from headstart.predict import Predictions
 
 SIDE, OBJECT = 128, 64
 
@@ -182,6 +183,51 @@ def test_nothing_readable_is_an_error(small_run, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(hs.HeadstartError, match="none of the 1 pictures"):
         small_run.explain(tmp_path)
+
+
+# As files on Linux may be called; the last is no UTF-8.
+AWKWARD = [
+    "a" * 251 + ".png",
+    "\N{PILE OF POO}" * 62 + ".png",
+    "two\nlines\t\x1b[31m.png",
+    "<b>:|?*.png",
+    "picture 3",
+    "..",
+    "",
+    "\udcff.png",
+]
+
+
+def explanations(*names: str) -> Explanations:
+    count = len(names)
+    predictions = Predictions(list(names), np.ones((count, 1), np.float32), ("thing",), [])
+    return Explanations(np.zeros((count, 8, 8, 3), np.uint8), np.zeros((count, 8, 8), np.float32), predictions, "none")
+
+
+def test_every_name_gives_a_file_that_any_system_can_hold(tmp_path):
+    files = explanations(*(f"/some where/{name}" for name in AWKWARD)).save(tmp_path / "new" / "out")
+    assert sorted(files) == sorted((tmp_path / "new" / "out").iterdir())
+    assert [file.name[:4] for file in files] == [f"{number:03d}-" for number in range(1, len(AWKWARD) + 1)]
+    for file in files:
+        assert Image.open(file).size == (224, 224)
+        assert len(file.name.encode()) < 120
+        assert file.name.isprintable()
+        assert not set(file.name) & set('<>:"/\\|?*')
+    assert files[2].name == "003-two_lines__[31m.png"
+
+
+def test_files_of_one_name_do_not_replace_each_other(tmp_path):
+    files = explanations("a/same.png", "b/same.png").save(tmp_path)
+    assert [file.name for file in files] == ["001-same.png", "002-same.png"]
+
+
+@pytest.mark.parametrize("place", ["taken", "taken/deeper", "full", "~nobody-has-this-name/out"])
+def test_a_folder_that_cannot_be_written_is_said_in_a_line(place, tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "full" / "001-a.png" / "in the way").mkdir(parents=True)
+    with pytest.raises(hs.HeadstartError, match=r"^cannot write to .*: .+$") as caught:
+        explanations("a.png").save(place if place.startswith("~") else tmp_path / place)
+    assert "\n" not in str(caught.value)
 
 
 def test_an_overlay_keeps_the_pictures_proportions():
