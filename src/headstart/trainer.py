@@ -30,12 +30,11 @@ from headstart.model.graph import (
     adapt_batch_norm,
     all_layers,
     build_model,
-    head_model,
-    standardise,
     take_back,
     tuning_model,
     unfreeze,
 )
+from headstart.model.head import head_model, standardise
 from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results
