@@ -37,13 +37,13 @@ def test_names_of_any_kind_can_be_drawn_without_a_word(small_run, renamed, tmp_p
 
 def test_dollars_stay_and_letters_come_from_a_font_that_has_them(tmp_path):
     standard = plots.letters_of(findfont(FontProperties()))
-    other = findfont(FontProperties(["STIXGeneral"]))  # comes with matplotlib
+    other = findfont(FontProperties(family=["STIXGeneral"]))  # comes with matplotlib
     letter = chr(max(plots.letters_of(other) - standard))
     with plots.figure(tmp_path / "plot.png", (3, 2)) as canvas:
         axes = canvas.subplots()
         axes.set(xticks=[0, 1], xticklabels=["$0_to_$20", letter], title="plain")
     text = axes.get_xticklabels()[1]
-    assert any(ord(letter) in plots.letters_of(findfont(FontProperties([name]))) for name in text.get_fontfamily())
+    assert any(ord(letter) in plots.letters_of(findfont(FontProperties(family=[name]))) for name in text.get_fontfamily())
     assert axes.get_xticklabels()[0].get_text() == "$0_to_$20"
     assert axes.get_xticklabels()[0].get_parse_math() is False
 

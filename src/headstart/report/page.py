@@ -26,6 +26,8 @@ from headstart.run.plots import STAGE_NAMES
 
 # Beyond this a matrix of numbers is a picture, and the list of confusions says more.
 MOST_CELLS = 20
+# Columns of a class's name beside and above the matrix.
+MOST_HEADING = 14
 MOST_CONFUSIONS, MOST_PAIRS, MOST_SUSPECTS = 8, 12, 24
 SECONDS_NAMES = {
     "preparation": "preparation", "features": "features of the frozen backbone", "head": "training the head",
@@ -235,9 +237,9 @@ def confusions(figures: dict[str, Any]) -> list[Element | None]:
         grey = Image.fromarray(np.uint8(255 - 255 * np.sqrt(shares))).resize((480, 480), Image.Resampling.NEAREST)
         drawn = E("figure", picture(grey, f"confusion matrix of {len(names)} classes; a dark diagonal is right"), class_="matrix")
         return [E("div", drawn, listing if rows else None, class_="two")]
-    header = E("tr", E("td"), *[E("th", E("span", named(name)), scope="col") for name in names])
+    header = E("tr", E("td"), *[E("th", E("span", named(name, MOST_HEADING)), scope="col") for name in names])
     body = [
-        E("tr", E("th", named(name), scope="row"), *[
+        E("tr", E("th", named(name, MOST_HEADING), scope="row"), *[
             E("td", f"{100 * share:.0f}" if share >= 0.005 else "", style=f"--share: {100 * share:.0f}%",
               class_=" ".join(filter(None, ["right" if said == given else "", "dark" if share > 0.5 else ""])) or None,
               title=f"{name} called {names[said]}: {matrix[given, said]} pictures")

@@ -65,11 +65,12 @@ def answer(run: Run, runs: list[Run], test: dict[str, Any], accuracy: dict[str, 
             "div",
             E(
                 "div",
+                E("p", pictures, class_="lead") if known else None,
                 E("p", "The seeds lie ", E("b", f"between {percent(low, 2)} and {percent(high, 2)}"), ", with a standard "
                   f"deviation of {100 * accuracy['deviation']:.2f} points.", class_="lead"),
                 E("p", "That is the luck of training: of the head's first weights, the order of the pictures and their "
                        "augmentation.", class_="note"),
-                E("p", pictures, class_="lead" if known else "note"),
+                None if known else E("p", pictures, class_="note"),
             ),
             E("figure", chart),
             class_="two",

@@ -77,9 +77,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         return Calibration(images, fitted, 0.0, 0.0, False, "one image cannot support it")
     error = float(gains.std(ddof=1) / np.sqrt(images))
     applied = gain > 0 and gain >= STANDARD_ERRORS * error
-    # Each was left out in turn: what is said of it was found on the others.
     change = f"on images left out in turn the log loss {'falls' if gain > 0 else 'rises'} by {abs(gain):.2g}"
-    reason = f"{change}, with a standard error of {error:.2g}"
+    chance = ", which may be chance" if gain > 0 and not applied else ""
+    reason = f"{change}, with a standard error of {error:.2g}{chance}"
     return Calibration(images, fitted, gain, error, applied, reason)
 
 

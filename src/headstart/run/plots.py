@@ -226,4 +226,5 @@ def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> N
         show(axes, data.images(data.test[[index]])[0])
         said, given = (shortened(data.class_names[label], SHEET_NAME) for label in (predicted[index], labels[index]))
         sure = probabilities[index, predicted[index]]
-        axes.set_title(f"says {said}, {100 * sure:.0f} %\nlabel: {given}", fontsize=8)
+        # The number first: after a name that is read from right to left it would be read as a part of this.
+        axes.set_title(f"{100 * sure:.0f} %: {said}\nlabel: {given}", fontsize=8)
