@@ -55,8 +55,11 @@ def test_the_figures_are_those_of_the_saved_model(small_run, digits):
 def test_every_figure_can_be_computed_again_from_the_runs_own_files(small_run):
     labels = small_run.array("labels_test")
     for stage, figures in small_run.metrics["test"].items():
-        temperature = fit_temperature(small_run.array(f"validation_{stage}"), small_run.array("labels_validation"))
-        assert measure(small_run.test_logits(stage), labels, small_run.class_names, temperature) == figures
+        found = fit_temperature(small_run.array(f"validation_{stage}"), small_run.array("labels_validation"))
+        expected = measure(small_run.test_logits(stage), labels, small_run.class_names, found.temperature)
+        expected |= {"calibration": dataclasses.asdict(found)}
+        assert {name: figures[name] for name in expected} == expected
+        assert figures.keys() - expected.keys() <= {"near_duplicates_in_training", "without_near_duplicates"}
     comparison = compare_stages(small_run.test_logits("frozen"), small_run.test_logits("fine_tuned"), labels)
     assert small_run.metrics["comparison"] == comparison
     assert small_run.temperature == small_run.metrics["test"]["fine_tuned"]["temperature"]

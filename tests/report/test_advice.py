@@ -8,8 +8,9 @@ CLASSES = {"cat": {"recall": 0.9, "support": 100}, "dog": {"recall": 0.9, "suppo
 
 
 def figures(**changes):
-    return {"accuracy": 0.9, "interval": [0.89, 0.91], "pictures": 10_000, "per_class": CLASSES, "ece": 0.01,
-            "calibrated": {"ece": 0.005}, "confusion": [[90, 10], [10, 90]]} | changes  # fmt: skip
+    return {"accuracy": 0.9, "interval": [0.89, 0.91], "pictures": 10_000, "per_class": CLASSES, "ece": 0.01, "loss": 0.3,
+            "calibrated": {"ece": 0.005, "loss": 0.29}, "calibration": {"applied": True},
+            "confusion": [[90, 10], [10, 90]]} | changes  # fmt: skip
 
 
 HELPED = {"only_frozen_right": 10, "only_fine_tuned_right": 90, "p_value": 1e-9}
@@ -38,8 +39,33 @@ def test_a_good_run_gets_no_advice():
         ({"per_class": CLASSES | {"cat": {"recall": 0.5, "support": 100}}}, "Add pictures of cat"),
         ({"per_class": CLASSES | {"cat": {"recall": 0.5, "support": 100}}}, "10 are called dog"),
         ({"per_class": CLASSES | {"cat": {"recall": 0.0, "support": 0}}}, ""),
-        ({"ece": 0.08}, "calibrated probabilities"),
+        ({"ece": 0.08}, "Use the calibrated probabilities"),
+        # A temperature that made the test figures worse, or that validation does not support, is not praised.
+        ({"ece": 0.08, "calibrated": {"ece": 0.1, "loss": 0.29}}, "Do not take the probabilities at their word"),
+        ({"ece": 0.08, "calibrated": {"ece": 0.06, "loss": 0.31}}, "a temperature did not help"),
+        (
+            {"ece": 0.08, "calibrated": {"ece": 0.08, "loss": 0.3}, "calibration": {"applied": False}},
+            "no temperature is supported",
+        ),
+        ({"calibrated": {"ece": 0.01, "loss": 0.3}, "calibration": {"applied": False}}, ""),
+        # Of 50 images a calibration error of 8 % may be chance.
+        (
+            {
+                "interval": [0.8, 0.98],
+                "ece": 0.08,
+                "calibrated": {"ece": 0.08, "loss": 0.3},
+                "calibration": {"applied": False},
+                "near_duplicates_in_training": 9_000,
+            },
+            "",
+        ),
         ({"interval": [0.8, 0.95]}, "Test on more pictures"),
+        # More of the same images would tell nothing of new ones.
+        ({"interval": [0.8, 0.95], "near_duplicates_in_training": 9_000}, ""),
+        (
+            {"per_class": {"x" * 255: {"recall": 0.5, "support": 100}, "dog": CLASSES["dog"]}},
+            "Add pictures of xxxxxxxxxxxxxxxxxxxx…",
+        ),
         ({"audit": {"suspects": [{}, {}]}}, "2 labels that may be wrong"),
         ({"audit": {"near_duplicates": [{"parts": ["training", "test"]}]}}, "1 near-duplicate cross"),
         ({"audit": {"near_duplicates": [{"parts": ["test", "test"]}]}}, ""),

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 import headstart as hs
 from conftest import SMALL
 from headstart.cli import main
+from headstart.report.compare import Comparison
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,20 @@ def test_other_test_pictures_get_no_paired_test(small_run, digits, tmp_path, cap
     assert "not tested on the same pictures" in capsys.readouterr().out
 
 
+def test_an_accuracy_on_known_images_is_not_compared_without_a_word(small_run, tmp_path):
+    other = shutil.copytree(small_run.path, tmp_path / "other")
+    metrics = json.loads((other / "metrics.json").read_text())
+    metrics["test"]["fine_tuned"] |= {
+        "near_duplicates_in_training": 50, "pictures": 60,
+        "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.2, 0.6], "pictures": 10},
+    }  # fmt: skip
+    (other / "metrics.json").write_text(json.dumps(metrics))
+    said = Comparison(small_run, hs.Run(other)).text().replace("\N{NO-BREAK SPACE}", " ")
+    assert "Of other, 50 of 60 test images have a near-duplicate in training" in said
+    assert "Of small" not in said
+    assert "43.21 %" in said
+
+
 def test_a_run_against_itself_is_equal(small_run, tmp_path, capsys):
     same = shutil.copytree(small_run.path, tmp_path / small_run.path.name)
     main(["compare", str(small_run.path), str(same)])
@@ -49,8 +65,6 @@ def test_a_run_against_itself_is_equal(small_run, tmp_path, capsys):
 def test_an_unfinished_run_is_refused(small_run, tmp_path):
     unfinished = shutil.copytree(small_run.path, tmp_path / "unfinished")
     (unfinished / "manifest.json").unlink()
-    from headstart.report.compare import Comparison
-
     with pytest.raises(hs.HeadstartError, match="not finished"):
         Comparison(small_run, hs.Run(unfinished))
 

@@ -69,20 +69,26 @@ def test_the_page_stands_alone_and_its_figures_are_the_runs(small_run):
 
 
 def test_names_cannot_break_out_of_the_page(copy, digits):
-    evil = "<script>alert(1)</script>&\udcff"
+    evil = {"3": "<script>alert(1)</script>&\udcff", "4": "a\x00\n\x1b[31m\u202eb", "5": 255 * "x"}
 
     def rename(metrics):
         for figures in metrics["test"].values():
-            figures["per_class"] = {evil if name == "3" else name: one for name, one in figures["per_class"].items()}
+            figures["per_class"] = {evil.get(name, name): one for name, one in figures["per_class"].items()}
 
     changed(copy, "metrics.json", rename)
-    names = tuple(evil if name == "3" else name for name in digits.class_names)
-    files = tuple(f'"><img src=x onerror=alert({index})>' for index in range(len(digits.pictures.labels)))
+    names = tuple(evil.get(name, name) for name in digits.class_names)
+    files = tuple(f'"><img src=x onerror=alert({index})>\udcff\n' for index in range(len(digits.pictures.labels)))
     data = dataclasses.replace(digits, pictures=dataclasses.replace(digits.pictures, class_names=names, files=files))
     tags = rewritten(copy, data)
     assert tags.counts["script"] == 1
-    assert "<script>alert(1)</script>&" in tags.text
+    assert "<script>alert(1)</script>&\N{REPLACEMENT CHARACTER}" in tags.text
+    assert r"a\x00\n\x1b[31m\u202eb" in tags.text
+    assert "xxxxx…xxxxx" in tags.text
+    assert 60 * "x" not in tags.text, "a long name fills the tables"
     assert "x" not in tags.addresses
+    page = (copy.path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]|&#(0|27|5[56]\d{3});", page), "no valid HTML"
+    assert f'title="{evil["5"]}"' in page, "the whole name is nowhere"
 
 
 def test_what_an_older_run_does_not_know_is_left_out(copy, digits):
@@ -97,6 +103,54 @@ def test_what_an_older_run_does_not_know_is_left_out(copy, digits):
     assert "of the test pictures are named right" in text
     assert "Calibration error" not in text
     assert "McNemar" not in text
+
+
+def test_the_headline_claims_nothing_that_the_audit_contradicts(copy, digits):
+    def known(metrics):
+        metrics["test"]["fine_tuned"] |= {
+            "accuracy": 0.9, "interval": [0.876, 0.934], "near_duplicates_in_training": 40, "pictures": 60,
+            "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.3, 0.5], "pictures": 20},
+        }  # fmt: skip
+
+    assert "the true figure lies" in rewritten(copy, digits).text
+    changed(copy, "metrics.json", known)
+    tags = rewritten(copy, digits)
+    said = tags.text.replace("\N{NO-BREAK SPACE}", " ")
+    headline = said[: said.index("What to do next")]
+    assert "named right, but 40 of 60 test images have a near-duplicate in training" in headline
+    assert "On the other 20 the accuracy is 43.2 %, with 95 % confidence between 30.0 % and 50.0 %" in headline
+    assert "one of the folders train, val and test" in headline
+    assert "true figure" not in said
+    assert "93.4" not in headline.replace("fine-tuned 90.0 % (87.6 % to 93.4 %)", "")  # which the chart's description has
+    assert "Test on more" not in said
+
+
+def test_a_few_near_duplicates_leave_the_claim_and_are_named(copy, digits):
+    def known(metrics):
+        metrics["test"]["fine_tuned"] |= {
+            "interval": [0.8, 0.99], "near_duplicates_in_training": 2, "pictures": 60,
+            "without_near_duplicates": {"accuracy": 0.9123, "interval": [0.8, 0.98], "pictures": 58},
+        }  # fmt: skip
+
+    changed(copy, "metrics.json", known)
+    said = rewritten(copy, digits).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "the true figure lies between 80.0 % and 99.0 %" in said
+    assert "2 of them have a near-duplicate in training; it is 91.2 % on the others." in said
+
+
+@pytest.mark.parametrize("applied", [True, False])
+def test_the_page_says_whether_a_temperature_is_applied_and_on_how_many_images_it_was_fitted(applied, copy, digits):
+    def fitted(metrics):
+        metrics["test"]["fine_tuned"]["temperature"] = 1.5 if applied else 1.0
+        metrics["test"]["fine_tuned"]["calibration"] = {
+            "images": 77, "fitted": 1.5, "applied": applied, "gain": 0.1, "standard_error": 0.01, "reason": "so it is",
+        }  # fmt: skip
+
+    changed(copy, "metrics.json", fitted)
+    text = rewritten(copy, digits).text.replace("\N{NO-BREAK SPACE}", " ")
+    assert f"Temperature 1.50, fitted on 77 validation images, {'is' if applied else 'is not'} applied: so it is." in text
+    assert ("% before scaling" in text) == ("with temperature 1.50" in text) == ("BeforeAfter" in text) == applied
+    assert ("no temperature is applied" in text) != applied
 
 
 def test_the_audit_is_shown_with_its_pictures(copy, digits):

@@ -1,18 +1,8 @@
 import numpy as np
 import pytest
-from scipy.special import log_softmax
 
-from headstart.run.calibration import fit_temperature, probabilities, reliability
+from headstart.run.calibration import reliability
 from headstart.run.metrics import compare_stages, measure, verdict
-
-
-@pytest.fixture
-def sure():
-    """Logits of five classes, float32 (4000, 5), three times as large as their labels deserve, and the labels."""
-    random = np.random.default_rng(0)
-    logits = random.normal(size=(4000, 5)).astype(np.float32)
-    labels = np.array([random.choice(5, p=row) for row in probabilities(logits)])
-    return 3 * logits, labels
 
 
 def test_the_interval_is_wilsons():
@@ -56,24 +46,6 @@ def test_brier_score_and_calibration_error_by_hand():
 def test_the_bins_of_a_network_that_is_always_certain():
     counts, confidences, accuracies = reliability(np.eye(2)[[0, 0, 1]], np.array([0, 1, 1]))
     assert (counts.tolist(), confidences.tolist(), accuracies.tolist()) == ([3], [1.0], [pytest.approx(2 / 3)])
-
-
-def test_the_temperature_is_found_and_calibrates(sure):
-    logits, labels = sure
-    temperature = fit_temperature(logits, labels)
-    assert temperature == pytest.approx(3, rel=0.1)
-    figures = measure(logits, labels, tuple("abcde"), temperature)
-    assert figures["temperature"] == temperature
-    assert figures["calibrated"]["ece"] < 0.03 < 0.2 < figures["ece"]
-    assert figures["calibrated"]["loss"] < figures["loss"]
-    losses = [
-        -log_softmax(logits / t, axis=1)[np.arange(len(labels)), labels].mean() for t in (0.95, 1.05) * np.array(temperature)
-    ]
-    assert figures["calibrated"]["loss"] < min(losses)
-
-
-def test_a_network_without_a_mistake_keeps_its_temperature():
-    assert fit_temperature(np.eye(4), np.arange(4)) == 1.0
 
 
 def logits_right_on(right: list[bool]) -> np.ndarray:

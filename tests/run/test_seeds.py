@@ -107,6 +107,19 @@ def test_the_page_of_seeds_without_fine_tuning_speaks_of_no_gain(seeds, tmp_path
     assert "Fine-tun" not in re.sub("<details>.*</details>", "", page, flags=re.DOTALL)
 
 
+def test_seeds_that_were_tested_on_known_images_say_so(seeds, tmp_path, caplog):
+    runs = [hs.Run(shutil.copytree(seeds[0].path / f"seed-{seed}", tmp_path / f"seed-{seed}")) for seed in (5, 6)]
+    for run in runs:
+        run.metrics["test"]["fine_tuned"]["near_duplicates_in_training"] = run.metrics["test"]["fine_tuned"]["pictures"] - 1
+    shutil.copy(seeds[0].path / "config.toml", tmp_path)
+    write_seeds(hs.Run(tmp_path), runs)
+    page = re.sub("<[^>]*>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    for said in (page, caplog.text):
+        assert "test images have a near-duplicate in training" in said
+        assert "not for new ones" in said
+    assert "95 % interval over pictures" not in page
+
+
 def test_a_finished_folder_is_left_alone_and_says_which_runs_it_holds(seeds):
     assert trainer.resume(seeds[0].path).finished
     with pytest.raises(hs.HeadstartError, match=r"holds 3 runs: name one, such as .*seed-5"):

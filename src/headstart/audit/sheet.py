@@ -6,9 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data.dataset import Dataset
+from headstart.names import printable, shortened
 from headstart.run.plots import sheet, show
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
+NAME = 11  # columns of a class's name that fit above a picture
 
 
 def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dict[str, Any]]) -> None:
@@ -51,9 +53,11 @@ def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: lis
     chosen = list(zip(indices, found, strict=True))[: rows * columns]
     for axes, (index, entry) in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
         show(axes, data.images(np.array([index]))[0])
-        axes.set_title(f"given {entry['given']}\n{entry['suggested']}, {100 * entry['suggested_probability']:.0f} %?", fontsize=8)
+        given, suggested = (shortened(entry[key], NAME) for key in ("given", "suggested"))
+        axes.set_title(f"given {given}\n{100 * entry['suggested_probability']:.0f} %: {suggested}?", fontsize=8)
 
 
 def short(name: str, most: int = 24) -> str:
-    """Return the end of a long file name."""
+    """Return a printable file name, of a long one its end."""
+    name = printable(name)
     return name if len(name) <= most else "…" + name[1 - most :]

@@ -3,7 +3,10 @@
 from typing import Any
 
 from headstart.config import Config
+from headstart.names import shortened
 from headstart.report.html import percent, points
+from headstart.run.calibration import is_applied
+from headstart.run.claim import known_images
 from headstart.run.metrics import SIGNIFICANT
 
 MOST_ADVICE = 5
@@ -107,9 +110,9 @@ def about_classes(config: Config, figures: dict[str, Any], audit: dict[str, Any]
     if occurring[weakest]["recall"] < figures["accuracy"] - WEAK_CLASS:
         mistaken = taken_for(figures, weakest)
         found.append((
-            f"Add pictures of {weakest}.",
+            f"Add pictures of {shortened(weakest)}.",
             f"It is the weakest class: {percent(occurring[weakest]['recall'])} of its {occurring[weakest]['support']:.0f} test "
-            "pictures are found" + (f", {mistaken[1]} are called {mistaken[0]}." if mistaken else "."),
+            "pictures are found" + (f", {mistaken[1]} are called {shortened(mistaken[0])}." if mistaken else "."),
         ))  # fmt: skip
     if not config.class_weights and audit.get("imbalance", 0) > IMBALANCED:
         found.append((
@@ -120,18 +123,32 @@ def about_classes(config: Config, figures: dict[str, Any], audit: dict[str, Any]
 
 
 def about_calibration(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    if figures.get("ece", 0) < POOR_CALIBRATION or "calibrated" not in figures:
+    if "calibrated" not in figures:
         return []
+    plain, scaled, (low, high) = figures["ece"], figures["calibrated"], figures["interval"]
+    if is_applied(figures) and scaled["ece"] < plain and scaled["loss"] < figures["loss"]:
+        if plain < POOR_CALIBRATION:
+            return []
+        return [(
+            "Use the calibrated probabilities.",
+            f"The network's own are {percent(plain)} from the truth in the mean, and {percent(scaled['ece'])} with the "
+            "temperature that headstart predict applies.",
+        )]  # fmt: skip
+    # The calibration error of a few images is large by chance, about as large as half the interval of their accuracy.
+    if scaled["ece"] < max(POOR_CALIBRATION, (high - low) / 2):
+        return []
+    failed = (
+        "a temperature did not help on the test images" if is_applied(figures) else "no temperature is supported by validation"
+    )
     return [(
-        "Use the calibrated probabilities.",
-        f"The network's own are {percent(figures['ece'])} from the truth in the mean, and "
-        f"{percent(figures['calibrated']['ece'])} with the temperature that headstart predict applies.",
+        "Do not take the probabilities at their word.",
+        f"They are {percent(scaled['ece'])} from the truth in the mean, and {failed}: validate on more images.",
     )]  # fmt: skip
 
 
 def about_test(figures: dict[str, Any]) -> list[tuple[str, str]]:
     low, high = figures["interval"]
-    if high - low < 2 * WIDE_INTERVAL:
+    if high - low < 2 * WIDE_INTERVAL or known_images(figures):  # more of the same would tell nothing of new ones
         return []
     return [(
         "Test on more pictures.",

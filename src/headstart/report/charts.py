@@ -7,12 +7,15 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from headstart.names import shortened
 from headstart.report.html import E
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 40
 # More would hide the line.
 MOST_DOTS = 40
+# What fits left of a chart of intervals.
+MOST_NAME = 14
 
 
 class Axes:
@@ -98,7 +101,7 @@ def legend(*names: str) -> Element:
 
 
 def intervals(
-    label: str, rows: dict[str, tuple[float, float, float]], x_label: str = "test accuracy in %, 95 % interval",
+    label: str, rows: dict[str, tuple[float, float, float]], x_label: str = "accuracy in %, 95 % interval",
     marks: Sequence[Sequence[float]] = (),
 ) -> Element:  # fmt: skip
     """Return a dot and its interval a row, in %.
@@ -124,7 +127,7 @@ def intervals(
         axes.add("circle", cx=middle, cy=y, r=5.5, class_=f"dot {class_}")
         for value in marks[row] if marks else ():
             axes.line(axes.x(100 * value), y - 8, axes.x(100 * value), y + 8, f"mark {class_}")
-        axes.text(86, y + 4, name, "end", "name")
+        axes.text(86, y + 4, shortened(name, MOST_NAME), "end", "name")
     return axes.svg
 
 

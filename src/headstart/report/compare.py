@@ -7,8 +7,10 @@ from typing import Any
 
 from headstart.config import Config, option_name
 from headstart.errors import HeadstartError
+from headstart.names import printable
 from headstart.report import charts
-from headstart.report.html import E, contents, duration, p_value, percent, points, section, signed, table, write_page
+from headstart.report.html import E, contents, duration, named, p_value, percent, points, section, signed, table, write_page
+from headstart.run.claim import known_images
 from headstart.run.folder import Run
 from headstart.run.metrics import SIGNIFICANT, compare_stages
 
@@ -29,7 +31,8 @@ class Comparison:
     def names(self) -> tuple[str, str]:
         """What the runs are called: their folders' names, with all folders above where these are equal."""
         first, second = self.first.path, self.second.path
-        return (first.name, second.name) if first.name != second.name else (str(first), str(second))
+        names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
+        return printable(names[0]), printable(names[1])
 
     @cached_property
     def figures(self) -> list[tuple[str, dict[str, Any]]]:
@@ -46,6 +49,13 @@ class Comparison:
             ("95 % interval", *(" to ".join(percent(end, 2) for end in each["interval"]) for each in (one, other)), ""),
             ("test pictures", f"{one['pictures']:,}", f"{other['pictures']:,}", ""),
         ]  # fmt: skip
+        known = [each.get("near_duplicates_in_training", 0) for each in (one, other)]
+        if any(known):
+            new = [each.get("without_near_duplicates") for each in (one, other)]
+            rows += [
+                ("like a training image", *(f"{number:,}" for number in known), ""),
+                ("accuracy on the others", *(percent(each["accuracy"], 2) if each else "" for each in new), ""),
+            ]
         if "calibrated" in one and "calibrated" in other:
             errors = one["calibrated"]["ece"], other["calibrated"]["ece"]
             losses = one["calibrated"]["loss"], other["calibrated"]["loss"]
@@ -64,13 +74,20 @@ class Comparison:
     def options(self) -> list[tuple[str, ...]]:
         """Return the options that differ, with either value."""
         return [
-            (option_name(field.name), *(str(getattr(run.config, field.name)) for run in (self.first, self.second)))
+            (option_name(field.name), *(printable(str(getattr(run.config, field.name))) for run in (self.first, self.second)))
             for field in dataclasses.fields(Config)
             if field.name != "out" and getattr(self.first.config, field.name) != getattr(self.second.config, field.name)
         ]
 
     def verdict(self) -> str:
-        """Say whether the difference could be chance, as far as the runs can be compared."""
+        """Say whether the difference could be chance, as far as the runs can be compared, and what the accuracies hold for."""
+        caveats = [
+            f"Of {name}, {known}: its accuracy holds for images like those, not for new ones."
+            for name, (_, one) in zip(self.names, self.figures, strict=True) if (known := known_images(one))
+        ]  # fmt: skip
+        return " ".join([self.difference(), *caveats])
+
+    def difference(self) -> str:
         summaries = [run.read_json("data.json") for run in (self.first, self.second)]
         if summaries[0]["classes"] != summaries[1]["classes"]:
             return "The runs know different classes, so their accuracies are answers to different questions."
@@ -132,7 +149,7 @@ class Comparison:
         (_, one), (_, other) = self.figures
         recalls = [(name, one["per_class"][name]["recall"], other["per_class"][name]["recall"]) for name in one["per_class"]]
         rows = [
-            [name, (before, percent(before)), (after, percent(after)), (after - before, points(after - before))]
+            [named(name), (before, percent(before)), (after, percent(after)), (after - before, points(after - before))]
             for name, before, after in sorted(recalls, key=lambda row: -abs(row[2] - row[1]))
         ]
         return table(["Class", *self.names, "Difference"], rows, sorted_by=-1, caption="Recall of each class")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from headstart.data.dataset import Dataset
 from headstart.explain import heat_maps, overlay
-from headstart.report.html import E, percent, picture
+from headstart.report.html import E, named, percent, picture
 
 MOST_IN_GALLERY = 10
 # A picture of each of a thousand classes would be nobody's pleasure, and 10 MB.
@@ -84,8 +84,8 @@ def explained(
 
 def caption(said: str, sure: float, given: str) -> list[Element | str]:
     """Return what a network says of a picture, and its label where that differs."""
-    answer: list[Element | str] = [E("b", said), f" {percent(sure, 0)}"]
-    return answer if said == given else [*answer, E("br"), E("span", f"label: {given}", class_="given")]
+    answer: list[Element | str] = [E("b", named(said)), f" {percent(sure, 0)}"]
+    return answer if said == given else [*answer, E("br"), E("span", "label: ", named(given), class_="given")]
 
 
 def pair(image: np.ndarray, heat_map: np.ndarray, said: str, words: list[Element | str], name: str) -> Element:

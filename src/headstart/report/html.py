@@ -10,19 +10,24 @@ from xml.etree.ElementTree import Element, tostring
 from PIL import Image
 
 from headstart.files import written_whole
+from headstart.names import MOST_COLUMNS, printable, shortened
 
 STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("style.css", "sort.js"))
 # No request leaves the page, and nothing in it runs but our own script.
+# Their text is ours, and has lines.
+LITERAL = ("style", "script", "pre", "code")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def E(tag: str, *content: Any, **attributes: Any) -> Element:
     """Return an element; of the content, None is left out, lists are flattened, and strings become text.
 
+    Names may stand in it as they are: what would be no valid page is made visible, see `printable`.
     An attribute's `_` stands for `-` and a last one is dropped: `class_`, `aria_label`; None leaves it out.
     """
     element = Element(
-        tag, {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items() if value is not None}
+        tag,
+        {name.rstrip("_").replace("_", "-"): printable(str(value)) for name, value in attributes.items() if value is not None},
     )
     append(element, content)
     return element
@@ -32,10 +37,12 @@ def append(element: Element, content: Iterable[Any]) -> None:
     for item in content:
         if isinstance(item, Element):
             element.append(item)
-        elif isinstance(item, str) and len(element):
-            element[-1].tail = (element[-1].tail or "") + item
         elif isinstance(item, str):
-            element.text = (element.text or "") + item
+            text = "\n".join(map(printable, item.split("\n"))) if element.tag in LITERAL else printable(item)
+            if len(element):
+                element[-1].tail = (element[-1].tail or "") + text
+            else:
+                element.text = (element.text or "") + text
         elif item is not None:
             append(element, item)
 
@@ -58,8 +65,13 @@ def write_page(path: Path, title: str, *body: Any) -> None:
     )
     text = "<!doctype html>\n" + tostring(page, encoding="unicode", method="html")
     with written_whole(path) as partial:
-        # A file name may hold bytes that are no UTF-8.
-        partial.write_text(text, encoding="utf-8", errors="xmlcharrefreplace")
+        partial.write_text(text, encoding="utf-8")
+
+
+def named(name: str, most: int = MOST_COLUMNS) -> Element:
+    """Return a name for a table or a sentence, whole or shortened, which keeps to itself if it is read from right to left."""
+    short = shortened(name, most)
+    return E("bdi", short, title=None if short == printable(name) else name)
 
 
 def section(title: str, *content: Any) -> Element:

@@ -17,14 +17,17 @@ from headstart.data.dataset import Dataset
 from headstart.recipes import RECIPES
 from headstart.report import charts, gallery
 from headstart.report.advice import advice, count, taken_for
-from headstart.report.html import E, contents, duration, p_value, percent, picture, points, section, table, write_page
-from headstart.run.calibration import probabilities, reliability
+from headstart.report.html import E, contents, duration, named, p_value, percent, picture, points, section, table, write_page
+from headstart.run.calibration import calibration_in_words, is_applied, probabilities, reliability
+from headstart.run.claim import between, known_images, what_it_holds_for
 from headstart.run.folder import Run
 from headstart.run.metrics import SIGNIFICANT
 from headstart.run.plots import STAGE_NAMES
 
 # Beyond this a matrix of numbers is a picture, and the list of confusions says more.
 MOST_CELLS = 20
+# Columns of a class's name beside and above the matrix.
+MOST_HEADING = 14
 MOST_CONFUSIONS, MOST_PAIRS, MOST_SUSPECTS = 8, 12, 24
 SECONDS_NAMES = {
     "preparation": "preparation", "features": "features of the frozen backbone", "head": "training the head",
@@ -61,7 +64,7 @@ def write_report(run: Run, model: keras.Model, data: Dataset) -> None:
     ]
     write_page(
         run.path / "report.html",
-        f"{title(run)}: {percent(figures['accuracy'])}",
+        f"{title(run)}: {percent(figures['accuracy'])}{' on images like those in training' if known_images(figures) else ''}",
         E("header", answer(run, figures), next_steps(advice(run.config, metrics, run.history, audit, cells))),
         contents(sections),
         E("main", *sections),
@@ -81,31 +84,44 @@ def short(source: str) -> str:
 def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
     """What was trained on what, how good it is, how sure that is, and what fine-tuning gained."""
     metrics, config = run.metrics, run.config
-    low, high = figures["interval"]
+    known = known_images(figures)
     pictures = run.read_json("data.json")["pictures"]
     rows = {STAGE_NAMES[stage].split()[0] if stage == "frozen" else STAGE_NAMES[stage]:
             (one["interval"][0], one["accuracy"], one["interval"][1]) for stage, one in metrics["test"].items()}  # fmt: skip
     words = ", ".join(
         f"{name} {percent(middle)} ({percent(low)} to {percent(high)})" for name, (low, middle, high) in rows.items()
     )
+    scale = "accuracy in %, 95 % interval" + (": images like those in training" if known else "")
     return [
         E("p", f"{title(run)}, recipe {config.recipe}", class_="kicker"),
-        E("h1", percent(figures["accuracy"]), E("span", " of the test pictures are named right")),
+        E("h1", percent(figures["accuracy"]), E("span", f" of the test pictures are named right{known and f', but {known}'}")),
         E(
             "div",
             E(
                 "div",
-                E("p", "With 95 % confidence the true figure lies ", E("b", f"between {percent(low)} and {percent(high)}"),
-                  f". It was measured on {figures['pictures']:,} pictures that chose nothing in training.", class_="lead"),
+                E("p", what_it_holds_for(figures) if known else certainty(figures), class_="lead"),
                 E("p", gain(metrics), class_="lead"),
                 E("p", f"{run_in_words(run)} on {pictures['training']:,} pictures of {len(figures['per_class'])} classes at "
                        f"{config.image_size} px, and {pictures['validation']:,} more chose the epoch to keep. It took "
                        f"{duration(metrics['seconds']['total'])}.", class_="note"),
             ),
-            E("figure", charts.intervals(f"Test accuracy with 95 % intervals: {words}", rows)),
+            E("figure", charts.intervals(f"Test accuracy with 95 % intervals: {words}", rows, scale)),
             class_="two",
         ),
         E("dl", key_figures(run, figures), class_="figures"),
+    ]  # fmt: skip
+
+
+def certainty(figures: dict[str, Any]) -> list[Element | str]:
+    """Say how sure an accuracy is that holds for new images."""
+    new, known = figures.get("without_near_duplicates"), figures.get("near_duplicates_in_training", 0)
+    without = (
+        f" {known:,} of them {'has' if known == 1 else 'have'} a near-duplicate in training; it is {percent(new['accuracy'])} "
+        "on the others." if new and known else ""
+    )  # fmt: skip
+    return [
+        "With 95 % confidence the true figure lies ", E("b", between(figures)),
+        f". It was measured on {figures['pictures']:,} pictures that chose nothing in training.{without}",
     ]  # fmt: skip
 
 
@@ -146,7 +162,8 @@ def key_figures(run: Run, figures: dict[str, Any]) -> Iterator[Element]:
     if "macro" in figures:
         yield one("Macro F1", percent(figures["macro"]["f1-score"]), "every class counting the same")
     if "calibrated" in figures:
-        yield one("Calibration error", percent(figures["calibrated"]["ece"]), f"{percent(figures['ece'])} before scaling")
+        remark = f"{percent(figures['ece'])} before scaling" if is_applied(figures) else "no temperature is applied"
+        yield one("Calibration error", percent(figures["calibrated"]["ece"]), remark)
     yield one("Log loss", f"{figures.get('calibrated', figures)['loss']:.3f}", "0 is perfect")
 
 
@@ -184,8 +201,8 @@ def classes(figures: dict[str, Any]) -> list[Element]:
     for name, one in sorted(figures["per_class"].items(), key=lambda item: item[1]["recall"]):
         mistaken = taken_for(figures, name)
         rows.append([
-            name, share(one["recall"]), share(one["precision"]), (one["f1-score"], percent(one["f1-score"])),
-            (one["support"], f"{one['support']:,.0f}"), f"{mistaken[0]} ({mistaken[1]})" if mistaken else "",
+            named(name), share(one["recall"]), share(one["precision"]), (one["f1-score"], percent(one["f1-score"])),
+            (one["support"], f"{one['support']:,.0f}"), E("span", named(mistaken[0]), f" ({mistaken[1]})") if mistaken else "",
         ])  # fmt: skip
     columns = ["Class", "Recall", "Precision", "F1", "Pictures", "Mistaken for"]
     return [
@@ -208,18 +225,21 @@ def confusions(figures: dict[str, Any]) -> list[Element | None]:
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     mistakes = matrix * (1 - np.eye(len(names), dtype=int))
     commonest = [place for place in np.argsort(-mistakes, axis=None, kind="stable")[:MOST_CONFUSIONS] if mistakes.flat[place]]
-    rows = [[names[given], names[said], (times, f"{times:,}"), (share, percent(share))] for given, said, times, share in (
-        (given, said, int(matrix[given, said]), float(shares[given, said]))
-        for given, said in (divmod(int(place), len(names)) for place in commonest)
-    )]  # fmt: skip
+    rows = [
+        [named(names[given]), named(names[said]), (times, f"{times:,}"), (share, percent(share))]
+        for given, said, times, share in (
+            (given, said, int(matrix[given, said]), float(shares[given, said]))
+            for given, said in (divmod(int(place), len(names)) for place in commonest)
+        )
+    ]
     listing = table(["Given", "Called", "Pictures", "Of the class"], rows, sorted_by=None, caption="The commonest confusions")
     if len(names) > MOST_CELLS:
         grey = Image.fromarray(np.uint8(255 - 255 * np.sqrt(shares))).resize((480, 480), Image.Resampling.NEAREST)
         drawn = E("figure", picture(grey, f"confusion matrix of {len(names)} classes; a dark diagonal is right"), class_="matrix")
         return [E("div", drawn, listing if rows else None, class_="two")]
-    header = E("tr", E("td"), *[E("th", E("span", name), scope="col") for name in names])
+    header = E("tr", E("td"), *[E("th", E("span", named(name, MOST_HEADING)), scope="col") for name in names])
     body = [
-        E("tr", E("th", name, scope="row"), *[
+        E("tr", E("th", named(name, MOST_HEADING), scope="row"), *[
             E("td", f"{100 * share:.0f}" if share >= 0.005 else "", style=f"--share: {100 * share:.0f}%",
               class_=" ".join(filter(None, ["right" if said == given else "", "dark" if share > 0.5 else ""])) or None,
               title=f"{name} called {names[said]}: {matrix[given, said]} pictures")
@@ -234,33 +254,34 @@ def confusions(figures: dict[str, Any]) -> list[Element | None]:
 
 
 def calibration(figures: dict[str, Any], logits: np.ndarray, labels: np.ndarray) -> list[Element | None]:
-    """Whether 90 % means 90 %, before and after temperature scaling."""
+    """Whether 90 % means 90 %, before and, where a temperature is applied, after temperature scaling."""
     if "calibrated" not in figures:
         return []
-    temperature, after = figures["temperature"], figures["calibrated"]
-    series = {
-        "the network's own": reliability(probabilities(logits), labels),
-        f"with temperature {temperature:.2f}": reliability(probabilities(logits, temperature), labels),
-    }
-    label = f"Reliability diagram: calibration error {percent(figures['ece'])} before and {percent(after['ece'])} after scaling"
-    rows = [
-        ["Calibration error (ECE)", (figures["ece"], percent(figures["ece"])), (after["ece"], percent(after["ece"]))],
-        ["Brier score", (figures["brier"], f"{figures['brier']:.4f}"), (after["brier"], f"{after['brier']:.4f}")],
-        ["Log loss", (figures["loss"], f"{figures['loss']:.4f}"), (after["loss"], f"{after['loss']:.4f}")],
-    ]
-    tendency = "too sure of itself" if temperature > 1 else "too modest"
+    temperature, applied = figures["temperature"], is_applied(figures)
+    columns = {"the network's own": (1.0, figures)}
+    if applied:
+        columns[f"with temperature {temperature:.2f}"] = (temperature, figures["calibrated"])
+    series = {name: reliability(probabilities(logits, divisor), labels) for name, (divisor, _) in columns.items()}
+    errors = " and ".join(f"{percent(one['ece'])} {name}" for name, (_, one) in columns.items())
+    quantities = {"ece": ("Calibration error (ECE)", percent), "brier": ("Brier score", "{:.4f}".format),
+                  "loss": ("Log loss", "{:.4f}".format)}  # fmt: skip
+    rows = [[name, *[(one[key], shown(one[key])) for _, one in columns.values()]] for key, (name, shown) in quantities.items()]
+    effect = f" The network is {'too sure of itself' if temperature > 1 else 'too modest'}." if applied else ""
+    said = calibration_in_words(figures)
+    caption = "Probabilities before and after temperature scaling" if applied else "Probabilities on the test images"
     return [
         E(
             "div",
-            E("figure", charts.reliability_diagram(label, series), charts.legend(*series)),
+            E("figure", charts.reliability_diagram(f"Reliability diagram: calibration error {errors}", series),
+              charts.legend(*series)),
             E(
                 "div",
-                table(["", "Before", "After"], rows, caption="Probabilities before and after temperature scaling"),
+                table(["", "Before", "After"] if applied else ["", "As it is"], rows, caption=caption),
                 E("p", "On the diagonal, of the pictures that the network is 90 % sure of, 90 % are right; below it, it is too "
                        "sure. A dot's area is the share of the pictures.", class_="note"),
-                E("p", f"On validation a temperature of {temperature:.3f} fitted best: the network is {tendency}. It divides the "
-                       "logits before the softmax (Guo et al. 2017), and headstart predict applies it. Lower is better in all "
-                       "three figures.", class_="note"),
+                E("p", f"{said[0].upper()}{said[1:]}.{effect} A temperature divides the logits before the softmax (Guo et al. "
+                       "2017); where it is applied, headstart predict applies it. Lower is better in all three "
+                       "figures.", class_="note"),
             ),
             class_="two",
         )

@@ -6,6 +6,8 @@ from xml.etree.ElementTree import Element
 from headstart.report import charts
 from headstart.report.html import E, contents, duration, p_value, percent, points, section, signed, table, write_page
 from headstart.report.page import again, title
+from headstart.run.calibration import is_applied
+from headstart.run.claim import between, known_images, what_it_holds_for
 from headstart.run.folder import Run
 
 FIGURE_NAMES = {
@@ -22,7 +24,7 @@ def write_seeds_report(run: Run, runs: list[Run], summary: dict[str, Any]) -> No
     accuracy = list(summary["test"].values())[-1]["accuracy"]
     sections = [
         section("Seeds", seeds(runs)),
-        section("Every figure", every_figure(summary["test"])),
+        section("Every figure", every_figure(summary["test"], runs)),
         section("How to do it again", again(runs[0], run)),
     ]
     write_page(
@@ -39,6 +41,12 @@ def answer(run: Run, runs: list[Run], test: dict[str, Any], accuracy: dict[str, 
     """How good the last stage is in the mean, how far the seeds differ, and what that does not say."""
     low, high = accuracy["range"]
     first = list(runs[0].metrics["test"].values())[-1]
+    known = known_images(first)
+    pictures = (
+        f"{what_it_holds_for(first)} These are figures of seed {runs[0].config.seed}." if known else
+        "The luck of the test pictures is not in it, since all seeds have the same "
+        f"{first['pictures']:,}: for seed {runs[0].config.seed} alone, the 95 % interval over pictures is {between(first)}."
+    )  # fmt: skip
     rows = {
         stage_name(stage).lower(): (one["accuracy"]["range"][0], one["accuracy"]["mean"], one["accuracy"]["range"][1])
         for stage, one in test.items()
@@ -51,17 +59,18 @@ def answer(run: Run, runs: list[Run], test: dict[str, Any], accuracy: dict[str, 
                              "test accuracy in %: mean, range, seeds", dots)  # fmt: skip
     return [
         E("p", f"{title(run)}, recipe {run.config.recipe}", class_="kicker"),
-        E("h1", percent(accuracy["mean"]), E("span", f" of the test pictures are named right in the mean of {len(runs)} seeds")),
+        E("h1", percent(accuracy["mean"]), E("span", f" of the test pictures are named right in the mean of {len(runs)} "
+                                                   f"seeds{known and f', but {known}'}")),
         E(
             "div",
             E(
                 "div",
+                E("p", pictures, class_="lead") if known else None,
                 E("p", "The seeds lie ", E("b", f"between {percent(low, 2)} and {percent(high, 2)}"), ", with a standard "
                   f"deviation of {100 * accuracy['deviation']:.2f} points.", class_="lead"),
                 E("p", "That is the luck of training: of the head's first weights, the order of the pictures and their "
-                       "augmentation. The luck of the test pictures is not in it, since all seeds have the same "
-                       f"{first['pictures']:,}: for seed {runs[0].config.seed} alone, the 95 % interval over pictures is "
-                       f"{percent(first['interval'][0])} to {percent(first['interval'][1])}.", class_="note"),
+                       "augmentation.", class_="note"),
+                None if known else E("p", pictures, class_="note"),
             ),
             E("figure", chart),
             class_="two",
@@ -100,7 +109,7 @@ def seeds(runs: list[Run]) -> Element:
     return table(columns, rows, sorted_by=0, caption=caption)
 
 
-def every_figure(test: dict[str, Any]) -> list[Element]:
+def every_figure(test: dict[str, Any], runs: list[Run]) -> list[Element]:
     """Mean, deviation and range of each figure of each stage."""
     return [
         table(
@@ -109,7 +118,8 @@ def every_figure(test: dict[str, Any]) -> list[Element]:
                 [figure_name(name), *((value, f"{value:.4f}") for value in (one["mean"], one["deviation"], *one["range"]))]
                 for name, one in figures.items()
             ],
-            caption=f"{stage_name(stage)}, on the test part; scaled: after temperature scaling",
+            caption=f"{stage_name(stage)}, on the test part; scaled: after temperature scaling, which is applied in "
+                    f"{sum(is_applied(run.metrics['test'][stage]) for run in runs)} of {len(runs)} seeds",
         )
         for stage, figures in test.items()
     ]  # fmt: skip

@@ -1,6 +1,9 @@
 """The pictures of a result."""
 
+import functools
 import math
+import textwrap
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +13,15 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.text import Text
 from sklearn.metrics import ConfusionMatrixDisplay
 
 from headstart.data.dataset import Dataset
 from headstart.files import written_whole
-from headstart.run.calibration import CALIBRATION_BINS, probabilities, reliability
+from headstart.names import shortened
+from headstart.run.calibration import CALIBRATION_BINS, calibration_in_words, is_applied, probabilities, reliability
+from headstart.run.claim import known_images
 from headstart.run.folder import Run
 from headstart.run.metrics import wilson_interval
 
@@ -23,6 +30,10 @@ STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch
 MOST_LABELLED_CELLS = 20
 MISTAKES = (3, 6)  # rows and columns
 TITLE_INCHES = 0.4
+# Columns of a class's name that fit into a matrix's margin, and above a picture on a sheet.
+MARGIN_NAME, SHEET_NAME = 24, 14
+# It has a glyph for everything: a box. matplotlib takes it by itself where no font will do.
+LAST_RESORT = "Last Resort"
 
 
 def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
@@ -38,7 +49,7 @@ def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: 
     side = 4 + 0.3 * min(len(data.class_names), 40)
     with figure(folder / "confusion.png", (side, side)) as canvas:
         draw_confusion(canvas, labels, logits.argmax(axis=1), data.class_names)
-    with figure(folder / "calibration.png", (9, 5.4)) as canvas:
+    with figure(folder / "calibration.png", (9 if is_applied(kept) else 5, 5.8)) as canvas:
         draw_calibration(canvas, labels, logits, kept)
     with figure(folder / "samples.png", (9, 4.4)) as canvas:
         draw_samples(canvas, data)
@@ -48,12 +59,52 @@ def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: 
 
 @contextmanager
 def figure(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """Yield an empty figure of `size` inches; write it as a PNG at the end, whole or not at all."""
-    with matplotlib.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}):
+    """Yield an empty figure of `size` inches; write it as a PNG at the end, whole or not at all.
+
+    Dollars in its texts are no mathematics, and letters that the standard font lacks come from a font of this machine.
+    """
+    options: Any = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10, "text.parse_math": False}
+    with matplotlib.rc_context(options):
         canvas = Figure(size, layout="constrained")
         yield canvas
-        with written_whole(path) as partial:
+        choose_fonts(canvas)
+        with written_whole(path) as partial, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # no font of this machine has it: the plot shows a box
             canvas.savefig(partial, dpi=120)
+
+
+def choose_fonts(canvas: Figure) -> None:
+    """Give the texts of a figure further fonts where the standard one lacks their letters."""
+    texts = canvas.findobj(Text)
+    for axes in canvas.axes:  # whose numbers and names are texts only once they are asked for
+        texts += [*axes.get_xticklabels(), *axes.get_yticklabels()]
+    letters = {letter for text in texts for letter in text.get_text() if not letter.isspace()}
+    if families := fonts_for(frozenset(map(ord, letters)) - letters_of(findfont(FontProperties()))):
+        for text in texts:
+            text.set_fontfamily([*matplotlib.rcParams["font.family"], *families])
+
+
+@functools.cache
+def fonts_for(letters: frozenset[int]) -> list[str]:
+    """Return families of this machine's fonts that have the letters (code points), as far as any has; plain ones first."""
+    families: list[str] = []
+    fonts = [font for font in fontManager.ttflist if LAST_RESORT not in font.name]
+    for font in sorted(fonts, key=lambda font: (font.style != "normal", font.weight != 400, "Sans" not in font.name, font.name)):
+        if not letters:
+            break
+        if found := letters & letters_of(font.fname):
+            families.append(font.name)
+            letters -= found
+    return families
+
+
+@functools.cache
+def letters_of(path: str) -> frozenset[int]:
+    """Return the code points that a font file has glyphs for; nothing of a file that cannot be read."""
+    try:
+        return frozenset(get_font(path).get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
 
 
 def draw_history(canvas: Figure, history: list[dict[str, Any]]) -> None:
@@ -87,13 +138,14 @@ def draw_gain(canvas: Figure, test: dict[str, Any]) -> None:
         axes.set_title(f"fine-tuning: {accuracies[1] - accuracies[0]:+.2f} points")
     # Bars start at 0, so that their lengths do not exaggerate.
     axes.set(ylabel="test accuracy in %, 95 % interval", ylim=(0, 109))
+    canvas.supxlabel(textwrap.fill(known_images(list(test.values())[-1]), 64), fontsize=8)
 
 
 def draw_confusion(canvas: Figure, labels: np.ndarray, predicted: np.ndarray, class_names: tuple[str, ...]) -> None:
     """Given class by predicted class, in % of the given one."""
-    few = len(class_names) <= MOST_LABELLED_CELLS
+    few, names = len(class_names) <= MOST_LABELLED_CELLS, [shortened(name, MARGIN_NAME) for name in class_names]
     display = ConfusionMatrixDisplay.from_predictions(
-        labels, predicted, labels=range(len(class_names)), display_labels=class_names if few else None, normalize="true",
+        labels, predicted, labels=range(len(class_names)), display_labels=names if few else None, normalize="true",
         include_values=False, cmap="Blues", colorbar=False, ax=canvas.subplots(),
         xticks_rotation="vertical" if few else "horizontal",
     )  # fmt: skip
@@ -109,12 +161,13 @@ def draw_confusion(canvas: Figure, labels: np.ndarray, predicted: np.ndarray, cl
 
 
 def draw_calibration(canvas: Figure, labels: np.ndarray, logits: np.ndarray, figures: dict[str, Any]) -> None:
-    """Accuracy by confidence with 95 % intervals, and the share of pictures, before and after temperature scaling."""
-    panels = canvas.subplots(1, 2, sharex=True, sharey=True)
-    for axes, temperature, ece, colour in (
-        (panels[0], 1.0, figures["ece"], TRAINING),
-        (panels[1], figures["temperature"], figures["calibrated"]["ece"], VALIDATION),
-    ):
+    """Accuracy by confidence with 95 % intervals, and the share of pictures, before and, if applied, after scaling."""
+    columns = [(1.0, figures["ece"], TRAINING)]
+    if is_applied(figures):
+        columns.append((figures["temperature"], figures["calibrated"]["ece"], VALIDATION))
+    panels = canvas.subplots(1, len(columns), sharex=True, sharey=True, squeeze=False)[0]
+    canvas.suptitle(textwrap.fill(calibration_in_words(figures), 52 * len(columns)), fontsize=9)
+    for axes, (temperature, ece, colour) in zip(panels, columns, strict=True):
         chances = probabilities(logits, temperature)
         counts, confidences, accuracies = reliability(chances, labels)
         intervals = [
@@ -144,7 +197,7 @@ def draw_samples(canvas: Figure, data: Dataset) -> None:
                 show(grid[row, column], chosen[row])
             else:
                 grid[row, column].axis("off")
-        grid[0, column].set_title(data.class_names[label], fontsize=8)
+        grid[0, column].set_title(shortened(data.class_names[label], SHEET_NAME), fontsize=8)
 
 
 def sheet(canvas: Figure, rows: int, columns: int, count: int) -> list[Axes]:
@@ -171,5 +224,7 @@ def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> N
     canvas.suptitle(f"the surest of {len(wrong)} mistakes on the test part" if len(wrong) else "no mistake on the test part")
     for axes, index in zip(sheet(canvas, rows, columns, len(surest)), surest, strict=True):
         show(axes, data.images(data.test[[index]])[0])
-        said, sure = data.class_names[predicted[index]], probabilities[index, predicted[index]]
-        axes.set_title(f"says {said}, {100 * sure:.0f} %\nlabel: {data.class_names[labels[index]]}", fontsize=8)
+        said, given = (shortened(data.class_names[label], SHEET_NAME) for label in (predicted[index], labels[index]))
+        sure = probabilities[index, predicted[index]]
+        # The number first: after a name that is read from right to left it would be read as a part of this.
+        axes.set_title(f"{100 * sure:.0f} %: {said}\nlabel: {given}", fontsize=8)

@@ -7,6 +7,7 @@ import numpy as np
 
 from headstart.files import write_json
 from headstart.report.seeds import write_seeds_report
+from headstart.run.claim import known_images, what_it_holds_for
 from headstart.run.folder import Run
 from headstart.run.metrics import single_figures
 
@@ -33,6 +34,9 @@ def write_seeds(run: Run, runs: list[Run]) -> None:
             "test, %s, %d seeds: %.2f %% in the mean, standard deviation %.2f, from %.2f to %.2f", stage.replace("_", "-"),
             len(runs), 100 * accuracy["mean"], 100 * accuracy["deviation"], *(100 * end for end in accuracy["range"]),
         )  # fmt: skip
+    first = list(tests[0].values())[-1]
+    if known := known_images(first):
+        logger.warning("%s. Seed %d: %s", known, runs[0].config.seed, what_it_holds_for(first))
     if "gain" in summary:
         logger.info("fine-tuning: %+.2f points in the mean, from %+.2f to %+.2f", 100 * summary["gain"]["mean"],
                     *(100 * end for end in summary["gain"]["range"]))  # fmt: skip

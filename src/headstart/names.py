@@ -1,0 +1,47 @@
+"""Names of classes and files, which may hold anything, made fit to be printed and drawn."""
+
+import unicodedata
+
+MOST_COLUMNS = 40
+
+
+def printable(name: str) -> str:
+    """Return a name for people: one line of valid Unicode that cannot disturb the text around it.
+
+    Bytes that are no UTF-8 (Python's lone surrogates) become U+FFFD. Control characters, line separators and marks that
+    turn the direction of the text after them become visible escapes, such as `\\n`. Nothing else changes.
+    """
+    return name if name.isascii() and name.isprintable() else "".join(map(printable_character, name))
+
+
+def printable_character(character: str) -> str:
+    category = unicodedata.category(character)
+    if category == "Cs":
+        return "\N{REPLACEMENT CHARACTER}"
+    directed = unicodedata.bidirectional(character) in DIRECTIONS
+    return ascii(character)[1:-1] if category in ("Cc", "Zl", "Zp") or directed else character
+
+
+# Overrides, embeddings and isolates; the marks that only stand between words of two scripts are left.
+DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+
+
+def shortened(name: str, most: int = MOST_COLUMNS) -> str:
+    """Return a printable name of at most `most` columns, with an ellipsis in its middle: names often differ at their ends."""
+    name = printable(name)
+    if columns(name) <= most:
+        return name
+    begin, end = "", ""
+    for place in range(len(name)):
+        if columns(begin) + columns(end) + columns(name[place]) >= most:
+            break
+        begin += name[place]
+        if columns(begin) + columns(end) + columns(name[-1 - place]) >= most:
+            break
+        end = name[-1 - place] + end
+    return f"{begin}…{end}"
+
+
+def columns(text: str) -> int:
+    """Return how many columns a text takes in a typewriter's font: two for a Chinese, Japanese or Korean character."""
+    return sum(0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)

@@ -1,0 +1,61 @@
+"""Which images a test accuracy holds for: not for new ones, where most of the test resembles what was trained on."""
+
+from typing import Any
+
+# With at most this share of the test images resembling training images, the others tell how good a network is on new ones.
+FEW_KNOWN = 0.1
+# Fewer images without a near-duplicate tell nothing.
+FEWEST_NEW = 10
+
+
+def known_images(figures: dict[str, Any]) -> str:
+    """Say why a test accuracy and its interval need not hold for new images: test images resemble training images.
+
+    This is the one place where that is decided. Nothing is said, and the 95 % interval stands as it is, where at most a
+    tenth of the test images have a near-duplicate in training and the accuracy on the others lies within the interval; or
+    where no audit looked.
+
+    Args:
+        figures: of a stage in `metrics.json`.
+
+    Returns:
+        "46 of 48 test images have a near-duplicate in training", or an empty string.
+    """
+    known, count, (low, high) = figures.get("near_duplicates_in_training", 0), figures["pictures"], figures["interval"]
+    new = figures.get("without_near_duplicates")
+    if not known or (known <= FEW_KNOWN * count and new and low <= new["accuracy"] <= high):
+        return ""
+    share = f"{known:,} of {count:,} test images"
+    if figures.get("images_alike"):
+        return f"{share} resemble training images, as most images of this data set resemble each other"
+    return f"{share} {'has' if known == 1 else 'have'} a near-duplicate in training"
+
+
+def what_it_holds_for(figures: dict[str, Any]) -> str:
+    """Say which images an accuracy holds for where `known_images` says something, and what to do, in a few sentences."""
+    groups = "all images of one video, patient or place into one of the folders train, val and test, and train again"
+    if figures.get("images_alike"):
+        return (
+            f"If every image was taken by itself, the true figure lies with 95 % confidence {between(figures)}. If images come "
+            f"in series, it holds for images of the same series, not for new ones: then put {groups}."
+        )
+    new = figures.get("without_near_duplicates")
+    if new and new["pictures"] >= FEWEST_NEW:
+        others = (
+            f"On the other {new['pictures']:,} the accuracy is {percent(new['accuracy'])}, with 95 % confidence {between(new)}."
+        )
+    elif new:
+        others = f"Only {new['pictures']} {'has' if new['pictures'] == 1 else 'have'} none: too few to tell."
+    else:
+        others = "None is left to measure on."
+    return f"The figure holds for images like those, not for new ones. {others} Put {groups}."
+
+
+def between(figures: dict[str, Any]) -> str:
+    """Return "between 92.6 % and 100.0 %" of a 95 % interval."""
+    low, high = figures["interval"]
+    return f"between {percent(low)} and {percent(high)}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
