@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -23,7 +24,7 @@ def is_picture(path: Path) -> bool:
     return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
 
 
-def read_picture(path: Path, height: int, width: int) -> np.ndarray:
+def read_picture(path: Path | BinaryIO, height: int, width: int) -> np.ndarray:
     """Return the picture in a file, cropped about its centre to the wanted shape.
 
     Turned as its EXIF data say; greyscale, palette, CMYK and 16 bit become RGB; transparent parts
