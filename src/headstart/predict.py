@@ -142,10 +142,9 @@ def single_pictures(pictures: Any) -> Iterator[Path | bytes | Image.Image | np.n
     elif isinstance(pictures, (bytes, bytearray, memoryview)):
         yield bytes(pictures)
     elif hasattr(pictures, "read"):
-        content = pictures.read()
-        if not isinstance(content, bytes):
-            raise HeadstartError("an open file of a picture must be opened in binary mode, 'rb'")
-        yield content
+        if isinstance(pictures, io.TextIOBase):
+            raise HeadstartError("a picture's file is open as text: open it with mode 'rb'")
+        yield pictures.read()
     elif isinstance(pictures, Image.Image):
         yield pictures
     elif hasattr(pictures, "__array__") and np.asarray(pictures).dtype.kind not in "OU":
@@ -166,18 +165,18 @@ def pictures_of_array(array: np.ndarray) -> Iterable[np.ndarray]:
         return []
     shape, cure = array.shape, ""
     if array.dtype != np.uint8:
-        largest, scaled = float(array.max()), "numpy.uint8(numpy.clip({}, 0, 255).round())"
-        cure = "numpy.uint8(array) * 255" if array.dtype == bool else scaled.format("array * 255" if largest <= 1 else "array")
-        if largest > 255:
-            cure = "scale it to 0..255, from the range that your pictures have, and convert it to uint8"
+        cure = "scale it to 0..255, from the range that your pictures have, and convert it to uint8"
+        low, high = (float(array.min()), float(array.max())) if array.dtype.kind in "biuf" else (-1.0, -1.0)
+        if low >= 0 and high <= 255:
+            cure = f"numpy.uint8({'255 * array' if high <= 1 else 'array'})"
     elif array.ndim in (3, 4) and shape[-1] in (1, 3, 4):
         return array if array.ndim == 4 else [array]
     elif array.ndim == 2 and shape[-1] > 4:
         return [array]
-    elif array.ndim in (3, 4) and shape[-3] in (1, 3, 4):
-        cure = "its channels come first: numpy.moveaxis(array, -3, -1)"
-    elif array.ndim == 3 and shape[-1] > 4:
-        cure = "several grey pictures need a side for their channel: array[..., None]"
+    elif array.ndim == 4:
+        cure = "if its channels come first: numpy.moveaxis(array, 1, -1)"
+    elif array.ndim == 3:
+        cure = "if its channels come first: numpy.moveaxis(array, 0, -1); if it is several grey pictures: array[..., None]"
     raise HeadstartError(
         f"an array must be uint8 in 0..255, (H, W), (H, W, C) or (N, H, W, C) with 1, 3 or 4 channels, not {array.dtype} {shape}"
         + (f"; {cure}" if cure else "")
