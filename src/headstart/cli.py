@@ -269,8 +269,7 @@ def predict(arguments: list[str]) -> None:
     run = Run(options.run)
     show_log()
     predictions = run.predict(options.pictures, options.batch_size, mirror=options.mirror)
-    for line in predictions.unreadable:
-        print(f"headstart: skipped {printable(line)}", file=sys.stderr)
+    print_left_out(predictions)
     PRINTERS[options.format](predictions)
 
 
@@ -326,6 +325,18 @@ def print_csv(predictions: "Predictions") -> None:
         writer.writerow([printable(name), printable(label), *row.round(6).tolist()])
 
 
+def print_left_out(predictions: "Predictions") -> None:
+    """Say on stderr what was not classified, and what was lost of what was."""
+    from headstart.data.walk import skipped_words
+
+    for line in predictions.unreadable:
+        print(f"headstart: skipped {printable(line)}", file=sys.stderr)
+    if predictions.skipped:
+        print(f"headstart: not used: {printable(skipped_words(predictions.skipped))}", file=sys.stderr)
+    for what, number in predictions.remarks.items():
+        print(f"headstart: {number} x {what}", file=sys.stderr)
+
+
 PRINTERS = {"table": print_table, "json": print_json, "csv": print_csv}
 
 
@@ -348,8 +359,7 @@ def explain(arguments: list[str]) -> None:
     start_keras()
     explanations = run.explain(options.pictures)
     predictions = explanations.predictions
-    for line in predictions.unreadable:
-        print(f"headstart: skipped {printable(line)}", file=sys.stderr)
+    print_left_out(predictions)
     files = explanations.save(out)
     for name, label, confidence, file in zip(predictions.names, predictions.labels, predictions.confidences, files, strict=True):
         print(f"{printable(str(file))}  {100 * confidence:5.1f} %  {printable(label)}  {printable(name)}")

@@ -43,6 +43,16 @@ class Config:
     recipe: str = option(
         "quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, laptop, scratch"
     )
+    layout: Literal["auto", "classes", "splits"] = option(
+        "auto",
+        "what the folders of a picture folder are; classes: each is one; splits: those called train, val or test are "
+        "splits; auto: by what they hold",
+    )
+    fit: Literal["auto", "crop", "squash", "pad"] = option(
+        "auto",
+        "how pictures of a folder become square; auto: photographs are cropped to their centre, longer ones squashed "
+        "where they share a shape and padded where they do not",
+    )
     validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
     test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
     drop_duplicates: bool = option(

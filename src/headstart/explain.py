@@ -12,7 +12,7 @@ from PIL import Image
 from headstart.backend import resolve_jit
 from headstart.errors import HeadstartError
 from headstart.files import written_whole
-from headstart.predict import Predictions, named_pictures, predict, read_inputs, refuse_only_unreadable
+from headstart.predict import Inputs, Predictions, named_pictures, predict, read_inputs, refuse_nothing, refuse_only_unreadable
 from headstart.progress import track
 from headstart.run.folder import Run
 
@@ -69,16 +69,19 @@ def explain(run: Run, pictures: Any) -> Explanations:
     Raises:
         HeadstartError: there is nothing to explain, or nothing that can be read.
     """
-    named = list(named_pictures(pictures))
-    if not named:
-        raise HeadstartError("there are no pictures to explain")
-    names: list[str] = []
-    unreadable: list[str] = []
-    images = read_inputs(named, run.image_shape, names, unreadable)
-    refuse_only_unreadable(names, unreadable)
+    inputs = Inputs()
+    named = list(named_pictures(pictures, inputs))
+    refuse_nothing(named, inputs)
+    images = read_inputs(named, run, inputs)
+    refuse_only_unreadable(inputs)
     probabilities = predict(run, images).probabilities
     maps, method = heat_maps(run.model, images, probabilities.argmax(axis=1))
-    return Explanations(images, maps, Predictions(names, probabilities, run.class_names, unreadable), method)
+    return Explanations(
+        images,
+        maps,
+        Predictions(inputs.names, probabilities, run.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)),
+        method,
+    )
 
 
 def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, str]:

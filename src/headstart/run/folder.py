@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headstart.config import Config, read_toml, write_toml
+from headstart.data.picture import Decoding
+from headstart.data.record import decoding_of, read_split, write_record
 from headstart.errors import HeadstartError, UnwritableError
 from headstart.files import checksum, refuse_unwritable, unwritable, write_json, written_whole
 from headstart.names import printable
@@ -59,8 +61,8 @@ class Run:
         self.config = Config(**self._known_options())
 
     @classmethod
-    def create(cls, config: Config, *, overwrite: bool = False) -> "Run":
-        """Make the folder of a new run and write its configuration.
+    def create(cls, config: Config, data: "Dataset", *, overwrite: bool = False) -> "Run":
+        """Make the folder of a new run and write its configuration and what it learns from.
 
         Raises:
             HeadstartError: the folder holds something already, and `overwrite` was not asked for; or it cannot be written.
@@ -73,7 +75,8 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(path, error) from None
-        write_toml(config, path / "config.toml")
+        write_record(path, data)
+        write_toml(config, path / "config.toml")  # last, since it makes the folder a run, which must know its split
         return cls(path)
 
     @staticmethod
@@ -82,9 +85,9 @@ class Run:
         path = Path(config.out).expanduser() if config.out else default_path(config)
         refuse_unwritable(path)
         if path.is_dir() and any(path.iterdir()):
-            if not (path / "config.toml").exists():
+            if not (path / "config.toml").exists() and not only_a_record(path):
                 raise HeadstartError(f"{path} is not empty and not a run: choose another folder with --out")
-            if not overwrite:
+            if (path / "config.toml").exists() and not overwrite:
                 raise HeadstartError(
                     f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, "
                     "or choose another --out"
@@ -138,6 +141,16 @@ class Run:
         """Height, width and channels of the pictures that the model takes."""
         height, width, channels = self.manifest["input"]["shape"]
         return height, width, channels
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image files become what the model takes; runs by an older Headstart cropped them."""
+        return decoding_of(self.manifest["input"])
+
+    @cached_property
+    def split(self) -> list[dict[str, str]]:
+        """The rows of `split.csv`: name, class, split and digest of each image; nothing in runs by an older Headstart."""
+        return read_split(self.path)
 
     @property
     def temperature(self) -> float:
@@ -199,8 +212,7 @@ class Run:
         return explain(self, pictures)
 
     def record_start(self, data: "Dataset", environment: dict[str, str]) -> None:
-        """Write what the run stands on: its data, and the versions and command it runs under."""
-        write_json(self.path / "data.json", data.summary())
+        """Write the labels that it is measured by, and the versions and command it runs under."""
         for part, indices in (("test", data.test), ("validation", data.validation)):
             self.save_array(f"labels_{part}", data.labels(indices))
         write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
@@ -226,7 +238,10 @@ class Run:
             "format": FORMAT,
             "versions": {name: version for name, version in versions().items() if name in ("headstart", "keras")},
             "classes": list(data.class_names),
-            "input": {"shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255]},
+            "input": {
+                "shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255],
+                "decoding": dataclasses.asdict(data.pictures.decoding),
+            },
             "output": "logits, one for each class, in this order; softmax of logits / temperature gives probabilities",
             "temperature": temperature,
             "precision": precision_of(used),
@@ -296,6 +311,11 @@ class LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         raise  # noqa: PLE0704  (it is called where the error has been caught)
+
+
+def only_a_record(path: Path) -> bool:
+    """Whether a folder holds nothing but what a process that was killed while it made a run has left."""
+    return all(file.name in ("split.csv", "data.json") or file.name.startswith(".partial-") for file in path.iterdir())
 
 
 def default_path(config: Config) -> Path:
