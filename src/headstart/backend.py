@@ -250,7 +250,9 @@ def installed(names: Iterable[str]) -> dict[str, str]:
 @functools.cache
 def installed_like(pattern: str) -> dict[str, str]:
     """Return the versions of the installed packages whose whole name matches."""
-    named = {distribution.name.lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()}
+    named = {
+        distribution.name.lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
+    }
     return {name: version for name, version in sorted(named.items()) if re.fullmatch(pattern, name)}
 
 

@@ -186,13 +186,14 @@ def parse(options: type, arguments: list[str], program: str, description: str | 
     for_help = alone and {"-h", "--help"} & set(arguments)
     try:
         with contextlib.redirect_stderr(refusal), contextlib.nullcontext() if for_help else unadorned():
-            result, unknown = tyro.cli(
+            parsed: Any = tyro.cli(
                 options, args=arguments, prog=program, description=description, return_unknown_args=True, add_help=alone
             )
     except SystemExit as end:
         if end.code == 0:  # --help
             raise
         raise HeadstartError(f"{reason(refusal.getvalue())} ({program} --help explains the options)") from None
+    result, unknown = parsed
     if unknown and alone:
         fields = [field for field in dataclasses.fields(options) if field.default is not dataclasses.MISSING]
         known = [option_name(name) for field in fields

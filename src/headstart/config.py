@@ -158,7 +158,7 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         value = float(value)
     if type(value) is not wanted:
         raise HeadstartError(f"{name} wants {wanted.__name__}, not {value!r}")
-    if wanted is str and "\0" in value:
+    if isinstance(value, str) and "\0" in value:
         raise HeadstartError(f"{name} holds a zero byte, which no path or name can")
     if choices and value not in choices:
         raise HeadstartError(f"{name} does not know {value!r}{suggestion(str(value), choices)}")

@@ -165,7 +165,7 @@ class Run:
         self._verify(file.name)
         try:
             return keras.models.load_model(file, compile=False, safe_mode=True)
-        except Exception as error:  # what Keras raises for a layer, an option or a format that it does not know has no common name
+        except Exception as error:  # Keras raises many kinds for what it does not know
             wanted = self.manifest.get("versions", {}).get("keras", keras.version())
             why = str(error).strip().splitlines()[:1] or [type(error).__name__]
             how = f"; Keras {wanted} saved it: pip install keras=={wanted}" if wanted != keras.version() else ""
@@ -310,7 +310,7 @@ class LogFile(logging.FileHandler):
         return printable(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        raise  # noqa: PLE0704  (it is called where the error has been caught)
+        raise  # what `emit`, which calls this, has caught
 
 
 def only_a_record(path: Path) -> bool:
