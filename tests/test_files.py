@@ -43,14 +43,14 @@ BIG = np.random.default_rng(0).random((100, 100))
 )
 def test_a_full_disk_is_an_error_in_words_whoever_writes(name, write, tmp_path):
     (tmp_path / name).write_text("old")
-    with pytest.raises(UnwritableError, match=rf"the disk is full: .*{name} cannot be written; make room"), small_files():
-        with written_whole(tmp_path / name) as partial:
-            write(partial)
+    refused = pytest.raises(UnwritableError, match=rf"the disk is full: .*{name} cannot be written; make room")
+    with refused, small_files(), written_whole(tmp_path / name) as partial:
+        write(partial)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
 
 
 def test_a_folder_that_has_gone_is_an_error_in_words(tmp_path):
-    with pytest.raises(UnwritableError, match="run/state.json cannot be written: No such file"):
+    with pytest.raises(UnwritableError, match=r"run/state\.json cannot be written: No such file"):
         files.write_json(tmp_path / "run" / "state.json", "content")
 
 
