@@ -1,5 +1,7 @@
 """Using a run: classes and probabilities for pictures from anywhere. It starts without Keras where OpenVINO will do."""
 
+import io
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -8,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from headstart.backend import has_gpu
 from headstart.data.picture import Decoding, UnreadablePicture, decode, fit
@@ -72,8 +74,9 @@ def predict(run: Run, pictures: Any, batch_size: int = 64, *, mirror: bool = Fal
     """Classify pictures in batches.
 
     Args:
-        pictures: a path, folder, Pillow image or array, or a list of them. Arrays are uint8,
-            (H, W, 3), (H, W) or (N, H, W, 3), RGB, 0..255, of any size.
+        pictures: a path, a folder, the bytes or an open file of an encoded picture, a Pillow image or an array, or
+            several of them. Arrays are uint8 in 0..255, of any size: (H, W), grey; (H, W, C) or (N, H, W, C), with 1, 3
+            (RGB) or 4 (RGBA) channels.
         mirror: take the mean over each picture and its mirror image, see `network_logits`.
 
     Raises:
@@ -138,30 +141,72 @@ def refuse_mirror_images(run: Run, mirror: bool) -> None:
 
 
 def named_pictures(pictures: Any, inputs: Inputs) -> Iterator[tuple[str, Any]]:
-    """Yield a name and a path, Pillow image or (H, W[, 3]) array for every picture that is meant.
+    """Yield a name and a path, bytes, a Pillow image or an array for every picture that is meant.
 
     Args:
         inputs: gets a count of what is no image in the folders that are named.
+
+    Raises:
+        HeadstartError: something is no picture; the message says what was given, and what is wanted.
     """
-    if isinstance(pictures, (str, Path)):
+    for index, picture in enumerate(single_pictures(pictures, inputs)):
+        yield (str(picture) if isinstance(picture, Path) else f"picture {index}"), picture
+
+
+def single_pictures(pictures: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.Image | np.ndarray]:
+    """Yield every picture that is meant: a path, the bytes of an encoded one, a Pillow image, or uint8 (H, W[, 1, 3 or 4])."""
+    if isinstance(pictures, (str, os.PathLike)):
         path = Path(pictures).expanduser()
         if path.is_dir():
             folder = walk(path)
             inputs.skipped += folder.all_skipped()
-            for file in folder.all_images():
-                yield str(file), file
+            yield from folder.all_images()
         elif path.is_file():
-            yield str(path), path
+            yield path
         else:
             raise HeadstartError(f"there is no file or folder {path}")
-    elif isinstance(pictures, np.ndarray) and pictures.ndim == 4:
-        yield from ((f"picture {index}", picture) for index, picture in enumerate(pictures))
-    elif isinstance(pictures, (np.ndarray, Image.Image)):
-        yield "picture 0", pictures
+    elif isinstance(pictures, (bytes, bytearray, memoryview)):
+        yield bytes(pictures)
+    elif hasattr(pictures, "read"):
+        if isinstance(pictures, io.TextIOBase):
+            raise HeadstartError("a picture's file is open as text: open it with mode 'rb'")
+        yield pictures.read()
+    elif isinstance(pictures, Image.Image):
+        yield pictures
+    elif hasattr(pictures, "__array__") and np.asarray(pictures).dtype.kind not in "OU":
+        yield from pictures_of_array(np.asarray(pictures))  # tensors of other libraries are arrays too
+    elif isinstance(pictures, Iterable):
+        for picture in pictures:
+            yield from single_pictures(picture, inputs)
     else:
-        for index, picture in enumerate(pictures):
-            for name, one in named_pictures(picture, inputs):
-                yield (f"picture {index}" if name == "picture 0" else name), one
+        raise HeadstartError(
+            f"{type(pictures).__name__} is no picture: give a path, a folder, the bytes or an open file of an encoded picture, "
+            "a Pillow image, a uint8 array, or several of them"
+        )
+
+
+def pictures_of_array(array: np.ndarray) -> Iterable[np.ndarray]:
+    """Return the pictures that an array holds, or refuse it and say how to make it one that holds some."""
+    if not array.size and array.ndim:
+        return []
+    shape, cure = array.shape, ""
+    if array.dtype != np.uint8:
+        cure = "scale it to 0..255, from the range that your pictures have, and convert it to uint8"
+        low, high = (float(array.min()), float(array.max())) if array.dtype.kind in "biuf" else (-1.0, -1.0)
+        if low >= 0 and high <= 255:
+            cure = f"numpy.uint8({'255 * array' if high <= 1 else 'array'})"
+    elif array.ndim in (3, 4) and shape[-1] in (1, 3, 4):
+        return array if array.ndim == 4 else [array]
+    elif array.ndim == 2 and shape[-1] > 4:
+        return [array]
+    elif array.ndim == 4:
+        cure = "if its channels come first: numpy.moveaxis(array, 1, -1)"
+    elif array.ndim == 3:
+        cure = "if its channels come first: numpy.moveaxis(array, 0, -1); if it is several grey pictures: array[..., None]"
+    raise HeadstartError(
+        f"an array must be uint8 in 0..255, (H, W), (H, W, C) or (N, H, W, C) with 1, 3 or 4 channels, not {array.dtype} {shape}"
+        + (f"; {cure}" if cure else "")
+    )
 
 
 def read_inputs(named: Iterable[tuple[str, Any]], run: Run, inputs: Inputs) -> np.ndarray:
@@ -195,19 +240,15 @@ def refuse_only_unreadable(inputs: Inputs) -> None:
 
 
 def as_input(
-    picture: Path | Image.Image | np.ndarray, height: int, width: int, decoding: Decoding, remarks: Counter[str]
+    picture: Path | bytes | Image.Image | np.ndarray, height: int, width: int, decoding: Decoding, remarks: Counter[str]
 ) -> np.ndarray:
-    """Return one picture as the model takes it, uint8 (height, width, 3), brought to its shape as in training."""
-    if isinstance(picture, Path):
-        decoded = decode(picture, height, width, decoding)
+    """Return one of `named_pictures` as the model takes it, uint8 (height, width, 3), brought to its shape as in training."""
+    if isinstance(picture, (Path, bytes)):
+        decoded = decode(io.BytesIO(picture) if isinstance(picture, bytes) else picture, height, width, decoding)
         remarks.update(decoded.remarks)
         return decoded.pixels
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,), (4,)):
-            raise HeadstartError(
-                f"an array must be uint8 (H, W), (H, W, 3) or (N, H, W, 3) in 0..255, not {picture.dtype} {picture.shape}"
-            )
         if picture.shape == (height, width, 3):
             return picture
-        picture = Image.fromarray(picture)
-    return fit(picture, height, width, decoding)
+        picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
+    return fit(ImageOps.exif_transpose(picture), height, width, decoding)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -107,8 +107,8 @@ def read_picture(path: Path, height: int, width: int, decoding: Decoding = Decod
     return decode(path, height, width, decoding).pixels
 
 
-def decode(path: Path, height: int, width: int, decoding: Decoding) -> Decoded:
-    """Read the image in a file.
+def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -> Decoded:
+    """Read the image in a file, or in an open one.
 
     Turned as its EXIF data say; greyscale, palette, CMYK and 16 bit become RGB; transparent parts
     lie on white; of an animation, the first frame.
@@ -133,7 +133,8 @@ def decode(path: Path, height: int, width: int, decoding: Decoding) -> Decoded:
         raise
     # Pillow's decoders raise almost anything on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
-        raise UnreadablePicture(reason(path, error)) from error
+        why = reason(path, error) if isinstance(path, Path) else "these bytes are no image, or a damaged one"
+        raise UnreadablePicture(why) from error
 
 
 def reason(path: Path, error: Exception) -> str:

@@ -79,7 +79,7 @@ def measure(
 
     Args:
         images, labels: a sample of the training pictures, uint8 (N, H, W, 3), and their classes, int (N,).
-        pictures: how many there are in training, by which the engine of the frozen layers is chosen.
+        pictures: how many there are in all splits, by which the engine of the frozen layers is chosen.
         folder: an existing one, on the disk where features are cached.
         known: costs that need not be measured again.
 
