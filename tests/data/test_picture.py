@@ -223,3 +223,9 @@ def test_what_is_an_image(tmp_path, name, kind, expected):
     else:
         path.write_text("a text that is no image")
     assert is_image(path) is expected
+
+
+def test_the_thumbnail_in_a_camera_raw_is_not_taken_for_the_image(tmp_path):
+    Image.new("RGB", (8, 8), RED).save(tmp_path / "a.nef", format="TIFF")
+    with pytest.raises(UnreadablePicture, match="convert it to JPEG or PNG"):
+        read_picture(tmp_path / "a.nef", 8, 8)

@@ -82,7 +82,7 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Path | BinaryIO) -> Image.Image:
     """Open an image file of a kind that is read here; its header is read, and no pixel decoded."""
     try:
         return Image.open(path, formats=COMMON)
@@ -116,6 +116,8 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -
     Raises:
         UnreadablePicture: with the reason.
     """
+    if isinstance(path, Path) and path.suffix.lower() in RAW_ENDINGS:
+        raise UnreadablePicture("camera raw is not read: convert it to JPEG or PNG")
     try:
         with warnings.catch_warnings():
             # Pillow warns of oddities in files that it reads all the same.

@@ -16,16 +16,23 @@ COARSE = 4
 
 
 def advice(
-    config: Config, metrics: dict[str, Any], history: list[dict[str, Any]], audit: dict[str, Any], cells: int
+    config: Config,
+    metrics: dict[str, Any],
+    history: list[dict[str, Any]],
+    audit: dict[str, Any],
+    cells: int,
+    mirror: dict[str, Any] | None = None,
 ) -> list[tuple[str, str]]:
     """Return what to do and why, the most promising first.
 
     Args:
         audit: content of `audit.json`, or nothing.
         cells: cells a side of the backbone's feature map.
+        mirror: content of `mirror.json`, or nothing.
     """
     stage, figures = list(metrics["test"].items())[-1]
     rules = [
+        *about_mirror(config, mirror or {}),
         *about_labels(audit),
         *about_stages(config, metrics),
         *about_size(config, cells),
@@ -35,6 +42,16 @@ def advice(
         *about_test(figures),
     ]
     return rules[:MOST_ADVICE]
+
+
+def about_mirror(config: Config, mirror: dict[str, Any]) -> list[tuple[str, str]]:
+    if not (config.flip and mirror.get("contradicts")):
+        return []
+    return [(
+        "Do not mirror these images: --no-flip.",
+        f"Before training {percent(mirror['accuracy'])} of {mirror['images']:,} images were named right, and "
+        f"{percent(mirror['mirrored_accuracy'])} of their mirror images: these mean something else.",
+    )]  # fmt: skip
 
 
 def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,8 +12,11 @@ import keras
 import numpy as np
 from PIL import Image
 
+from headstart.audit.mirror import words as mirror_words
 from headstart.config import ALL, LAST_STAGE, Config, option_name
 from headstart.data.dataset import Dataset
+from headstart.data.walk import skipped_words
+from headstart.names import printable, shortened
 from headstart.recipes import RECIPES
 from headstart.report import charts, gallery
 from headstart.report.advice import advice, count, taken_for
@@ -65,7 +68,7 @@ def write_report(run: Run, model: keras.Model, data: Dataset) -> None:
     write_page(
         run.path / "report.html",
         f"{title(run)}: {percent(figures['accuracy'])}{' on images like those in training' if known_images(figures) else ''}",
-        E("header", answer(run, figures), next_steps(advice(run.config, metrics, run.history, audit, cells))),
+        E("header", answer(run, figures), next_steps(advice(run.config, metrics, run.history, audit, cells, run.mirror))),
         contents(sections),
         E("main", *sections),
         E("footer", "Written by Headstart from the files of the run's own folder."),
@@ -300,23 +303,34 @@ def looked_at(galleries: list[Element], method: str) -> list[Element]:
 def the_data(run: Run, data: Dataset, audit: dict[str, Any]) -> list[Element | None]:
     """What the run was trained and tested on, and what the audit found in it."""
     summary = run.read_json("data.json")
-    rows = [[part, (number, f"{number:,}")] for part, number in summary["pictures"].items()]
     height, width = summary["picture_shape"][:2]
     facts = [
         f"Kept at {height} x {width} pixels.",
         unreadable(summary),
         f"{count(len(summary['duplicates']), 'exact duplicate')}.",
+        f"Not used: {skipped_words(summary['skipped'])}." if summary.get("skipped") else "",
+        f"Mirroring: {mirror_words(run.mirror)}." if "images" in run.mirror else "",
     ]
-    found: list[Element | None] = [
-        E("div", table(["Part", "Pictures"], rows, caption="Pictures of each part"), E("p", " ".join(facts), class_="note"),
-          class_="two"),
-    ]  # fmt: skip
+    remarks = [E("li", printable(line)) for line in summary.get("remarks", [])]
+    notes = [E("p", " ".join(filter(None, facts)), class_="note"), E("ul", remarks, class_="note") if remarks else None]
+    found: list[Element | None] = [E("div", split_table(summary), E("div", notes), class_="two")]
     return [*found, *audited(data, audit)]
+
+
+def split_table(summary: dict[str, Any]) -> Element:
+    """The images of each split, and of each class in it unless there are many classes."""
+    splits, by_class = summary["pictures"], summary.get("pictures_by_class", {})
+    rows = [["all classes", *((number, f"{number:,}") for number in splits.values())]]
+    if by_class and len(summary["classes"]) <= MOST_CELLS:
+        for name in summary["classes"]:
+            rows.append([shortened(name), *((by_class[split][name], f"{by_class[split][name]:,}") for split in splits)])
+    return table(["Class", *(split.capitalize() for split in splits)], rows, caption="Images of each split")
 
 
 def unreadable(summary: dict[str, Any]) -> str:
     files = summary["unreadable"]
-    return f"{count(len(files), 'file')} could not be read{': ' + ', '.join(files[:3]) if files else ''}."
+    first = f": {', '.join(map(printable, files[:3]))}" if files else ""
+    return f"{count(len(files), 'file')} could not be read{first}."
 
 
 def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
