@@ -30,12 +30,24 @@ def test_two_runs_on_the_same_pictures_get_a_paired_test(small_run, other_run, c
     assert "exact McNemar test" in page
 
 
-def test_other_test_pictures_get_no_paired_test(small_run, digits, tmp_path, capsys):
-    # Fewer of the same, and the same labels in the same order would not make them the same pictures.
-    fewer = dataclasses.replace(digits, test=digits.test[:40])
+def test_the_paired_test_is_that_of_the_images_that_both_were_tested_on(small_run, digits, tmp_path, capsys):
+    """In whatever order, and with whatever else."""
+    few = dataclasses.replace(digits, test=digits.test[40:10:-1])
     options = SMALL | {"epochs": 0, "head_epochs": 1}
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "fewer"), **options), fewer)
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "few"), **options), few)
     main(["compare", str(run.path), str(small_run.path)])
+    assert "Of the test images, 30 are the same in both runs, and on these the difference" in capsys.readouterr().out
+    labels = digits.labels(digits.test)[11:41]
+    right = [small_run.test_logits("fine_tuned")[11:41].argmax(axis=1), run.test_logits("frozen").argmax(axis=1)] == labels
+    won, lost = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    assert f"{won} pictures are right only in {small_run.path.name}, {lost} only in few" in Comparison(run, small_run).verdict()
+
+
+def test_other_test_pictures_get_no_paired_test(small_run, tmp_path, capsys):
+    other = shutil.copytree(small_run.path, tmp_path / "other")
+    rows = (other / "split.csv").read_text()
+    (other / "split.csv").write_text(rows.replace(",test,", ",test,0"))
+    main(["compare", str(small_run.path), str(other)])
     assert "not tested on the same pictures" in capsys.readouterr().out
 
 
@@ -72,4 +84,4 @@ def test_an_unfinished_run_is_refused(small_run, tmp_path):
 def test_a_page_that_cannot_be_written_is_said(small_run, other_run, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["compare", str(small_run.path), str(other_run.path), "--out", str(tmp_path / "missing" / "compare.html")])
-    assert "cannot write" in capsys.readouterr().err
+    assert "compare.html cannot be written" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def decoding_of(entry: dict[str, Any]) -> Decoding:
 
 
 def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> Dataset:
-    """Return a run's data with the split that it was trained with.
+    """Return a run's data with the split that it was trained with, each split in the order of `split.csv`.
 
     Args:
         config: of the run, for where its data are.
@@ -100,7 +100,7 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
                            (data.validation, recorded.validation), (data.test, recorded.test))
     ):  # fmt: skip
         raise HeadstartError(f"the data that were given are split in another way than {folder} records: leave them out")
-    return data if data and not len(recorded.left_out) else recorded
+    return recorded
 
 
 def differences(rows: Sequence[dict[str, str]], pictures: Pictures) -> str:

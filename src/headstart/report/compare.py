@@ -5,7 +5,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headstart.config import Config, option_name
+from headstart.data.dataset import PART_NAMES, TEST
 from headstart.errors import HeadstartError
 from headstart.names import printable
 from headstart.report import charts
@@ -91,18 +94,34 @@ class Comparison:
         summaries = [run.read_json("data.json") for run in (self.first, self.second)]
         if summaries[0]["classes"] != summaries[1]["classes"]:
             return "The runs know different classes, so their accuracies are answers to different questions."
-        tests = [summary.get("test_fingerprint") for summary in summaries]
-        if None in tests or tests[0] != tests[1]:
+        rows, other_rows = self.shared_images()
+        if not len(rows):
             return "The runs were not tested on the same pictures, so no paired test says whether the difference is chance."
         (stage, _), (other_stage, _) = self.figures
         logits, other_logits = self.first.test_logits(stage), self.second.test_logits(other_stage)
-        lost, won, chance = compare_stages(logits, other_logits, self.first.array("labels_test")).values()
+        lost, won, chance = compare_stages(logits[rows], other_logits[other_rows], self.first.array("labels_test")[rows]).values()
         answer = "could be chance" if chance >= SIGNIFICANT else "is more than chance"
         first, second = self.names
+        some = f"Of the test images, {len(rows):,} are the same in both runs, and on these the difference"
+        which = "The difference" if len(rows) == len(logits) == len(other_logits) else some
         return (
-            f"The difference {answer}: {won:,} pictures are right only in {second}, {lost:,} only in {first} "
+            f"{which} {answer}: {won:,} pictures are right only in {second}, {lost:,} only in {first} "
             f"(exact McNemar test, {p_value(chance)})."
         )
+
+    def shared_images(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the places within either test split of the images that both runs were tested on, int (N,) each."""
+        first, second = (
+            [row["digest"] for row in run.split if row["split"] == PART_NAMES[TEST]] for run in (self.first, self.second)
+        )
+        if first != second:
+            _, rows, other_rows = np.intersect1d(first, second, return_indices=True)
+            return rows, other_rows
+        # Runs by an older Headstart kept no split.
+        prints = [run.read_json("data.json").get("test_fingerprint") for run in (self.first, self.second)]
+        same = bool(first) or prints[0] == prints[1]
+        every = np.arange(len(self.first.array("labels_test")) if same else 0)
+        return every, every
 
     def text(self) -> str:
         """Return the comparison for a terminal."""
