@@ -89,7 +89,8 @@ def train_head(model: Any, data: Any, config: Config) -> None:
     """Train the head on features of the training part."""
     import keras
 
-    from headstart.model.graph import feature_model, head_model, standardise
+    from headstart.model.graph import feature_model
+    from headstart.model.head import head_model, standardise
 
     learner, images = head_model(model), data.images(data.train)
     features = feature_model(model).predict(images, config.batch_size, verbose=0)

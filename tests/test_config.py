@@ -1,16 +1,40 @@
+import os
+
 import pytest
 
 import headstart as hs
-from headstart.config import Config, budget_seconds, read_toml, to_toml
+from headstart.config import Config, budget_seconds, read_toml, replace, write_toml
 from headstart.recipes import RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_survives_its_toml_file(name, tmp_path):
     config = hs.recipe(name, data='a "quoted" Ordner/ü')
-    (tmp_path / "config.toml").write_text(to_toml(config), encoding="utf-8")
+    write_toml(config, tmp_path / "config.toml")
     assert Config(**read_toml(tmp_path / "config.toml")) == config
     assert config.recipe == name
+
+
+@pytest.mark.parametrize(
+    "path", [b"no UTF-8: \xe9", b"control: \x01 \t \r\n \x1b[31m \x7f", "\U0001f600 \u4f60 \u202e \u2028".encode()]
+)
+def test_any_path_survives_the_toml_file(path, tmp_path):
+    config = Config(data=os.fsdecode(path))
+    write_toml(config, tmp_path / "config.toml")
+    assert read_toml(tmp_path / "config.toml") == vars(config)
+
+
+def test_a_toml_file_may_be_marked_as_utf_8(tmp_path):
+    (tmp_path / "config.toml").write_bytes(b"\xef\xbb\xbfepochs = 3")
+    assert read_toml(tmp_path / "config.toml") == {"epochs": 3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "views"),
+    [({}, 5), ({"translation": 0}, 2), ({"translation": 0, "flip": False}, 1), ({"translation": 0, "rand_augment": True}, 5)],
+)
+def test_there_are_no_more_views_than_the_augmentation_makes(changes, views):
+    assert replace(hs.recipe("starter", views=5), **changes).views == views
 
 
 @pytest.mark.parametrize(
@@ -30,6 +54,7 @@ def test_every_recipe_survives_its_toml_file(name, tmp_path):
         ({"budget": "20"}, "such as 90s, 20m or 1.5h"),
         ({"budget": "0m"}, "is no time"),
         ({"epochs": 0, "mix": "cutmix"}, "acts in fine-tuning"),
+        ({"data": "a\0b"}, "--data holds a zero byte"),
     ],
 )
 def test_impossible_options_are_refused(changes, message):

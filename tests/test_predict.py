@@ -1,8 +1,10 @@
+import io
 import json
 import shutil
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -72,12 +74,56 @@ def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):
 
 @pytest.mark.parametrize(
     ("pictures", "message"),
-    [("missing.jpg", "no file or folder missing.jpg"), ([], "no pictures"), (np.zeros((8, 8, 3)), "must be uint8"),
-     (np.zeros((2, 8, 8, 5), np.uint8), "must be uint8")],
-)  # fmt: skip
+    [
+        ("missing.jpg", "no file or folder missing.jpg"),
+        ([], "no pictures"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "no pictures"),
+        (np.zeros((8, 8, 3)), r"must be uint8 .* not float64 \(8, 8, 3\); numpy\.uint8\(255 \* array\)"),
+        (np.full((8, 8, 3), 200.0), r"numpy\.uint8\(array\)"),
+        (np.full((8, 8, 3), -1.0), "scale it to 0..255"),
+        (np.full((8, 8), 60_000, np.uint16), "scale it to 0..255"),
+        (np.zeros((8, 8), bool), r"numpy\.uint8\(255 \* array\)"),
+        (np.zeros((8, 8, 3), complex), "not complex128"),
+        (np.zeros((3, 8, 8), np.uint8), r"numpy\.moveaxis\(array, 0, -1\)"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"numpy\.moveaxis\(array, 1, -1\)"),
+        (np.zeros((9, 8, 8), np.uint8), r"array\[\.\.\., None\]"),
+        (np.zeros((2, 8, 8, 5), np.uint8), "must be uint8"),
+        (np.zeros((8, 3), np.uint8), r"not uint8 \(8, 3\)"),
+        (np.uint8(3), "must be uint8"),
+        (None, "NoneType is no picture: give a path"),
+        ([None], "NoneType is no picture"),
+        ([[1, 2], [3, 4]], "int is no picture"),
+        (io.StringIO("text"), "mode 'rb'"),
+        (b"no picture", "none of the 1 pictures can be read; the first is picture 0: these bytes are no image"),
+    ],
+)
 def test_what_cannot_be_classified_is_said(small_run, pictures, message):
-    with pytest.raises(hs.HeadstartError, match=message):
+    with pytest.raises(hs.HeadstartError, match=message) as refusal:
         small_run.predict(pictures)
+    assert "\n" not in str(refusal.value)
+
+
+def test_whatever_evidently_is_a_picture_is_taken_as_one(small_run, digits, folder):
+    array, file = digits.images(digits.test[:1])[0], folder / "0.png"
+    grey, content = array[..., 0], file.read_bytes()
+    expected = small_run.predict(array).probabilities[0]
+    with file.open("rb") as opened:
+        given = [grey, grey[..., None], grey[None, ..., None], content, bytearray(content), opened, np.array([str(file)]),
+                 np.dstack([array, np.full_like(grey, 255)]), keras.ops.convert_to_tensor(array), [[file], (array,)]]  # fmt: skip
+        predictions = small_run.predict(given)
+    assert len(predictions.names) == len(set(predictions.names)) + 1 == 11  # the file's name is there twice
+    for probabilities in predictions.probabilities:
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pillow_image_is_turned_as_its_camera_says(small_run, digits, tmp_path):
+    image = Image.fromarray(digits.images(digits.test[:1])[0]).resize((64, 64)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    image.save(tmp_path / "turned.png", exif=exif)
+    expected = small_run.predict(tmp_path / "turned.png").probabilities
+    with Image.open(tmp_path / "turned.png") as opened:
+        np.testing.assert_allclose(small_run.predict(opened).probabilities, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_nothing_readable_is_an_error(small_run, folder):

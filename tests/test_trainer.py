@@ -10,6 +10,7 @@ import pytest
 
 import headstart as hs
 from conftest import SMALL
+from headstart.evaluate import load_for_evaluation
 from headstart.run.calibration import fit_temperature
 from headstart.run.metrics import compare_stages, measure, verdict
 from headstart.training.checkpoint import Checkpoint
@@ -29,7 +30,7 @@ def test_a_run_holds_what_it_promises(small_run):
         "test_frozen.npy", "test_fine_tuned.npy", "validation_frozen.npy", "validation_fine_tuned.npy", "labels_test.npy",
         "labels_validation.npy", "images/history.png", "images/gain.png", "images/confusion.png", "images/samples.png",
         "images/mistakes.png", "report.html", "images/calibration.png",
-        "audit.json", "near_duplicates.csv", "suspects.csv", "images/near_duplicates.png", "images/suspects.png",
+        "split.csv", "audit.json", "near_duplicates.csv", "suspects.csv", "images/near_duplicates.png", "images/suspects.png",
     }  # fmt: skip
     assert set(small_run.metrics["seconds"]) == {"preparation", "features", "audit", "head", "fine_tuning", "total"}
     assert small_run.metrics["memory_mb"].keys() == small_run.metrics["seconds"].keys() - {"total"}
@@ -131,12 +132,24 @@ def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
 def test_resuming_on_other_pictures_is_refused(digits, tmp_path):
     from headstart.trainer import resume
 
-    run = hs.Run.create(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL))
-    checkpoint = Checkpoint(run.path / "checkpoint")
-    checkpoint.fingerprint = "of other pictures"
-    checkpoint.write()
-    with pytest.raises(hs.HeadstartError, match="has changed since"):
-        resume(run.path, digits)
+    run = hs.Run.create(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL), digits)
+    with pytest.raises(hs.HeadstartError, match="split in another way"):
+        resume(run.path, hs.load_data("digits", limit=300, seed=1))
+    changed = digits.pictures.images.copy()
+    changed[digits.train[0]] = 0
+    pictures = dataclasses.replace(digits.pictures, images=changed)
+    with pytest.raises(hs.HeadstartError, match="1 image with other pixels"):
+        resume(run.path, dataclasses.replace(digits, pictures=pictures))
+
+
+def test_a_run_with_data_of_its_own_keeps_their_split(tmp_path):
+    """Seed, fractions and source differ from those of the configuration, which would draw another split."""
+    data = hs.load_data("digits", limit=200, seed=3, test_fraction=0.4)
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"data": "cifar10", "epochs": 0}), data)
+    assert run.config.data == "digits"
+    own = load_for_evaluation(run)
+    assert np.array_equal(own.test, data.test)
+    assert run.evaluate(own)["accuracy"] == run.metrics["test"]["frozen"]["accuracy"]
 
 
 def test_running_out_of_memory_suggests_a_batch_size(digits, tmp_path, monkeypatch):

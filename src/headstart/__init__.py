@@ -2,9 +2,7 @@
 
 import headstart as hs
 
-config = hs.recipe("quick", data="photos/")
-data = hs.load_data(config.data, image_size=config.image_size)
-run = hs.train(config, data)
+run = hs.train(hs.recipe("quick", data="photos/", out="runs/photos"))
 print(run.metrics["test"]["fine_tuned"]["accuracy"])
 print(run.predict(["a.jpg", "b.png"]).labels)
 """

@@ -1,12 +1,15 @@
 """The one place that knows Keras' backends by name: TensorFlow, JAX and PyTorch."""
 
 import contextlib
+import functools
 import importlib.metadata
+import importlib.util
 import logging
 import os
 import platform
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +20,39 @@ from headstart.memory import keep_freed_memory
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
 
 
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
 def load_keras():
     """Import and return Keras, without the lines that its backend prints while it starts.
 
     Raises:
-        HeadstartError: the backend that `KERAS_BACKEND` (or Keras' own configuration) asks for
-            is not installed.
+        HeadstartError: the backend that `KERAS_BACKEND` (or Keras' own configuration) asks for is unknown, cannot train,
+            is not installed, or is broken.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    chosen = os.environ.get("KERAS_BACKEND", "")
+    if chosen not in ("", *BACKENDS):
+        raise HeadstartError(f"KERAS_BACKEND is {chosen!r}, which Headstart does not know: {another_backend(chosen)}")
     try:
         with silent_stderr():
             import keras
-    except ImportError as error:
-        raise HeadstartError(
-            f"Keras' backend {os.environ.get('KERAS_BACKEND', 'tensorflow')!r} cannot be loaded ({error}); "
-            "install it, or choose another with KERAS_BACKEND=tensorflow, jax or torch"
-        ) from None
+    except Exception as error:  # it lacks a library, or one is of another version or for another processor, ...
+        which = f"KERAS_BACKEND={chosen}" if chosen else "Keras' backend"
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise HeadstartError(f"{which} cannot be loaded ({why}): mend that installation, or {another_backend(chosen)}") from error
+    used = keras.backend.backend()
+    if used not in BACKENDS:  # by Keras' configuration file, or imported before
+        raise HeadstartError(f"Keras' backend is {used!r}, which Headstart does not know: {another_backend(used)}")
     # TensorFlow warns of retracing each time that another small model predicts.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return keras
+
+
+def another_backend(than: str) -> str:
+    """Return how to choose a backend that is installed, or which to install."""
+    here = [name for name in BACKENDS if name != than and importlib.util.find_spec(name)]
+    return f"set KERAS_BACKEND to {' or '.join(here)}" if here else f"install {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
 
 
 @contextlib.contextmanager
@@ -89,6 +106,14 @@ def resolve_jit() -> bool | str:
     """Return Keras' `jit_compile`: XLA is three times slower than oneDNN for TensorFlow on CPUs."""
     on_tensorflow_cpu = load_keras().backend.backend() == "tensorflow" and not has_gpu()
     return False if on_tensorflow_cpu else "auto"
+
+
+def small_convolutions_are_slow() -> bool:
+    """Whether convolutions of small maps are several times slower than the same as products of matrices, forward too.
+
+    They are in JAX on CPUs: a ResNet-50 at 64 px took 42 ms for each image, and 9 with `headstart.model.products`.
+    """
+    return load_keras().backend.backend() == "jax" and not has_gpu()
 
 
 def without_autotuning(batches: Any) -> Any:
@@ -204,10 +229,55 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def versions() -> dict[str, str]:
     """Return the versions and the hardware that a result depends on."""
-    backend = load_keras().backend.backend()
-    packages = ["headstart", "keras", {"tensorflow": "tensorflow-cpu"}.get(backend, backend), "numpy", "pillow", "scikit-learn"]
-    found = {"backend": backend, "python": platform.python_version(), "platform": platform.platform()}
-    for package in packages:
+    names = ("headstart", "numpy", "scipy", "pillow", "scikit-learn")
+    return {
+        "backend": load_keras().backend.backend(), "python": platform.python_version(), "platform": platform.platform(),
+        **installed(names), **computing(), **processor(), "cores": str(os.cpu_count()), "threads": str(usable_cores()),
+        "gpu": str(has_gpu()).lower(),
+    }  # fmt: skip
+
+
+def computing() -> dict[str, str]:
+    """Return the versions of what computes a network's outputs: Keras, its backend under all its packages' names, OpenVINO."""
+    keras = load_keras()
+    backend = keras.backend.backend()
+    # TensorFlow comes as tensorflow, tensorflow-cpu and others; JAX computes by jaxlib and a plugin for each device.
+    found = installed_like(rf"{backend}(lib|-.*)?") or {backend: sys.modules[backend].__version__}
+    return {"keras": keras.version()} | found | installed(("openvino",))
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of some packages that are installed."""
+    found = {}
+    for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found | {"cores": str(os.cpu_count()), "gpu": str(has_gpu()).lower()}
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def installed_like(pattern: str) -> dict[str, str]:
+    """Return the versions of the installed packages whose whole name matches."""
+    named = {
+        distribution.name.lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
+    }
+    return {name: version for name, version in sorted(named.items()) if re.fullmatch(pattern, name)}
+
+
+@functools.cache
+def processor() -> dict[str, str]:
+    """Return the `processor`'s model and those of its `instructions` by which numbers are computed, where they are known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # Linux alone has it
+        lines = []
+    # The first processor's; "flags" on x86, "Features" on ARM, which names no model.
+    known = dict(reversed([[half.strip() for half in line.split(":", 1)] for line in lines if ":" in line]))
+    flags = (known.get("flags") or known.get("Features") or "").split()
+    numeric = sorted(flag for flag in flags if re.fullmatch(r"(avx|amx|sve|asimd|fma|f16c|bf16|i8mm).*", flag))
+    return {"processor": known.get("model name") or platform.processor(), "instructions": " ".join(numeric)}
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, as a container or a batch system allows."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

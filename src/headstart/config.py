@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from headstart.errors import HeadstartError
+from headstart.files import written_whole
 
 # Pictures smaller than this give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
@@ -41,6 +42,16 @@ class Config:
     out: str = option("", "folder of the run; empty: runs/DATA-BACKBONE-RECIPE")
     recipe: str = option(
         "quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, laptop, scratch"
+    )
+    layout: Literal["auto", "classes", "splits"] = option(
+        "auto",
+        "what the folders of a picture folder are; classes: each is one; splits: those called train, val or test are "
+        "splits; auto: by what they hold",
+    )
+    fit: Literal["auto", "crop", "squash", "pad"] = option(
+        "auto",
+        "how pictures of a folder become square; auto: photographs are cropped to their centre, longer ones squashed "
+        "where they share a shape and padded where they do not",
     )
     validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
     test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
@@ -72,7 +83,8 @@ class Config:
 
     # Frozen stage: the head learns on the features of a backbone that stays as it is
     cache_features: bool = option(True, "pass each picture once through what is frozen; off: at every epoch, as tutorials do")
-    views: int = option(2, "versions of a training picture to cache: itself, its mirror image, then random ones", 1, 64)
+    views: int = option(2, "versions of a training picture to cache: itself, its mirror image, then random ones, as far as the "
+                           "augmentation makes any", 1, 64)  # fmt: skip
     head_epochs: int = option(10, "epochs of the frozen stage", 1, 10_000)
     head_learning_rate: float = option(1e-3, "Adam's learning rate in the frozen stage", 1e-8, 10)
 
@@ -110,6 +122,8 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        if not (self.rotation or self.zoom or self.translation or self.rand_augment):
+            object.__setattr__(self, "views", min(self.views, 2 if self.flip else 1))  # there are no others
         refuse_impossible(self)
 
     @property
@@ -144,6 +158,8 @@ def checked(field: dataclasses.Field, value: Any) -> Any:
         value = float(value)
     if type(value) is not wanted:
         raise HeadstartError(f"{name} wants {wanted.__name__}, not {value!r}")
+    if isinstance(value, str) and "\0" in value:
+        raise HeadstartError(f"{name} holds a zero byte, which no path or name can")
     if choices and value not in choices:
         raise HeadstartError(f"{name} does not know {value!r}{suggestion(str(value), choices)}")
     low, high = field.metadata["low"], field.metadata["high"]
@@ -211,7 +227,7 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     return f"; it knows {', '.join(known)}" if len(known) <= 12 else ""
 
 
-def replace(config: Config, **changes: Any) -> Config:
+def replace(config: Config, /, **changes: Any) -> Config:
     """Return `config` with some options changed; an unknown one is refused with a suggestion."""
     known = [field.name for field in dataclasses.fields(Config)]
     for name in changes:
@@ -223,14 +239,17 @@ def replace(config: Config, **changes: Any) -> Config:
 def read_toml(path: Path) -> dict[str, Any]:
     """Return the options that a TOML file sets."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Paths that are no UTF-8 stand in it as they are; an editor may have marked it as UTF-8 at its beginning.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
     except FileNotFoundError:
         raise HeadstartError(f"there is no configuration file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise HeadstartError(f"{path} is not TOML: {error}") from None
 
 
-def to_toml(config: Config) -> str:
-    """Return `config` as the text of a TOML file that `read_toml` gives back unchanged."""
-    # JSON's scalars are TOML's scalars.
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in dataclasses.asdict(config).items())
+def write_toml(config: Config, path: Path) -> None:
+    """Write `config` as a TOML file that `read_toml` gives back unchanged."""
+    # JSON's scalars are TOML's, but for characters that JSON writes as two halves, or need not escape.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in dataclasses.asdict(config).items()]
+    with written_whole(path) as partial:
+        partial.write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8", errors="surrogateescape")

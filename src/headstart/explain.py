@@ -9,10 +9,12 @@ import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from headstart.backend import resolve_jit
+from headstart.backend import resolve_jit, small_convolutions_are_slow
 from headstart.errors import HeadstartError
 from headstart.files import written_whole
-from headstart.predict import Predictions, named_pictures, predict, read_inputs, refuse_only_unreadable
+from headstart.model.graph import tuning_model, without_augmentation
+from headstart.model.head import logit_gradients
+from headstart.predict import Inputs, Predictions, named_pictures, predict, read_inputs, refuse_nothing, refuse_only_unreadable
 from headstart.progress import track
 from headstart.run.folder import Run
 
@@ -20,9 +22,12 @@ from headstart.run.folder import Run
 LEAST_CELLS = 4
 # Occlusion covers squares of a quarter of the side, centred on a grid of so many a side.
 OCCLUSION_CELLS = 7
+# Compiling a ResNet-50 whose small convolutions are products takes JAX 6 seconds more; each image then takes 0.5 instead of 2.1.
+FEWEST_FOR_PRODUCTS = 5
 BATCH = 32
 # Overlays of smaller pictures are enlarged, so that the map can be seen.
 SMALLEST_OVERLAY = 224
+MOST_STEM_BYTES = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,22 +47,35 @@ class Explanations:
     method: str
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write each picture under its heat map as a PNG, and return the files."""
-        folder = Path(folder).expanduser()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HeadstartError(f"cannot write to {folder}: {error.strerror}") from None
+        """Write each picture under its heat map as a PNG, and return the files.
+
+        Raises:
+            HeadstartError: the folder or a file cannot be written.
+        """
         files = []
-        for number, (name, picture, heat_map) in enumerate(
-            zip(self.predictions.names, self.pictures, self.maps, strict=True), start=1
-        ):
-            # Pictures of different folders may share their names.
-            file = folder / f"{number:03d}-{Path(name).stem}.png"
-            with written_whole(file) as partial:
-                overlay(picture, heat_map, SMALLEST_OVERLAY).save(partial)
-            files.append(file)
+        try:
+            folder = Path(folder).expanduser()
+            folder.mkdir(parents=True, exist_ok=True)
+            for number, (name, picture, heat_map) in enumerate(
+                zip(self.predictions.names, self.pictures, self.maps, strict=True), start=1
+            ):
+                file = folder / file_name(number, name)
+                with written_whole(file) as partial:
+                    overlay(picture, heat_map, SMALLEST_OVERLAY).save(partial)
+                files.append(file)
+        except (OSError, RuntimeError) as error:  # RuntimeError: no home of a user for ~ or ~NAME
+            raise HeadstartError(f"cannot write to {folder}: {getattr(error, 'strerror', None) or error}") from None
         return files
+
+
+def file_name(number: int, name: str) -> str:
+    """Return the name of the PNG for a picture: its number, since files of different folders may share a name, and its stem.
+
+    It is a valid name on every system. What cannot be printed or stands for something in paths becomes `_`, and the stem is
+    cut to 100 bytes of UTF-8: some systems allow 143 for a whole name, and a file that is being written has a longer one.
+    """
+    stem = "".join(one if one.isprintable() and one not in '<>:"/\\|?*' else "_" for one in Path(name).stem)
+    return f"{number:03d}-{stem.encode()[:MOST_STEM_BYTES].decode(errors='ignore')}.png"
 
 
 def explain(run: Run, pictures: Any) -> Explanations:
@@ -69,16 +87,19 @@ def explain(run: Run, pictures: Any) -> Explanations:
     Raises:
         HeadstartError: there is nothing to explain, or nothing that can be read.
     """
-    named = list(named_pictures(pictures))
-    if not named:
-        raise HeadstartError("there are no pictures to explain")
-    names: list[str] = []
-    unreadable: list[str] = []
-    images = read_inputs(named, run.image_shape, names, unreadable)
-    refuse_only_unreadable(names, unreadable)
+    inputs = Inputs()
+    named = list(named_pictures(pictures, inputs))
+    refuse_nothing(named, inputs)
+    images = read_inputs(named, run, inputs)
+    refuse_only_unreadable(inputs)
     probabilities = predict(run, images).probabilities
     maps, method = heat_maps(run.model, images, probabilities.argmax(axis=1))
-    return Explanations(images, maps, Predictions(names, probabilities, run.class_names, unreadable), method)
+    return Explanations(
+        images,
+        maps,
+        Predictions(inputs.names, probabilities, run.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)),
+        method,
+    )
 
 
 def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, str]:
@@ -101,67 +122,72 @@ def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tu
         float32 (N, H, W) in 0..1, each map's largest value being 1 unless nothing speaks for the
         class; and a few words on the method and its resolution.
     """
-    # The nested backbone's own output belongs to another graph; what the pooling reads belongs to this one.
-    until_pooling = keras.Model(model.input, model.get_layer("features").input)
-    until_pooling.compile(jit_compile=resolve_jit())
-    rows, columns = keras.ops.shape(model.get_layer("features").input)[1:3]
+    before_pooling = feature_map_model(model)
+    rows, columns = before_pooling.compute_output_shape((1, *images.shape[1:]))[1:3]
     if min(rows, columns) < LEAST_CELLS:
         method = f"occlusion, {OCCLUSION_CELLS} x {OCCLUSION_CELLS} positions (the feature map has only {rows} x {columns} cells)"
-        coarse = [occlusion(model, images[row], classes[row]) for row in track(range(len(images)), "covering squares")]
+        coarse = occlusion(model, images, classes)
     else:
         method = f"HiResCAM, {rows} x {columns} cells"
-        coarse = []
+        coarse = np.zeros((len(images), rows, columns), np.float32)
         for start in range(0, len(images), BATCH):
-            features = np.asarray(until_pooling.predict_on_batch(images[start : start + BATCH]), np.float32)
-            gradients = logit_gradients(model, features.mean(axis=(1, 2)), classes[start : start + BATCH])
-            shares = np.einsum("nhwc,nc->nhw", features, gradients)
-            # The same network can be written with any constant moved between these and its biases, so only
-            # differences between cells mean something: what lies above the average speaks for the class.
-            coarse += list(shares - shares.mean(axis=(1, 2), keepdims=True))
+            batch = slice(start, start + BATCH)
+            features = np.asarray(before_pooling.predict_on_batch(images[batch]), np.float32)
+            gradients = logit_gradients(model, features.mean(axis=(1, 2)), classes[batch])
+            coarse[batch] = np.einsum("nhwc,nc->nhw", features, gradients)
+        # The same network can be written with any constant moved between these and its biases, so only
+        # differences between cells mean something: what lies above the average speaks for the class.
+        coarse -= coarse.mean(axis=(1, 2), keepdims=True)
     maps = np.stack([resized(np.maximum(one, 0), (images.shape[2], images.shape[1])) for one in coarse])
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny), method
 
 
-def logit_gradients(model: keras.Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return the gradient of a class's logit, above the mean of all, with respect to the pooled features.
+def feature_map_model(model: keras.Model) -> keras.Model:
+    """Return the part of a network from raw pixels to the feature map that is pooled, without augmentation.
 
-    The head is at most a ReLU layer and a linear one, so this is a product of its weights, and
-    needs no backend's differentiation.
+    Keras does not compile augmentation, and so on JAX nothing of a network that has it.
+    """
+    # The nested backbone's own output belongs to another graph.
+    x = model.input
+    for layer in model.layers[1 : model.layers.index(model.get_layer("features"))]:
+        x = x if layer.name == "augmentation" else layer(x)
+    part = keras.Model(model.input, x)
+    part.compile(jit_compile=resolve_jit())
+    return part
+
+
+def occlusion(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return by how much a class's logit, above the mean of all, falls when a square of an image is covered.
 
     Args:
-        features: float32 (N, channels), pooled.
+        images: uint8 (N, H, W, 3); squares take an image's mean colour.
         classes: int (N,).
 
     Returns:
-        float32 (N, channels).
+        float32 (N, 7, 7), a value for each square's centre.
     """
-    kernel, _ = model.get_layer("logits").get_weights()
-    gradients = (kernel - kernel.mean(axis=1, keepdims=True)).T[classes]
-    if any(layer.name == "hidden" for layer in model.layers):
-        kernel, bias = model.get_layer("hidden").get_weights()
-        gradients = (gradients * (features @ kernel + bias > 0)) @ kernel.T
-    return gradients
+    network = without_augmentation(model)
+    if len(images) >= FEWEST_FOR_PRODUCTS and small_convolutions_are_slow():
+        network = tuning_model(network)
+    falls = np.zeros((len(images), OCCLUSION_CELLS, OCCLUSION_CELLS), np.float32)
+    for row in track(range(len(images)), "covering squares"):
+        # Always as many images, so that the network is compiled once; more at a time are no faster.
+        logits = np.asarray(network.predict_on_batch(covered(images[row])), np.float32)
+        above_mean = logits[:, classes[row]] - logits.mean(axis=1)
+        falls[row] = (above_mean[0] - above_mean[1:]).reshape(OCCLUSION_CELLS, OCCLUSION_CELLS)
+    return falls
 
 
-def occlusion(model: keras.Model, image: np.ndarray, label: int) -> np.ndarray:
-    """Return by how much a class's logit, above the mean of all, falls when a square of a picture is covered.
-
-    Args:
-        image: uint8 (H, W, 3); squares take its mean colour.
-
-    Returns:
-        float32 (7, 7), a value for each square's centre.
-    """
+def covered(image: np.ndarray) -> np.ndarray:
+    """Return an image, uint8 (H, W, 3), and then its copies in which one square each has its mean colour, (50, H, W, 3)."""
     height, width, _ = image.shape
-    covered = np.repeat(image[None], 1 + OCCLUSION_CELLS**2, axis=0)
-    for number, (row, column) in enumerate(np.ndindex(OCCLUSION_CELLS, OCCLUSION_CELLS), start=1):
+    copies = np.repeat(image[None], 1 + OCCLUSION_CELLS**2, axis=0)
+    for copy, (row, column) in zip(copies[1:], np.ndindex(OCCLUSION_CELLS, OCCLUSION_CELLS), strict=True):
         top, left = ((place + 0.5) / OCCLUSION_CELLS - 1 / 8 for place in (row, column))
         rows = slice(max(0, round(top * height)), max(1, round((top + 1 / 4) * height)))
         columns = slice(max(0, round(left * width)), max(1, round((left + 1 / 4) * width)))
-        covered[number, rows, columns] = image.mean(axis=(0, 1))
-    logits = np.asarray(model.predict_on_batch(covered), np.float32)
-    above_mean = logits[:, label] - logits.mean(axis=1)
-    return (above_mean[0] - above_mean[1:]).reshape(OCCLUSION_CELLS, OCCLUSION_CELLS)
+        copy[rows, columns] = image.mean(axis=(0, 1))
+    return copies
 
 
 def overlay(picture: np.ndarray, heat_map: np.ndarray, smallest: int) -> Image.Image:

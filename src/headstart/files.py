@@ -1,12 +1,26 @@
 """Files that are whole or absent, and the folder where work that can be used again is kept."""
 
+import contextlib
+import errno
+import functools
 import hashlib
 import json
+import logging
 import os
+import re
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from headstart.errors import HeadstartError, UnwritableError
+
+logger = logging.getLogger("headstart")
+
+# How those say that a disk is full who raise no OSError with a number: safetensors, HDF5, and NumPy's short write.
+FULL_DISK = re.compile(r"No space left|[Qq]uota exceeded|File too large|errno = (28|122|27)\b|\d+ requested and \d+ written")
 
 
 @contextmanager
@@ -15,16 +29,60 @@ def written_whole(path: Path) -> Iterator[Path]:
 
     Several processes may write the same path at once, as runs that share a cache do: the last one counts. A process
     killed inside the block leaves `path` as it was, and at most one file for `remove_partial`.
+
+    Raises:
+        UnwritableError: the file cannot be written; nothing half-written stays.
     """
     # The suffix stays, since Keras and matplotlib choose the format by it; and the name, by which OpenVINO finds a second file.
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    # Of a long name its end: with the beginning that is added here it could be longer than a file's name may be.
+    name = os.fsencode(path.name)[-200:].decode(errors="ignore")
+    partial = path.with_name(f".partial-{os.getpid()}-{name}")
     try:
         yield partial
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except Exception as error:
+        if not concerns(error, partial):
+            raise
+        raise unwritable(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that is no longer there, or can no longer be written
+            partial.unlink(missing_ok=True)
+
+
+def concerns(error: Exception, file: Path) -> bool:
+    """Whether an exception says that a file cannot be written, and not that another one cannot be read."""
+    return is_disk_full(error) or (isinstance(error, OSError) and bool(error.errno) and error.filename in (None, str(file)))
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an exception says that the disk is full, that a quota is used up, or that a file may grow no further."""
+    number = error.errno if isinstance(error, OSError) else None
+    return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or bool(FULL_DISK.search(str(error)))
+
+
+def unwritable(path: Path, error: BaseException) -> UnwritableError:
+    """Return the error for a file or folder that cannot be written."""
+    if is_disk_full(error):
+        return UnwritableError(f"the disk is full: {path} cannot be written; make room")
+    return UnwritableError(f"{path} cannot be written: {getattr(error, 'strerror', None) or error}")
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file or folder that is to be written and cannot be, before anything slow starts.
+
+    Raises:
+        UnwritableError: it names what is in the way.
+    """
+    try:
+        existing = next(place for place in (path, *path.absolute().parents) if place.exists())
+    except OSError as error:
+        raise unwritable(path, error) from None
+    if existing != path and not existing.is_dir():
+        raise UnwritableError(f"{path} cannot be written: {existing} is a file")
+    if not os.access(existing, os.W_OK):
+        raise UnwritableError(f"{path} cannot be written: {existing} is read-only, or not yours")
 
 
 def remove_partial(folder: Path) -> None:
@@ -48,9 +106,55 @@ def checksum(path: Path) -> str:
 def cache_folder(kind: str) -> Path:
     """Return (and make) the folder for cached work of one kind, say `features`.
 
-    It lies in `$HEADSTART_CACHE`, or else in `headstart` of the user's cache folder.
+    It lies in `$HEADSTART_CACHE`, or else in `headstart` of the user's cache folder. Where that cannot be written, it
+    lies in a folder of the user's own among the system's temporary files, and a warning says so, once.
+
+    Raises:
+        HeadstartError: nothing can be written at all.
     """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("HEADSTART_CACHE") or Path(home) / "headstart") / kind
-    folder.mkdir(parents=True, exist_ok=True)
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = writable_cache(os.environ.get("HEADSTART_CACHE") or f"{home}/headstart") / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
     return folder
+
+
+@functools.cache
+def writable_cache(wanted: str) -> Path:
+    """Return the folder of the cache if it can be written, else one that can."""
+    folder = Path(os.path.expanduser(wanted))
+    try:
+        if str(folder).startswith("~"):
+            raise FileNotFoundError(errno.ENOENT, "there is no home folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        other = private_folder()
+        logger.warning(
+            "the cache folder %s cannot be written (%s): %s is used; HEADSTART_CACHE=FOLDER chooses another",
+            folder, error.strerror, other,
+        )  # fmt: skip
+        return other
+
+
+def private_folder() -> Path:
+    """Return (and make) a folder among the system's temporary files that nobody but the user can read or write.
+
+    Anybody may make files there, so one of the expected name may be somebody else's, or a link to anywhere.
+    """
+    try:
+        parent = Path(tempfile.gettempdir())
+        user = os.getuid() if hasattr(os, "getuid") else None  # on Windows, the folder of temporary files is the user's own
+        folder = parent / ("headstart" if user is None else f"headstart-{user}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or (user is not None and (found.st_uid != user or found.st_mode & 0o077)):
+            folder = Path(tempfile.mkdtemp(prefix="headstart-", dir=parent))
+        return folder
+    except OSError as error:
+        raise HeadstartError(
+            f"no cache folder can be written ({error.strerror}): set HEADSTART_CACHE to a folder that can"
+        ) from None

@@ -14,25 +14,27 @@ import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
 from headstart.audit.job import audit_run
+from headstart.audit.mirror import mirror_images_may_train
 from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data.dataset import Dataset
-from headstart.data.load import configured_data
+from headstart.data.load import configured_data, resolved
+from headstart.data.record import recorded_data, write_record
+from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.evaluate import predict_logits
-from headstart.files import remove_partial
+from headstart.files import remove_partial, write_json
 from headstart.memory import keep_freed_memory
 from headstart.model.backbones import load_backbone, refuse_unusable
 from headstart.model.graph import (
     adapt_batch_norm,
     all_layers,
     build_model,
-    head_model,
-    standardise,
     take_back,
     tuning_model,
     unfreeze,
 )
+from headstart.model.head import head_model, standardise
 from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results
@@ -48,6 +50,9 @@ logger = logging.getLogger("headstart")
 
 # More would change a mean over so many pictures and places by less than their batches differ.
 PICTURES_FOR_STATISTICS = 2048
+
+# So many classes are named in the log; data.json has all.
+MOST_LISTED = 30
 
 FROZEN, FINE_TUNED, SCRATCH = "frozen", "fine_tuned", "scratch"
 
@@ -68,6 +73,7 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
     """
     refuse_missing_extras(config)
     refuse_unusable(config)
+    config = resolved(config, data)
     Run.refuse_taken(config, overwrite=overwrite)
     begin = time.monotonic()
     loaded = data or configured_data(config)
@@ -75,8 +81,10 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
     planned = plan.prepare(config, loaded, typed, loading)
     if not data and loaded.pictures.files and planned.image_size != config.image_size:
         loaded = configured_data(planned)  # files are decoded at the image size
-    run = Run.create(planned, overwrite=overwrite)
+    run = Run.create(planned, loaded, overwrite=overwrite)
     plan.record_choice(run, config)
+    if "flip" in typed and config.flip:
+        write_json(run.path / "mirror.json", {"asked": True})
     return carry_out_seeds(run, loaded) if config.seeds > 1 else carry_out(run, loaded, 0.0 if data else loading)
 
 
@@ -102,9 +110,8 @@ def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
     differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test pictures.
     """
     with run.log():
-        data = data or configured_data(run.config)
+        data = recorded_data(run.path, run.config, data)
         checkpoint = Checkpoint(run.path / "checkpoint")
-        refuse_other_data(checkpoint, data)
         checkpoint.write()
         runs = []
         for seed in range(run.config.seed, run.config.seed + run.config.seeds):
@@ -113,9 +120,10 @@ def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
                 one = Run(path)
             else:
                 shutil.rmtree(path, ignore_errors=True)  # what a kill left of it
-                one = Run.create(
-                    dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
-                )
+                config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
+                one = Run.create(config, data)
+                if run.mirror:
+                    write_json(one.path / "mirror.json", run.mirror)
             logger.info("seed %d", seed)
             keras.utils.clear_session()  # memory, and the numbers in layers' names, by which features are cached too
             runs.append(one if is_done(one) else carry_out(one, data))
@@ -139,21 +147,21 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision)
         refuse_unusable(config)
-        data = data or configured_data(config)
+        data = recorded_data(run.path, config, data)
         describe(data)
-        refuse_other_data(checkpoint, data)
 
-        backbone, preprocess = load_backbone(config)
-        model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
-        refuse_unknown_layer(model, config)
-        if config.adapts_batch_norm:
-            adapt_batch_norm(model, some_pictures(data, config), config)
+        model, frozen, preprocess = networks(data, config, precision)
         logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
         checkpoint.stop_clock("preparation")
 
-        frozen = FrozenLayers(model, data, config, worthwhile_cut(model, data, config))
         plan.announce(run, frozen, data, checkpoint.seconds["preparation"])
+        if not mirror_images_may_train(run, frozen, data, checkpoint):
+            config = run.switch_off_flip()
+            keras.utils.clear_session()  # the numbers in layers' names, by which features are cached
+            model, frozen, preprocess = networks(data, config, precision)
         data = audit_run(run, frozen, data, checkpoint)
+        if config.drop_duplicates:
+            write_record(run.path, data)  # what is trained on is known only now
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
 
         if not config.from_scratch:
@@ -168,6 +176,16 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
             tracker.finish(checkpoint.history, run.metrics)
         checkpoint.remove()
     return run
+
+
+def networks(data: Dataset, config: Config, precision: str) -> tuple[keras.Model, FrozenLayers, str]:
+    """Return the whole network, its frozen layers with their cache, and the preprocessing mode of the backbone."""
+    backbone, preprocess = load_backbone(config)
+    model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
+    refuse_unknown_layer(model, config)
+    if config.adapts_batch_norm:
+        adapt_batch_norm(model, some_pictures(data, config), config)
+    return model, FrozenLayers(model, data, config, worthwhile_cut(model, data, config)), preprocess
 
 
 def is_done(run: Run) -> bool:
@@ -313,22 +331,21 @@ def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:
 def describe(data: Dataset) -> None:
     """Log what was loaded, with every file that was skipped and every duplicate."""
     logger.info(
-        "%s: %d classes, %d x %d pixels; %d pictures for training, %d for validation, %d for the test",
+        "%s: %d classes, %d x %d pixels; %d images for training, %d for validation, %d for the test",
         data.pictures.source, len(data.class_names), *data.image_shape[:2], len(data.train), len(data.validation), len(data.test),
     )  # fmt: skip
+    counts = np.bincount(data.pictures.labels, minlength=len(data.class_names)).tolist()
+    listed = [f"{name} {number:,}" for name, number in zip(data.class_names, counts, strict=True)]
+    more = f" and {len(listed) - MOST_LISTED} more classes" if len(listed) > MOST_LISTED else ""
+    logger.info("classes: %s%s", ", ".join(listed[:MOST_LISTED]), more)
+    for line in data.pictures.remarks:
+        logger.info("data: %s", line)
+    if data.pictures.skipped:
+        logger.info("data: not used: %s", skipped_words(data.pictures.skipped))
     for line in data.pictures.unreadable:
         logger.warning("skipped %s", line)
     for line in data.duplicates:
         logger.warning("duplicate: %s", line)
-
-
-def refuse_other_data(checkpoint: Checkpoint, data: Dataset) -> None:
-    """Refuse to go on with a run on pictures that are not those it began with."""
-    if checkpoint.fingerprint not in ("", data.pictures.fingerprint):
-        raise HeadstartError(
-            f"{data.pictures.source} has changed since this run began: start a new run, or bring back the old pictures"
-        )
-    checkpoint.fingerprint = data.pictures.fingerprint
 
 
 def refuse_unknown_layer(model: keras.Model, config: Config) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data.picture import UnreadablePicture, fit, read_picture
+from headstart.data.picture import Decoding, UnreadablePicture, decode, fit, is_image, read_picture
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -153,3 +153,73 @@ def test_too_many_pixels(tmp_path, monkeypatch):
     read_picture(tmp_path / "fits.png", 4, 4)
     with pytest.raises(UnreadablePicture, match="11 x 10 pixels are more than 100"):
         read_picture(tmp_path / "huge.png", 4, 4)
+
+
+def test_a_jpeg_with_too_many_pixels_is_decoded_at_a_fraction(tmp_path, monkeypatch):
+    monkeypatch.setattr("headstart.data.picture.MOST_PIXELS", 1500)
+    Image.new("RGB", (160, 120), RED).save(tmp_path / "camera.jpg")
+    assert_colour(read_picture(tmp_path / "camera.jpg", 8, 8), RED)
+
+
+def halves(size):
+    """An image that is red at its left end, blue at its right end and green between."""
+    image = Image.new("RGB", size, GREEN)
+    image.paste(RED, (0, 0, size[0] // 8, size[1]))
+    image.paste(BLUE, (size[0] - size[0] // 8, 0, *size))
+    return image
+
+
+def test_three_ways_to_a_square():
+    wide = halves((128, 32))
+    cropped, squashed, padded = (fit(wide, 32, 32, Decoding(how)) for how in ("crop", "squash", "pad"))
+    assert_colour(cropped, GREEN)
+    assert_colour(squashed[:, 1], RED)
+    assert_colour(squashed[:, -2], BLUE)
+    assert_colour(padded[16, 1], RED)
+    assert_colour(padded[16, -2], BLUE)
+    assert_colour(padded[:8], (124, 116, 104))
+
+
+def test_a_known_scale_of_greys(tmp_path):
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.array([[1000, 1500, 2000]] * 3, np.uint16)).save(path)
+    shades = read_picture(path, 3, 3, Decoding(grey_range=(1000, 2000)))
+    assert shades[1].tolist() == [[0] * 3, [127] * 3, [255] * 3]
+    assert decode(path, 3, 3, Decoding()).remarks == ("of more than 8 bits and no known scale: scaled by the range of its type",)
+    assert decode(path, 3, 3, Decoding(grey_range=(1000, 2000))).remarks == ()
+
+
+def test_values_that_are_no_numbers_are_black(tmp_path):
+    Image.fromarray(np.array([[np.nan, 0.5, 1]] * 3, np.float32)).save(tmp_path / "float.tif")
+    assert read_picture(tmp_path / "float.tif", 3, 3)[1].tolist() == [[0] * 3, [127] * 3, [255] * 3]
+
+
+def test_what_an_image_loses_is_said(tmp_path):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    assert decode(tmp_path / "moving.gif", 8, 8, Decoding()).remarks == ("of several frames the first is used",)
+    frames[0].save(tmp_path / "two.jpg", "MPO", save_all=True, append_images=frames[1:])
+    assert decode(tmp_path / "two.jpg", 8, 8, Decoding()).remarks == ()
+
+
+def test_the_size_before_decoding_is_that_of_the_upright_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 32), RED).save(tmp_path / "turned.jpg", exif=exif)
+    assert decode(tmp_path / "turned.jpg", 8, 8, Decoding()).size == (32, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "expected"),
+    [
+        ("a.jpg", "JPEG", True), ("a.JFIF", "JPEG", True), ("a", "PNG", True), ("a.data", "WEBP", True), ("a.avif", "AVIF", True),
+        ("a.nef", "TIFF", False), ("a.txt", None, False), ("a", None, False), ("a.eps", "EPS", False),
+    ],
+)  # fmt: skip
+def test_what_is_an_image(tmp_path, name, kind, expected):
+    path = tmp_path / name
+    if kind:
+        Image.new("RGB", (8, 8)).save(path, format=kind)
+    else:
+        path.write_text("a text that is no image")
+    assert is_image(path) is expected

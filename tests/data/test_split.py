@@ -138,15 +138,22 @@ def test_limit_below_the_number_of_classes():
         split(pictures([0, 1, 2] * 20), limit=2)
 
 
-def test_limit_where_a_class_has_one_picture_in_a_part():
+def test_limit_keeps_a_rare_class():
     source = pictures([0] * 60 + [1] * 3, [TRAIN, VALIDATION, TEST] * 21)
-    with pytest.raises(HeadstartError, match="--limit 10 is too low for class 'bee', which is rare in the training part"):
-        split(source, limit=10)
+    assert [np.bincount(source.labels[side]).tolist() for side in sides(split(source, limit=10))] == [[9, 1]] * 3
+    data = split(pictures([0] * 1000 + [1] * 10), limit=20)
+    assert [np.bincount(data.labels(side))[1] for side in sides(data)] == [1, 1, 1]
 
 
-def test_limit_that_leaves_no_picture_of_a_class():
-    with pytest.raises(HeadstartError, match="--limit 20 is too low for class 'bee'"):
-        split(pictures([0] * 1000 + [1] * 10), limit=20)
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("rare", [3, 4, 5, 9, 20])
+@pytest.mark.parametrize("fraction", [0.02, 0.1])
+def test_a_rare_class_is_in_every_split(seed, rare, fraction):
+    data = split(pictures([0] * 400 + [1] * 400 + [2] * rare), validation_fraction=fraction, seed=seed)
+    counts = [np.bincount(data.labels(side), minlength=3) for side in sides(data)]
+    assert min(count.min() for count in counts) >= 1
+    assert sum(count[2] for count in counts) == rare
+    assert counts[0][2] >= max(1, round(0.5 * rare) - 1), "the rest is for training"
 
 
 @pytest.mark.parametrize("count", [1, 2])

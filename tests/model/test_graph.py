@@ -13,14 +13,13 @@ from headstart.model.graph import (
     feature_model,
     first_unfrozen,
     frozen_cut,
-    head_model,
     normalisation,
-    standardise,
     take_back,
     tuning_model,
     unfreeze,
     without_augmentation,
 )
+from headstart.model.head import head_model
 
 
 def images(count: int, side: int = 32) -> np.ndarray:
@@ -121,33 +120,6 @@ def test_unfreezing_from_a_stage_leaves_what_lies_before_it():
 def test_a_frozen_backbone_gives_the_head_all_the_trainable_weights():
     model, _ = tiny_model()
     assert {weight.path for weight in model.trainable_weights} == {"hidden/kernel", "hidden/bias", "logits/kernel", "logits/bias"}
-
-
-def test_the_head_alone_continues_from_the_features():
-    model, _ = tiny_model()
-    pictures = images(3)
-    features = keras.Model(model.input, model.get_layer("features").output).predict(pictures, verbose=0)
-    np.testing.assert_allclose(
-        head_model(model).predict(features, verbose=0), model.predict(pictures, verbose=0), rtol=1e-5, atol=1e-5
-    )
-
-
-def test_the_head_reads_standardised_features():
-    model, _ = tiny_model()
-    features = np.random.default_rng(0).normal(3, [0.5] * 4 + [2] * 4, (400, 8)).astype(np.float16)
-    before = model.get_layer("backbone").get_weights()
-    standardise(model, np.array_split(features, 3))
-    standardised = np.array(model.get_layer("standardise")(np.float32(features)))
-    np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-2)
-    np.testing.assert_allclose(standardised.std(axis=0), 1, atol=1e-2)
-    for now, then in zip(model.get_layer("backbone").get_weights(), before, strict=True):
-        np.testing.assert_array_equal(now, then)
-
-
-@pytest.mark.parametrize("options", [{"cache_features": False}, {"weights": "none"}])
-def test_where_the_features_are_not_known_beforehand_the_head_reads_them_as_they_are(options):
-    model, _ = tiny_model(**options)
-    assert "standardise" not in [layer.name for layer in model.layers]
 
 
 def test_the_network_in_use_is_not_random_however_it_is_called():

@@ -1,6 +1,10 @@
 import json
+import logging
+import os
 import shutil
+from pathlib import Path
 
+import keras
 import pytest
 
 import headstart as hs
@@ -48,3 +52,44 @@ def test_damaged_metrics_are_named(copy):
     (copy / "metrics.json").write_text('{"test": ')
     with pytest.raises(hs.HeadstartError, match=r"metrics\.json is damaged"):
         hs.Run(copy).metrics  # noqa: B018
+
+
+@pytest.mark.parametrize("version", ["99.1.0", None])
+def test_a_model_that_cannot_be_loaded_says_which_keras_can(version, copy, monkeypatch):
+    def unknown(*_, **__):
+        raise TypeError("Could not locate class 'Novelty'.\n\nconfig={...}")
+
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["versions"] = manifest["versions"] | {"keras": version}
+    if version is None:  # as older versions wrote it
+        del manifest["versions"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    monkeypatch.setattr("keras.models.load_model", unknown)
+    with pytest.raises(hs.HeadstartError, match=r"model\.keras cannot be loaded by Keras .*Novelty") as refusal:
+        hs.Run(copy).model  # noqa: B018
+    assert "\n" not in str(refusal.value)
+    assert ("pip install keras==99.1.0" in str(refusal.value)) == (version is not None)
+
+
+def test_a_run_knows_what_saved_its_model(small_run):
+    assert small_run.manifest["versions"]["keras"] == keras.version()
+
+
+def test_a_log_line_is_one_line_whatever_names_it_holds(small_run, copy):
+    with hs.Run(copy).log():
+        logging.getLogger("headstart").warning(
+            "skipped %s", os.fsdecode(b"\xe9\x1b[31m\n2026-01-01 00:00:00 INFO \xe4\xbd\xa0.jpg")
+        )
+    lines = (copy / "log.txt").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 1 + len((small_run.path / "log.txt").read_text(encoding="utf-8").splitlines())
+    assert lines[-1].endswith("skipped \ufffd\\x1b[31m\\n2026-01-01 00:00:00 INFO \u4f60.jpg")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is always full")
+def test_a_log_that_cannot_be_written_stops_the_run_in_words(copy, capsys):
+    (copy / "log.txt").unlink()
+    (copy / "log.txt").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as refusal, hs.Run(copy).log():
+        logging.getLogger("headstart").info("anything")
+    assert refusal.value.__notes__ == [f"go on with headstart train --resume {copy}"]
+    assert "Traceback" not in capsys.readouterr().err

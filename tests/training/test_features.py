@@ -58,6 +58,32 @@ def test_another_weight_is_another_entry(network, digits, tmp_path):
     assert len(list(tmp_path.glob("features/*.npy"))) == 2
 
 
+@pytest.mark.parametrize(
+    ("what", "other"),
+    [("computing", lambda: {"openvino": "1.0"}), ("processor", lambda: {"instructions": "avx2"}), ("has_gpu", lambda: True),
+     ("FEWEST_PICTURES", 1)],
+)  # fmt: skip
+def test_what_computes_them_tells_features_apart(what, other, network, digits, monkeypatch):
+    def place():
+        return FrozenLayers(network[0], digits, network[1]).places(digits.train[:20], 0)
+
+    assert place() == (before := place())
+    monkeypatch.setattr(f"headstart.training.features.{what}", other)
+    assert place() != before
+
+
+@pytest.mark.parametrize(("fewest", "used"), [(700, True), (800, False)])
+def test_one_engine_computes_the_features_of_all_splits(fewest, used, network, digits, monkeypatch):
+    """All splits together have 744 images, and none of them alone as many as 700."""
+    assert len(digits.train) + len(digits.validation) + len(digits.test) == 744
+    started = []
+    monkeypatch.setattr("headstart.model.engine.FEWEST_PICTURES", fewest)
+    monkeypatch.setattr("headstart.model.engine.compiled_by_openvino", lambda *inputs: started.append(inputs))
+    for rows in (digits.validation, digits.test):
+        FrozenLayers(network[0], digits, network[1]).features(rows, 0, "test pictures")
+    assert len(started) == 2 * used
+
+
 def test_a_damaged_cache_file_is_made_again(network, digits, tmp_path):
     first = features(network, digits)
     file = next(tmp_path.glob("features/*.npy"))

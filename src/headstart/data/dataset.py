@@ -1,12 +1,14 @@
 """The one idea of a data set: one array of pictures, their labels, and three splits that cannot leak."""
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
+from headstart.data.picture import Decoding
 from headstart.errors import HeadstartError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -24,7 +26,11 @@ class Pictures:
         parts: int8 (N,), the part the source put each picture in: TRAIN, VALIDATION or TEST.
         files: where each picture came from, or empty where the source has no files.
         unreadable: files that could not be read, each with the reason.
-        source: what was loaded, as the user named it.
+        source: what was loaded: a name, or a path.
+        skipped: how many files and folders of the source were left out since they are no images, by kind.
+        remarks: what a user might not expect of how the source was read, a line each.
+        decoding: how files became arrays.
+        sizes: width and height of the smallest, the median and the largest image before decoding; empty without files.
     """
 
     images: np.ndarray
@@ -34,6 +40,10 @@ class Pictures:
     source: str
     files: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    skipped: dict[str, int] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    decoding: Decoding = field(default_factory=Decoding)
+    sizes: dict[str, list[int]] = field(default_factory=dict)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -107,7 +117,13 @@ class Dataset:
         labels = self.labels(self.test).astype("<i4")
         return hashlib.sha256(self.pictures.digests[self.test].tobytes() + labels.tobytes()).hexdigest()
 
-    def summary(self) -> dict:
+    def class_counts(self) -> dict[str, dict[str, int]]:
+        """Return how many images of each class each split has."""
+        splits, classes = (self.train, self.validation, self.test), len(self.class_names)
+        counts = [np.bincount(self.labels(rows), minlength=classes).tolist() for rows in splits]
+        return {name: dict(zip(self.class_names, row, strict=True)) for name, row in zip(PART_NAMES, counts, strict=True)}
+
+    def summary(self) -> dict[str, Any]:
         """Return what a run records of its data, ready for JSON."""
         return {
             "source": self.pictures.source,
@@ -115,8 +131,12 @@ class Dataset:
             "test_fingerprint": self.test_fingerprint,
             "classes": list(self.class_names),
             "picture_shape": list(self.image_shape),
+            "decoding": asdict(self.pictures.decoding),
             "pictures": {"training": len(self.train), "validation": len(self.validation), "test": len(self.test)},
+            "pictures_by_class": self.class_counts(),
+            "skipped": self.pictures.skipped,
             "unreadable": list(self.pictures.unreadable),
+            "remarks": list(self.pictures.remarks),
             "duplicates": list(self.duplicates),
         }
 
@@ -196,8 +216,29 @@ def draw(
             f"at least {needed} are needed, one for training and one for each part that is drawn"
         )
     drawn = max(len(counts), round(fraction * len(groups)))
-    _, chosen = train_test_split(groups, test_size=drawn, stratify=labels, random_state=seed)
-    parts[training & np.isin(group, chosen)] = part
+    _, chosen = train_test_split(np.arange(len(groups)), test_size=drawn, stratify=labels, random_state=seed)
+    chosen = with_every_class(chosen, labels, 1, counts - needed + 1, seed)
+    parts[training & np.isin(group, groups[chosen])] = part
+
+
+def with_every_class(chosen: np.ndarray, labels: np.ndarray, least: int, most: np.ndarray, seed: int) -> np.ndarray:
+    """Return positions chosen in proportion, with a few more or fewer of rare classes, which proportion alone can leave out.
+
+    Args:
+        chosen: int (M,), positions in `labels`.
+        labels: int (N,), the class of everything that could be chosen.
+        least: so many of each class must be chosen at least.
+        most: int (classes,), so many of each class may be chosen.
+    """
+    random, picked = np.random.default_rng(seed), np.zeros(len(labels), bool)
+    picked[chosen] = True
+    for label in np.unique(labels):
+        members = labels == label
+        number = int(picked[members].sum())
+        wanted = int(np.clip(number, least, max(least, most[label])))
+        candidates = np.flatnonzero(members & (picked if wanted < number else ~picked))
+        picked[random.choice(candidates, abs(wanted - number), replace=False)] = wanted > number
+    return np.flatnonzero(picked)
 
 
 def stratified_subset(pictures: Pictures, indices: np.ndarray, part: int, limit: int, seed: int) -> np.ndarray:
@@ -209,12 +250,10 @@ def stratified_subset(pictures: Pictures, indices: np.ndarray, part: int, limit:
         raise HeadstartError(f"--limit {limit} must be at least the number of classes, {classes}")
     if len(indices) - limit < classes:
         return indices  # scikit-learn cannot leave out less than one of each class; a few more pictures do no harm
-    # scikit-learn cannot stratify a class of one picture, and a rare class can come out empty.
-    if counts.min() > 1:
-        chosen, _ = train_test_split(indices, train_size=limit, stratify=labels, random_state=seed)
-        if len(np.unique(pictures.labels[chosen])) == classes:
-            return np.sort(chosen)
-    rarest = pictures.class_names[present[counts.argmin()]]
-    raise HeadstartError(
-        f"--limit {limit} is too low for class {rarest!r}, which is rare in the {PART_NAMES[part]} part: raise it or leave it out"
-    )
+    # scikit-learn cannot stratify a class of one picture: those are chosen in any case.
+    several = np.isin(labels, present[counts > 1])
+    wanted = limit - int((~several).sum())
+    rows = np.flatnonzero(several)
+    chosen, _ = train_test_split(rows, train_size=wanted, stratify=labels[rows], random_state=seed)
+    chosen = np.concatenate([chosen, np.flatnonzero(~several)])
+    return indices[with_every_class(chosen, labels, 1, np.bincount(labels), seed)]

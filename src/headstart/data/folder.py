@@ -1,136 +1,219 @@
-"""A folder of pictures with a subfolder for each class, below `train`, `val` and `test` or not."""
+"""A folder of images with a subfolder for each class, below `train`, `val` and `test` or not, decoded to one size."""
 
 import hashlib
 import json
+import logging
 import warnings
+from collections import Counter
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import TEST, TRAIN, VALIDATION, Pictures
-from headstart.data.picture import UnreadablePicture, is_picture, read_picture
+from headstart.data.dataset import Pictures
+from headstart.data.layout import read_layout
+from headstart.data.picture import Decoded, Decoding, UnreadablePicture, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.errors import HeadstartError
-from headstart.files import cache_folder, write_json
+from headstart.files import cache_folder, write_json, written_whole
 from headstart.progress import track
 
-PART_FOLDERS = {
-    "train": TRAIN, "training": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION, "test": TEST,
-}  # fmt: skip
-# Above this the decoded pictures lie in a memory-mapped file, which also serves the next run.
+logger = logging.getLogger("headstart")
+
+# Above this the decoded images lie in a memory-mapped file, which also serves the next run.
 MOST_BYTES_IN_MEMORY = 2 << 30
-MOST_UNREADABLE = 0.01
+# Beyond this share of unreadable files, and this number, something is wrong with the data; so it is beyond the second share
+# in any case, which protects small sets.
+MOST_UNREADABLE, FEW_UNREADABLE, MOST_UNREADABLE_OF_FEW = 0.01, 10, 0.25
+# So many unreadable files are named in a message.
+NAMED = 10
+# So many headers say which shapes a data set has, and so many deep images which greys.
+HEADERS, DEEP_IMAGES = 1000, 200
 
 
-def read_folder(root: Path, size: int) -> Pictures:
-    """Decode all pictures below a folder to one size.
+def read_folder(
+    root: Path, size: int, *, fit: str = "auto", layout: str = "auto", decoding: Decoding | None = None,
+    known: Collection[str] | None = None,
+) -> Pictures:  # fmt: skip
+    """Decode all images below a folder to one size.
 
     Args:
-        size: height and width in pixels, cropped about the centre.
+        size: height and width in pixels.
+        fit: `crop`, `squash` or `pad`; `auto` chooses by the images' shapes, see `headstart.data.picture.choose_fit`.
+        layout, known: see `headstart.data.layout.read_layout`.
+        decoding: how a run's images were decoded, instead of `fit`.
 
     Raises:
-        HeadstartError: there are no class folders or only one, a class has no picture, the parts
-            have different classes, or more than 1 % of the files are unreadable.
+        HeadstartError: there are no class folders, a class has no image, or too many files are unreadable.
     """
-    listing = list_pictures(root)
-    class_names = tuple(sorted({name for _, name, _ in listing}))
-    if len(class_names) < 2:
-        raise HeadstartError(f"{root} has only one class, {class_names[0]!r}: a classifier needs two subfolders or more")
-    paths = [path for path, _, _ in listing]
-    images, unreadable = decode_all(root, paths, size)
-    good = [row for row, path in enumerate(paths) if str(path.relative_to(root)) not in unreadable]
+    found = read_layout(root, layout, known)
+    class_names = tuple(sorted({name for _, name, _ in found.rows}))
+    paths = [path for path, _, _ in found.rows]
+    remarks = list(found.remarks)
+    if decoding is None:
+        decoding, why = choose_decoding(paths, fit)
+        remarks += why
+    images, files = decode_all(root, paths, size, decoding)
+    unreadable: dict[str, str] = files["unreadable"]
+    names = [str(path.relative_to(root)) for path in paths]
+    good = [row for row, name in enumerate(names) if name not in unreadable]
+    remarks += [f"{number:,} x {what}" for what, number in files["remarks"].items()]
+    if decoding.fit == "crop" and files["cut"] >= 0.005:
+        remarks.append(f"images are cropped to their centre: {100 * files['cut']:.0f} % of each in the mean is cut away "
+                       "(--fit squash or --fit pad keeps all)")  # fmt: skip
     return Pictures(
         images=images,
-        labels=np.array([class_names.index(listing[row][1]) for row in good], np.int32),
+        labels=np.array([class_names.index(found.rows[row][1]) for row in good], np.int32),
         class_names=class_names,
-        parts=np.array([listing[row][2] for row in good], np.int8),
+        parts=np.array([found.rows[row][2] for row in good], np.int8),
         source=str(root),
-        files=tuple(str(paths[row].relative_to(root)) for row in good),
+        files=tuple(names[row] for row in good),
         unreadable=tuple(f"{file}: {reason}" for file, reason in unreadable.items()),
+        skipped=dict(found.skipped),
+        remarks=tuple(remarks),
+        decoding=decoding,
+        sizes=files["sizes"],
     )
 
 
-def list_pictures(root: Path) -> list[tuple[Path, str, int]]:
-    """Return path, class name and part of every picture file, in a fixed order."""
-    folders = subfolders(root)
-    parts = {folder: PART_FOLDERS[folder.name.lower()] for folder in folders if folder.name.lower() in PART_FOLDERS}
-    if TRAIN not in parts.values():
-        if folders and len(parts) == len(folders):
-            present = " and ".join(f"{folder.name}/" for folder in folders)
-            raise HeadstartError(f"{root} has {present} and no pictures to train on: put them into {root / 'train'}")
-        parts = {root: TRAIN}
-    listing, classes = [], {}
-    for folder, part in parts.items():
-        classes[folder] = [below.name for below in subfolders(folder)]
-        for below in subfolders(folder):
-            files = sorted(path for path in below.rglob("*") if is_picture(path))
-            if not files:
-                raise HeadstartError(f"{below} holds no picture: add some, or remove the folder of this class")
-            listing += [(path, below.name, part) for path in files]
-    if not listing:
-        raise HeadstartError(f"{root} is no data set: it needs a subfolder of pictures for each class")
-    training = {name for folder, part in parts.items() if part == TRAIN for name in classes[folder]}
-    for folder, names in classes.items():
-        if strange := sorted(set(names) - training):
-            raise HeadstartError(f"{folder / strange[0]}: the class {strange[0]!r} has no pictures to train on")
-    return listing
+def choose_decoding(paths: list[Path], fit: str) -> tuple[Decoding, list[str]]:
+    """Return how the images of a data set are decoded, by a sample of them, and what that means in words."""
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+        headers = [header for header in pool.map(read_header, spread(paths, HEADERS)) if header]
+        remarks = []
+        if fit == "auto":
+            fit = choose_fit([size for size, _ in headers])
+            if fit != "crop":
+                shapes = "share one long shape" if fit == "squash" else "have long shapes of many kinds"
+                how = "squashed to a square" if fit == "squash" else "padded to a square"
+                remarks.append(f"the images {shapes}: they are {how}, so that nothing is cut away (--fit crop cuts)")
+        deep = [path for (_, is_deep), path in zip(headers, spread(paths, HEADERS), strict=False) if is_deep]
+        if not deep:
+            return Decoding(fit), remarks
+        ranges = [found for found in pool.map(read_range, spread(deep, DEEP_IMAGES)) if found]
+    if not ranges:
+        return Decoding(fit), remarks
+    # Robust, so that a few dead pixels do not make all else one grey.
+    lows, highs = np.array(ranges).T
+    low, high = float(np.quantile(lows, 0.01)), float(np.quantile(highs, 0.99))
+    remarks.append(f"images of more than 8 bits: values from {low:g} to {high:g} become 0 to 255, in all of them alike")
+    return Decoding(fit, (low, high)), remarks
 
 
-def subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def spread(paths: list[Path], most: int) -> list[Path]:
+    """Return at most so many of the paths, evenly spread over all."""
+    return [paths[int(place)] for place in np.linspace(0, len(paths) - 1, min(most, len(paths)))] if paths else []
 
 
-def decode_all(root: Path, paths: list[Path], size: int) -> tuple[np.ndarray, dict[str, str]]:
-    """Return the readable pictures, uint8 (N, size, size, 3), and the reason for each unreadable file."""
+def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
+    """Return an image's width and height, and whether it is grey with more than 8 bits; None where it cannot be read."""
+    try:
+        with open_image(path) as image:
+            return image.size, is_deep(image)
+    except Exception:  # Pillow raises almost anything; decoding says why
+        return None
+
+
+def read_range(path: Path) -> tuple[float, float] | None:
+    """Return the lowest and the highest value of a deep image, but for one pixel in ten thousand; None where there is none."""
+    try:
+        with open_image(path) as image:
+            values = np.asarray(image, np.float64)
+    except Exception:
+        return None
+    values = values[np.isfinite(values)]
+    return (float(np.quantile(values, 1e-4)), float(np.quantile(values, 1 - 1e-4))) if values.size else None
+
+
+def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return the readable images, uint8 (N, size, size, 3), and what was found out: see `decode_into`."""
     shape = (len(paths), size, size, 3)
     if np.prod(shape, dtype=np.int64) <= MOST_BYTES_IN_MEMORY:
         images = np.empty(shape, np.uint8)
-        unreadable = decode_into(images, root, paths)
-        return images[: len(paths) - len(unreadable)], unreadable
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-    key = hashlib.sha256(json.dumps([size, stats]).encode()).hexdigest()[:32]
+        found = decode_into(images, root, paths, decoding)
+        return images[: len(paths) - len(found["unreadable"])], found
+    stats = [(str(path), *fingerprint(path)) for path in paths]
+    key = hashlib.sha256(json.dumps([2, size, asdict(decoding), stats]).encode()).hexdigest()[:32]
     file = cache_folder("pictures") / f"{key}.npy"
-    # The list of unreadable files is written last: where it is, the pictures are whole.
+    # What was found out is written last: where it is, the images are whole.
     done = file.with_suffix(".json")
     if not (done.exists() and file.exists()):
         images = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
         try:
-            unreadable = decode_into(images, root, paths)
+            found = decode_into(images, root, paths, decoding)
         except HeadstartError:
             # The user will change the files, and then nothing would ever use or remove these gigabytes.
             file.unlink()
             raise
         images.flush()
-        write_json(done, unreadable)
-    unreadable = json.loads(done.read_text(encoding="utf-8"))
-    return np.load(file, mmap_mode="r")[: len(paths) - len(unreadable)], unreadable
+        write_json(done, found)
+    found = json.loads(done.read_text(encoding="utf-8"))
+    return np.load(file, mmap_mode="r")[: len(paths) - len(found["unreadable"])], found
 
 
-def decode_into(images: np.ndarray, root: Path, paths: list[Path]) -> dict[str, str]:
-    """Fill the first rows of `images` with the readable pictures, in order; return the others' reasons."""
+def fingerprint(path: Path) -> tuple[int, int]:
+    """Return size and time of change of a file; of a link to nothing, zeros."""
+    try:
+        return path.stat().st_size, path.stat().st_mtime_ns
+    except OSError:
+        return 0, 0
+
+
+def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Decoding) -> dict[str, Any]:
+    """Fill the first rows of `images` with the readable images, in order.
+
+    Returns:
+        `unreadable`: the reason of each file that is not there; `sizes`: width and height of the smallest, the median and
+        the largest image; `cut`: the mean share that a crop leaves out; `remarks`: what was lost, with counts.
+    """
     size, row, unreadable = images.shape[1], 0, {}
+    sizes: list[tuple[int, int]] = []
+    remarks: Counter[str] = Counter()
 
-    def decode(path: Path) -> np.ndarray | UnreadablePicture:
+    def attempt(path: Path) -> Decoded | UnreadablePicture:
         try:
-            return read_picture(path, size, size)
+            return decode(path, size, size, decoding)
         except UnreadablePicture as error:
             return error
 
     # Pillow decodes outside Python's lock, so threads use every core. A slice at a time bounds memory.
-    # Threads share the warning filters, and those that read_picture sets in one could outlast the others'.
+    # Threads share the warning filters, and those that `decode` sets in one could outlast the others'.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
-        for start in track(range(0, len(paths), 256), "decoding pictures"):
+        for start in track(range(0, len(paths), 256), "decoding images"):
             chunk = paths[start : start + 256]
-            for path, picture in zip(chunk, pool.map(decode, chunk), strict=True):
-                if isinstance(picture, UnreadablePicture):
-                    unreadable[str(path.relative_to(root))] = str(picture)
+            for path, found in zip(chunk, pool.map(attempt, chunk), strict=True):
+                if isinstance(found, UnreadablePicture):
+                    unreadable[str(path.relative_to(root))] = str(found)
                 else:
-                    images[row] = picture
+                    images[row] = found.pixels
+                    sizes.append(found.size)
+                    remarks.update(found.remarks)
                     row += 1
-    if len(unreadable) > MOST_UNREADABLE * len(paths):
-        file, reason = next(iter(unreadable.items()))
-        raise HeadstartError(
-            f"{root}: {len(unreadable)} of {len(paths)} files are unreadable, more than {MOST_UNREADABLE:.0%}; "
-            f"the first is {file} ({reason})"
-        )
-    return unreadable
+    refuse_unreadable(root, unreadable, len(paths))
+    ordered = sorted(sizes, key=lambda one: one[0] * one[1])
+    kinds = {"smallest": 0, "median": len(ordered) // 2, "largest": -1}
+    return {
+        "unreadable": unreadable,
+        "sizes": {name: list(ordered[place]) for name, place in kinds.items()},
+        "cut": float(np.mean([cut_away(one) for one in sizes])),
+        "remarks": dict(remarks),
+    }
+
+
+def refuse_unreadable(root: Path, unreadable: dict[str, str], total: int) -> None:
+    """Refuse a folder of which too many files cannot be read, and list them all in a file."""
+    share = len(unreadable) / max(1, total)
+    if share <= MOST_UNREADABLE or (len(unreadable) <= FEW_UNREADABLE and share <= MOST_UNREADABLE_OF_FEW):
+        return
+    file = cache_folder("unreadable") / f"{hashlib.sha256(str(root).encode(errors='replace')).hexdigest()[:16]}.txt"
+    with written_whole(file) as partial:
+        lines = (f"{name}: {why}\n" for name, why in unreadable.items())
+        partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    first = list(unreadable)[:NAMED]
+    more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+    raise HeadstartError(
+        f"{root}: {len(unreadable)} of {total} image files cannot be read: mend or remove them; all are listed in {file}\n"
+        f"They are {', '.join(first)}{more}; the first: {unreadable[first[0]]}"
+    )

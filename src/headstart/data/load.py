@@ -2,64 +2,105 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from headstart.backend import load_keras
-from headstart.config import Config, suggestion
+from headstart.config import Config, replace, suggestion
 from headstart.data.cifar import read_cifar, unpickle
 from headstart.data.dataset import TEST, TRAIN, Dataset, Pictures, split
 from headstart.data.folder import read_folder
+from headstart.data.picture import Decoding
+from headstart.data.walk import is_ours
 from headstart.download import explained_download
 from headstart.errors import HeadstartError
 
+# What may stand before the name of a data set that comes with Headstart, where a folder has the same name.
+BUILT_IN = "builtin:"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def load_data(
-    source: str | Path = "cifar10", *, image_size: int = 64,
-    validation_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0, limit: int = 0,
+    source: str | Path = "cifar10", *, image_size: int = 64, validation_fraction: float = 0.1, test_fraction: float = 0.2,
+    seed: int = 0, limit: int = 0, fit: str = "auto", layout: str = "auto",
 ) -> Dataset:  # fmt: skip
     """Load a data set by name or path, and split it.
 
     Args:
         source: `cifar10` or `cifar100` (downloaded once by Keras), `digits` (of scikit-learn), a
             folder or tar archive of CIFAR files, or a folder with a subfolder for each class.
-        image_size: side in pixels to which a folder's pictures are decoded; the named sources and
+        image_size: side in pixels to which a folder's images are decoded; the named sources and
             CIFAR files have a size of their own.
         validation_fraction, test_fraction, seed, limit: see `headstart.data.dataset.split`.
+        fit: how a folder's images become square, see `headstart.data.folder.read_folder`.
+        layout: what a folder's folders mean, see `headstart.data.layout.read_layout`.
 
     Raises:
         HeadstartError: the source is unknown, unreachable, damaged or no data set.
     """
-    return split(
-        read_pictures(str(source), image_size),
-        validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed, limit=limit,
+    options: dict[str, Any] = {"fit": fit, "layout": layout}
+    config = Config(
+        data=source if isinstance(source, str) else str(source.absolute()), image_size=image_size, seed=seed, limit=limit,
+        validation_fraction=validation_fraction, test_fraction=test_fraction, **options,
     )  # fmt: skip
+    return configured_data(resolved(config))
+
+
+def resolved(config: Config, data: Dataset | None = None) -> Config:
+    """Return a configuration whose paths hold wherever it is read again.
+
+    Args:
+        data: the data set, if it is loaded already; then its source is what counts.
+
+    Raises:
+        HeadstartError: `data` is the name of a data set, and of a folder that is here.
+    """
+    if data:
+        source = data.pictures.source
+        config = replace(config, data=BUILT_IN + source if source in NAMED else source)
+    changes = {}
+    for name, known in (("data", NAMED), ("backbone", ()), ("weights", ("auto", "imagenet", "none"))):
+        value = getattr(config, name)
+        if name == "data" and value in NAMED and Path(value).is_dir() and any(Path(value).iterdir()):
+            raise HeadstartError(
+                f"--data {value} is a data set that comes with Headstart, and a folder that is here: "
+                f"type --data {BUILT_IN}{value} or --data ./{value}"
+            )
+        value = value.removeprefix(BUILT_IN) if name == "data" else value
+        is_path = value not in known and (name != "backbone" or value.endswith(".keras"))
+        changes[name] = str(Path(value).expanduser().absolute()) if is_path else value
+    return replace(config, **changes)
 
 
 def configured_data(config: Config) -> Dataset:
-    """Load the data set that a configuration names, split as it says."""
-    return load_data(
-        config.data, image_size=config.image_size, validation_fraction=config.validation_fraction,
-        test_fraction=config.test_fraction, seed=config.data_seed, limit=config.limit,
+    """Load the data set that a resolved configuration names, split as it says."""
+    return split(
+        read_pictures(config.data, config.image_size, fit=config.fit, layout=config.layout),
+        validation_fraction=config.validation_fraction, test_fraction=config.test_fraction, seed=config.data_seed,
+        limit=config.limit,
     )  # fmt: skip
 
 
-def read_pictures(source: str, image_size: int) -> Pictures:
-    """Read the pictures of a source; see `load_data`."""
+def read_pictures(
+    source: str, image_size: int, *, fit: str = "auto", layout: str = "auto", decoding: Decoding | None = None,
+    known: Collection[str] | None = None,
+) -> Pictures:  # fmt: skip
+    """Read the images of a source; see `load_data`, and `headstart.data.folder.read_folder` for the last two arguments."""
     if source in NAMED:
         return NAMED[source]()
     path = Path(source).expanduser()
     if path.is_dir():
-        return read_cifar(path) or read_folder(path, image_size)
+        if is_ours(path):
+            raise HeadstartError(f"{path} is a run or an audit of Headstart, and no data set: name the folder of the images")
+        return read_cifar(path) or read_folder(path, image_size, fit=fit, layout=layout, decoding=decoding, known=known)
     if tarfile_name(path) and (pictures := read_cifar(path)):
         return pictures
     if path.exists():
         raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
-    raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(source, NAMED)}")
+    raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")
 
 
 def tarfile_name(path: Path) -> bool:

@@ -1,36 +1,117 @@
-"""One picture: from a file of any kind to what a person would see of it, as RGB."""
+"""One image file, of any kind, to what a person would see of it: RGB, at one size."""
 
+import contextlib
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-# What turns up in picture folders; Pillow's rarer decoders stay closed to files of unknown origin.
-# JPEG opens MPO too, which many cameras write; Pillow knows no opener of that name.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
-# A decoded picture takes 3 bytes a pixel: 300 MB here, enough for any camera.
+# What turns up in image folders. Pillow's other decoders stay closed to files of unknown origin: EPS would start
+# Ghostscript. JPEG opens MPO too, which many cameras write; Pillow knows no opener of that name.
+FORMATS = (
+    "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "JXL", "TGA", "PCX", "SGI", "QOI",
+)  # fmt: skip
+# These Pillow has loaded when it starts; loading the others takes as long as classifying some images.
+COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+# A file with one of these endings is meant as an image: where it cannot be read, that is said.
+ENDINGS = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".pcx", ".sgi", ".qoi",
+}  # fmt: skip
+# Camera raw is TIFF outside, and Pillow would take the thumbnail in it for the image.
+RAW_ENDINGS = {".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
+# A decoded image takes 3 bytes a pixel: 300 MB here, enough for any camera.
 MOST_PIXELS = 100_000_000
+# JPEG is decoded at a half, a quarter or an eighth where that suffices, so that its own size may be larger.
+MOST_PIXELS_OF_JPEG = 250_000_000
+Image.MAX_IMAGE_PIXELS = MOST_PIXELS_OF_JPEG // 2  # Pillow refuses more than twice this; MOST_PIXELS is checked here
+
+# Photographs have up to 3 : 2. Of a set of these, what a square about the centre leaves out are margins.
+LONGEST_PHOTOGRAPH, LONGEST_OF_MOST = 1.51, 2.0
+# Images whose shapes differ by at most this factor look alike when they are squashed to one square.
+ALIKE_SHAPES = 1.5
+# What lies around a padded image: ImageNet's mean colour, which most networks see as zero.
+PADDING = (124, 116, 104)
 
 
 class UnreadablePicture(Exception):
-    """A file that is no picture, is damaged, or is larger than `MOST_PIXELS`."""
+    """A file that is no image, is damaged, or is too large."""
 
 
-def is_picture(path: Path) -> bool:
-    """Whether a path looks like a picture file; hidden ones, such as macOS' `._a.jpg`, do not."""
-    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file()
+@dataclass(frozen=True)
+class Decoding:
+    """How image files become arrays of one size: the same way in training and in use.
+
+    Attributes:
+        fit: `crop` to the centre, `squash` to the wanted shape, or `pad` to it.
+        grey_range: the values that become 0 and 255 in images of more than 8 bits, found from the whole data set.
+            None: no scale is known, and each image is scaled by the range of its own type.
+    """
+
+    fit: str = "crop"
+    grey_range: tuple[float, float] | None = None
 
 
-def read_picture(path: Path, height: int, width: int) -> np.ndarray:
-    """Return the picture in a file, cropped about its centre to the wanted shape.
+class Decoded(NamedTuple):
+    """An image as it was read.
+
+    Attributes:
+        pixels: uint8 (height, width, 3), RGB, 0..255.
+        size: width and height before that, upright.
+        remarks: what a user might not expect of it, in words that can be counted.
+    """
+
+    pixels: np.ndarray
+    size: tuple[int, int]
+    remarks: tuple[str, ...]
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return those of `FORMATS` that Pillow can open here."""
+    with contextlib.suppress(ImportError):  # HEIC of telephones, where the user has installed it
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file of a kind that is read here; its header is read, and no pixel decoded."""
+    try:
+        return Image.open(path, formats=COMMON)
+    except UnidentifiedImageError:
+        return Image.open(path, formats=formats())
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image by its ending or, with an ending that says nothing, by its content."""
+    ending = path.suffix.lower()
+    if ending in ENDINGS or ending in RAW_ENDINGS:
+        return ending in ENDINGS
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[name for name in formats() if name != "TGA"]):
+            return True  # TGA has no mark of its own, so that a text could be taken for one
+    except Exception:  # Pillow raises almost anything
+        return False
+
+
+def read_picture(path: Path, height: int, width: int, decoding: Decoding = Decoding()) -> np.ndarray:
+    """Return the image in a file, uint8 (height, width, 3); see `decode`."""
+    return decode(path, height, width, decoding).pixels
+
+
+def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -> Decoded:
+    """Read the image in a file, or in an open one.
 
     Turned as its EXIF data say; greyscale, palette, CMYK and 16 bit become RGB; transparent parts
     lie on white; of an animation, the first frame.
-
-    Returns:
-        uint8 (height, width, 3), RGB, 0..255.
 
     Raises:
         UnreadablePicture: with the reason.
@@ -39,41 +120,103 @@ def read_picture(path: Path, height: int, width: int) -> np.ndarray:
         with warnings.catch_warnings():
             # Pillow warns of oddities in files that it reads all the same.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                refuse_huge(image)
-                # JPEG can be decoded at a half, a quarter or an eighth at once: much faster.
+            with open_image(path) as image:
+                size, remarks = image.size, [*frames_remark(image), *depth_remark(image, decoding)]
+                # JPEG can be decoded at a half, a quarter or an eighth at once: much faster, and any camera's fits.
                 image.draft("RGB", (2 * width, 2 * height))
-                return fit(image, height, width)
+                refuse_huge(image)
+                turned = ImageOps.exif_transpose(image)
+                if turned.size != image.size:
+                    size = size[::-1]
+                return Decoded(fit(turned, height, width, decoding), size, tuple(remarks))
     except UnreadablePicture:
         raise
     # Pillow's decoders raise almost anything on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
-        raise UnreadablePicture(f"{type(error).__name__}: {error}") from error
+        why = reason(path, error) if isinstance(path, Path) else "these bytes are no image, or a damaged one"
+        raise UnreadablePicture(why) from error
 
 
-def fit(image: Image.Image, height: int, width: int) -> np.ndarray:
-    """Return a Pillow image as uint8 (height, width, 3): RGB, upright, cropped about its centre.
+def reason(path: Path, error: Exception) -> str:
+    """Return in words why a file cannot be read."""
+    if path.is_symlink() and not path.exists():
+        return f"it is a link to {path.readlink()}, which is missing"
+    if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats():
+        return "HEIC needs a package that is not installed: pip install pillow-heif"
+    return f"{type(error).__name__}: {error}".replace(f" {str(path)!r}", "")
 
-    Cropping keeps proportions, which squashing to a square does not.
-    """
-    image = to_rgb(ImageOps.exif_transpose(image))
-    return np.asarray(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
+
+def frames_remark(image: Image.Image) -> list[str]:
+    # A camera's MPO holds previews, and no frames.
+    moving = image.format != "MPO" and getattr(image, "is_animated", False)
+    return ["of several frames the first is used"] if moving else []
+
+
+def depth_remark(image: Image.Image, decoding: Decoding) -> list[str]:
+    """Say what an image of more than 8 bits loses."""
+    if is_deep(image):
+        return [] if decoding.grey_range else ["of more than 8 bits and no known scale: scaled by the range of its type"]
+    # Pillow has no mode for 16 bits in each of several channels.
+    deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
+    return ["of 16 bits a channel the upper 8 are used"] if deep else []
+
+
+def is_deep(image: Image.Image) -> bool:
+    """Whether an image is grey with more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def fit(image: Image.Image, height: int, width: int, decoding: Decoding = Decoding()) -> np.ndarray:
+    """Return an upright Pillow image as uint8 (height, width, 3), RGB."""
+    image, size = to_rgb(image, decoding.grey_range), (width, height)
+    if decoding.fit == "squash":
+        return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
+    if decoding.fit == "pad":
+        return np.asarray(ImageOps.pad(image, size, Image.Resampling.BICUBIC, PADDING))
+    return np.asarray(ImageOps.fit(image, size, Image.Resampling.BICUBIC))
 
 
 def refuse_huge(image: Image.Image) -> None:
-    """Raise `UnreadablePicture` by the size in the header, before anything is decoded."""
+    """Raise `UnreadablePicture` by the size that would be decoded, before anything is."""
     if image.width * image.height > MOST_PIXELS:
         raise UnreadablePicture(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, grey_range: tuple[float, float] | None = None) -> Image.Image:
     """Return the image in mode RGB as a person would see it."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        # Convert("RGB") would clip instead of scale: a 16-bit picture would turn white.
+    if is_deep(image):
+        # Convert("RGB") would clip instead of scale: a 16-bit image would turn white.
         values = np.asarray(image, dtype=np.float64)
-        full_scale = 65535.0 if image.mode.startswith("I;16") or values.max() > 255 else 1.0 if values.max() <= 1 else 255.0
-        image = Image.fromarray(np.uint8(np.clip(values / full_scale * 255, 0, 255)))
+        low, high = grey_range or (0.0, own_range(image.mode, values))
+        shades = np.nan_to_num((values - low) / max(high - low, 1e-30) * 255, nan=0.0)
+        image = Image.fromarray(np.uint8(np.clip(shades, 0, 255)))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def own_range(mode: str, values: np.ndarray) -> float:
+    """Return the value that becomes white in a deep image of which no more is known."""
+    highest = np.nanmax(values, initial=0.0)
+    return 65535.0 if mode.startswith("I;16") or highest > 255 else 1.0 if highest <= 1 else 255.0
+
+
+def choose_fit(sizes: Sequence[tuple[int, int]]) -> str:
+    """Return how images of these widths and heights had better be brought to a square.
+
+    Photographs are cropped, as ImageNet's are: what matters lies in the middle, and shapes stay true. Longer images are
+    not, since a crop would leave out most of them. Those that share a shape are squashed, which is the same for each;
+    others are padded, so that a shape keeps its meaning.
+    """
+    width, height = np.array(sizes, float).reshape(-1, 2).T
+    elongation = np.maximum(width, height) / np.minimum(width, height)
+    if not len(width) or (np.median(elongation) <= LONGEST_PHOTOGRAPH and np.quantile(elongation, 0.9) <= LONGEST_OF_MOST):
+        return "crop"
+    narrow, wide = np.quantile(width / height, [0.05, 0.95])
+    return "squash" if wide / narrow <= ALIKE_SHAPES else "pad"
+
+
+def cut_away(size: tuple[int, int]) -> float:
+    """Return the share of an image of this size that a crop to a square leaves out, 0..1."""
+    return 1 - min(size) / max(size)

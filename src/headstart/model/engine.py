@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from headstart.backend import converts_to_openvino, has_gpu, silent_stderr
+from headstart.errors import UnwritableError
 from headstart.files import written_whole
 from headstart.model.folding import recast
 from headstart.model.graph import all_layers
@@ -95,6 +96,8 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
             difference = max(map(relative_difference, outputs, keras_outputs(model, batch)))
             if difference > TOLERANCE[precision]:
                 raise ValueError(f"its outputs differ from Keras' by {difference:.1g}")
+    except UnwritableError:
+        raise
     except Exception as error:  # it is not installed, a layer without a conversion, a processor that it does not know, ...
         logger.warning("OpenVINO cannot run this network (%s): Keras computes it", reason(error))
         return None

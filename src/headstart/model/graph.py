@@ -5,10 +5,10 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 from keras import layers
-from sklearn.preprocessing import StandardScaler
 
 from headstart.config import ALL, LAST_STAGE, Config
 from headstart.model.folding import copy_weights, enlarge_first_kernels, fold_batch_norm, for_training
+from headstart.model.head import head, head_model
 from headstart.model.strides import every, input_step
 
 # ImageNet's channel means and deviations (R, G, B) on [0, 1]; caffe's means are B, G, R on 0..255.
@@ -95,36 +95,6 @@ def prepare_backbone(backbone: keras.Model, config: Config, precision: str) -> k
     return prepared
 
 
-def head(classes: int, config: Config) -> list[layers.Layer]:
-    """Return the head's layers: standardised features, dropout, a hidden layer, dropout, and the classes' logits.
-
-    The features are standardised where the frozen stage has them all, and so knows their mean and
-    variance (`standardise`): channels of every size then learn at one rate.
-    """
-    standard = []
-    if config.cache_features and not config.from_scratch:
-        standard = [layers.BatchNormalization(center=False, scale=False, trainable=False, name="standardise")]
-    hidden = []
-    if config.hidden_units:
-        hidden = [
-            layers.Dropout(config.dropout, name="dropout_features"),
-            layers.Dense(config.hidden_units, "relu", name="hidden"),
-        ]
-    return [*standard, *hidden, layers.Dropout(config.dropout, name="dropout"), layers.Dense(classes, name="logits")]
-
-
-def standardise(model: keras.Model, features: Iterable[np.ndarray]) -> None:
-    """Give the head the mean and variance of the training pictures' features.
-
-    Args:
-        features: batches of pooled features, float (B, channels).
-    """
-    scaler = StandardScaler()
-    for batch in features:
-        scaler.partial_fit(np.float32(batch))
-    model.get_layer("standardise").set_weights([scaler.mean_, scaler.var_])
-
-
 def without_augmentation(model: keras.Model) -> keras.Model:
     """Return the network as it is used: it shares every weight with `model`, and nothing in it is random.
 
@@ -155,15 +125,6 @@ def feature_model(model: keras.Model, cut: str = "") -> keras.Model:
         elif layer.name != "augmentation":
             x = layer(x)
     return keras.Model(model.input, [x, *maps], name="feature_extractor")
-
-
-def head_model(model: keras.Model) -> keras.Model:
-    """Return the head alone, from pooled features, float32 (B, channels), to logits; it shares its weights with `model`."""
-    features = model.get_layer("features")
-    inputs = x = keras.Input(features.output.shape[1:], name="features_in")
-    for layer in model.layers[model.layers.index(features) + 1 :]:
-        x = layer(x)
-    return keras.Model(inputs, x, name="head")
 
 
 def tuning_model(model: keras.Model, cut: str = "") -> keras.Model:

@@ -5,7 +5,6 @@ Kept for each machine, backbone and set of options that cost depends on, so that
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -19,11 +18,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from headstart.backend import computing, installed, processor, usable_cores
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, write_json
 from headstart.model.openvino import FEWEST_PICTURES
+from headstart.training.features import images_in_use
 
 logger = logging.getLogger("headstart")
 
@@ -67,7 +68,7 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
         rows = np.random.default_rng(0).choice(data.train, min(SAMPLE, len(data.train)), replace=False)
         np.savez(folder / "pictures.npz", images=data.images(rows), labels=data.labels(rows))
         write_json(folder / "request.json", {
-            "config": dataclasses.asdict(config), "sizes": sizes, "pictures": len(data.train),
+            "config": dataclasses.asdict(config), "sizes": sizes, "pictures": images_in_use(data),
             "classes": len(data.class_names), "decoded_at_image_size": bool(data.pictures.files),
         })  # fmt: skip
         command = [sys.executable, "-m", "headstart.plan.measure", name]
@@ -106,16 +107,12 @@ def costs_at(measured: dict[int, Costs], size: int) -> Costs:
 
 def costs_file(config: Config, data: Dataset) -> Path:
     """Return where costs are kept, named by everything that they depend on but the image size."""
-    backend = keras.backend.backend()
-    packages = ("headstart", "keras", backend, f"{backend}-cpu", "openvino", "numpy", "scikit-learn")
-    versions = {
-        dist.metadata["Name"]: dist.version for dist in importlib.metadata.distributions() if dist.metadata["Name"] in packages
-    }
+    versions = computing() | installed(("headstart", "numpy", "scikit-learn"))
     file = Path(config.backbone).expanduser()
     key = [
         [getattr(config, name) for name in COSTLY], bool(config.epochs), file.stat().st_mtime if file.is_file() else 0,
-        None if data.pictures.files else data.image_shape, len(data.class_names), len(data.train) >= FEWEST_PICTURES,
-        keras.backend.backend(), sorted(versions.items()), platform.node(), platform.machine(), os.cpu_count(),
+        None if data.pictures.files else data.image_shape, len(data.class_names), images_in_use(data) >= FEWEST_PICTURES,
+        keras.backend.backend(), sorted(versions.items()), platform.node(), processor(), os.cpu_count(), usable_cores(),
         os.environ.get("CUDA_VISIBLE_DEVICES"),
     ]  # fmt: skip
     return cache_folder("plan") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.json"

@@ -16,7 +16,7 @@ from typing import Any
 from headstart.audit.job import can_audit
 from headstart.config import Config, budget_seconds, option_name, replace
 from headstart.data.dataset import Dataset
-from headstart.data.load import configured_data
+from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, write_json
 from headstart.memory import available_memory
@@ -202,6 +202,7 @@ def table(config: Config, typed: Collection[str]) -> str:
         typed: names of the options that were given.
     """
     begin = time.monotonic()
+    config = resolved(config)
     data = configured_data(config)
     loading = time.monotonic() - begin
     costs: dict[Path, dict[int, Costs]] = {}

@@ -30,7 +30,8 @@ from headstart.files import write_json
 from headstart.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
 from headstart.model.backbones import load_backbone
 from headstart.model.engine import forward
-from headstart.model.graph import build_model, feature_model, frozen_cut, head_model, tuning_model, unfreeze
+from headstart.model.graph import build_model, feature_model, frozen_cut, tuning_model, unfreeze
+from headstart.model.head import head_model
 from headstart.plan.predict import MARGIN
 from headstart.trainer import FINE_TUNED, FROZEN, compile_fine_tuning, compile_frozen
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
@@ -78,7 +79,7 @@ def measure(
 
     Args:
         images, labels: a sample of the training pictures, uint8 (N, H, W, 3), and their classes, int (N,).
-        pictures: how many there are in training, by which the engine of the frozen layers is chosen.
+        pictures: how many there are in all splits, by which the engine of the frozen layers is chosen.
         folder: an existing one, on the disk where features are cached.
         known: costs that need not be measured again.
 

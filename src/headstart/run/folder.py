@@ -1,22 +1,26 @@
 """The folder of a run: what lies in it, and how it is read and written."""
 
+import contextlib
 import csv
 import dataclasses
 import json
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from headstart.config import Config, read_toml, to_toml
-from headstart.errors import HeadstartError
-from headstart.files import checksum, write_json, written_whole
+from headstart.config import Config, read_toml, write_toml
+from headstart.data.picture import Decoding
+from headstart.data.record import decoding_of, read_split, write_record
+from headstart.errors import HeadstartError, UnwritableError
+from headstart.files import checksum, refuse_unwritable, unwritable, write_json, written_whole
+from headstart.names import printable
 
 if TYPE_CHECKING:
     import keras
@@ -57,32 +61,33 @@ class Run:
         self.config = Config(**self._known_options())
 
     @classmethod
-    def create(cls, config: Config, *, overwrite: bool = False) -> "Run":
-        """Make the folder of a new run and write its configuration.
+    def create(cls, config: Config, data: "Dataset", *, overwrite: bool = False) -> "Run":
+        """Make the folder of a new run and write its configuration and what it learns from.
 
         Raises:
-            HeadstartError: the folder holds something already, and `overwrite` was not asked for.
+            HeadstartError: the folder holds something already, and `overwrite` was not asked for; or it cannot be written.
         """
         path = cls.refuse_taken(config, overwrite=overwrite)
         config = dataclasses.replace(config, out=str(path))
-        if path.is_dir() and any(path.iterdir()):
-            shutil.rmtree(path)
         try:
+            if path.is_dir() and any(path.iterdir()):
+                shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
-            with written_whole(path / "config.toml") as partial:
-                partial.write_text(to_toml(config), encoding="utf-8")
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise HeadstartError(f"cannot write a run to {path}: {error.strerror}") from None
+        except OSError as error:
+            raise unwritable(path, error) from None
+        write_record(path, data)
+        write_toml(config, path / "config.toml")  # last, since it makes the folder a run, which must know its split
         return cls(path)
 
     @staticmethod
     def refuse_taken(config: Config, *, overwrite: bool) -> Path:
         """Return the folder that a new run would be in, or refuse it as `create` does."""
         path = Path(config.out).expanduser() if config.out else default_path(config)
+        refuse_unwritable(path)
         if path.is_dir() and any(path.iterdir()):
-            if not (path / "config.toml").exists():
+            if not (path / "config.toml").exists() and not only_a_record(path):
                 raise HeadstartError(f"{path} is not empty and not a run: choose another folder with --out")
-            if not overwrite:
+            if (path / "config.toml").exists() and not overwrite:
                 raise HeadstartError(
                     f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, "
                     "or choose another --out"
@@ -112,7 +117,8 @@ class Run:
             raise HeadstartError(f"{self.path} is not finished: go on with headstart train --resume {self.path}")
         manifest = self.read_json("manifest.json")
         if manifest["format"] > FORMAT:
-            raise HeadstartError(f"{self.path} was written by a newer Headstart (format {manifest['format']}): upgrade this one")
+            which = manifest.get("versions", {}).get("headstart", f"format {manifest['format']}")
+            raise HeadstartError(f"{self.path} was written by a newer Headstart ({which}): upgrade this one")
         return manifest
 
     @cached_property
@@ -137,6 +143,27 @@ class Run:
         return height, width, channels
 
     @property
+    def decoding(self) -> Decoding:
+        """How image files become what the model takes; runs by an older Headstart cropped them."""
+        return decoding_of(self.manifest["input"])
+
+    @cached_property
+    def split(self) -> list[dict[str, str]]:
+        """The rows of `split.csv`: name, class, split and digest of each image; nothing in runs by an older Headstart."""
+        return read_split(self.path)
+
+    @property
+    def mirror(self) -> dict[str, Any]:
+        """What was found of mirror images, see `headstart.audit.mirror.judge`; nothing where nobody has looked."""
+        return self.read_json("mirror.json") if (self.path / "mirror.json").exists() else {}
+
+    def switch_off_flip(self) -> Config:
+        """Let the run train without mirror images from now on, after a kill too; return its configuration."""
+        self.config = dataclasses.replace(self.config, flip=False)
+        write_toml(self.config, self.path / "config.toml")
+        return self.config
+
+    @property
     def temperature(self) -> float:
         """What the logits are divided by before the softmax; 1 in runs that knew none."""
         return self.manifest.get("temperature", 1.0)
@@ -145,8 +172,15 @@ class Run:
     def model(self) -> "keras.Model":
         from headstart.backend import load_keras
 
-        self._verify("model.keras")
-        return load_keras().models.load_model(self.path / "model.keras", compile=False, safe_mode=True)
+        file, keras = self.path / "model.keras", load_keras()
+        self._verify(file.name)
+        try:
+            return keras.models.load_model(file, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises many kinds for what it does not know
+            wanted = self.manifest.get("versions", {}).get("keras", keras.version())
+            why = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            how = f"; Keras {wanted} saved it: pip install keras=={wanted}" if wanted != keras.version() else ""
+            raise HeadstartError(f"{file} cannot be loaded by Keras {keras.version()} ({why[0]}){how}") from error
 
     @cached_property
     def compiled(self) -> Any:
@@ -189,8 +223,7 @@ class Run:
         return explain(self, pictures)
 
     def record_start(self, data: "Dataset", environment: dict[str, str]) -> None:
-        """Write what the run stands on: its data, and the versions and command it runs under."""
-        write_json(self.path / "data.json", data.summary())
+        """Write the labels that it is measured by, and the versions and command it runs under."""
         for part, indices in (("test", data.test), ("validation", data.validation)):
             self.save_array(f"labels_{part}", data.labels(indices))
         write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
@@ -203,6 +236,7 @@ class Run:
 
     def write_model(self, model: "keras.Model", data: "Dataset", temperature: float) -> None:
         """Write the model for Keras and, where it can, for OpenVINO; and last the manifest, by which the run is finished."""
+        from headstart.backend import versions
         from headstart.model.engine import compiled_by_openvino, precision_of
         from headstart.model.graph import without_augmentation
 
@@ -213,8 +247,12 @@ class Run:
             files += ["model.xml", "model.bin"]
         write_json(self.path / "manifest.json", {
             "format": FORMAT,
+            "versions": {name: version for name, version in versions().items() if name in ("headstart", "keras")},
             "classes": list(data.class_names),
-            "input": {"shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255]},
+            "input": {
+                "shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255],
+                "decoding": dataclasses.asdict(data.pictures.decoding),
+            },
             "output": "logits, one for each class, in this order; softmax of logits / temperature gives probabilities",
             "temperature": temperature,
             "precision": precision_of(used),
@@ -241,20 +279,23 @@ class Run:
         """Return the float32 (N, classes) logits of a stage on the test part."""
         return self.array(f"test_{stage}")
 
-    @contextmanager
+    @contextlib.contextmanager
     def log(self) -> Iterator[None]:
-        """Append what is logged inside the block to `log.txt`."""
-        handler = logging.FileHandler(self.path / "log.txt", encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+        """Append what is logged inside the block to `log.txt`; what stops the run there gets a note how to go on with it."""
+        handler = LogFile(self.path / "log.txt")
         level = logger.level
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)
         try:
             yield
+        except (KeyboardInterrupt, OSError, UnwritableError) as error:
+            error.add_note(f"go on with headstart train --resume {shlex.quote(str(self.path))}")
+            raise
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
-            handler.close()
+            with contextlib.suppress(OSError):  # what it could not write has been an error already
+                handler.close()
 
     def read_json(self, name: str) -> dict[str, Any]:
         """Return the content of one of the run's JSON files."""
@@ -264,6 +305,28 @@ class Run:
             raise HeadstartError(f"{self.path} is not a finished run: there is no {name} in it") from None
         except ValueError as error:
             raise HeadstartError(f"{self.path / name} is damaged: {error}") from None
+
+
+class LogFile(logging.FileHandler):
+    """A line for each message. What cannot be written, as on a full disk, is an error and not a line on the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise unwritable(path, error) from None
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise  # what `emit`, which calls this, has caught
+
+
+def only_a_record(path: Path) -> bool:
+    """Whether a folder holds nothing but what a process that was killed while it made a run has left."""
+    return all(file.name in ("split.csv", "data.json") or file.name.startswith(".partial-") for file in path.iterdir())
 
 
 def default_path(config: Config) -> Path:

@@ -1,0 +1,266 @@
+"""Which folders are classes and which are splits: what a user's folders evidently mean, or a refusal that says what to type."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headstart.config import suggestion
+from headstart.data.dataset import PART_NAMES, TEST, TRAIN, VALIDATION
+from headstart.data.walk import RUN, Folder, skipped_words, walk
+from headstart.errors import HeadstartError
+
+# What splits are called. Evaluation data choose nothing, so they are a test.
+SPLIT_WORDS = {
+    "train": TRAIN, "training": TRAIN, "trn": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION,
+    "validate": VALIDATION, "dev": VALIDATION, "test": TEST, "testing": TEST, "tst": TEST, "eval": TEST, "evaluation": TEST,
+    "holdout": TEST,
+}  # fmt: skip
+# What may stand beside such a word, or be glued to it, and changes nothing: `train_images`, `TestSet`, `val2017`.
+FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "pictures", "photos", "split", "folder", "files", "dir"}
+
+
+# What may lie in a folder beside the classes that is none itself: annotations, and what we wrote.
+BESIDE = {f"no image ({ending})" for ending in (".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".mat",
+                                               ".npy", ".py", ".ipynb")} | {RUN}  # fmt: skip
+
+
+@dataclass
+class Layout:
+    """Images with their classes and splits, as a user's folders say.
+
+    Attributes:
+        rows: path, class name and split of each image, in a fixed order.
+        skipped: how many files and folders were left out, by kind.
+        remarks: what was understood that is not plain from the folders, a line each.
+    """
+
+    rows: list[tuple[Path, str, int]] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
+
+
+def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None = None) -> Layout:
+    """Find the images below a folder, their classes and their splits.
+
+    Args:
+        layout: `classes`: each folder is a class; `splits`: folders with the name of a split are one; `auto`: by what they hold.
+        known: the classes of the model that the images will evaluate; None where they train one, so that each class must
+            have training images.
+
+    Raises:
+        HeadstartError: there are no class folders, the folders can mean two things, or a class has nothing to train on.
+    """
+    found = Layout()
+    tree = without_wrapper(walk(root), known or (), found)
+    splits = {tree.path: (tree, TRAIN)} if layout == "classes" else find_splits(tree, layout, found)
+    inner = {} if layout == "classes" else splits_within_classes(splits, tree)
+    training = known is None
+    if training and all(split != TRAIN for _, split in splits.values()) and splits:
+        present = " and ".join(f"{folder.path.name}/" for folder, _ in splits.values())
+        raise HeadstartError(f"{root} has {present} and no images to train on: put them into {root / 'train'}")
+    classes: dict[int, dict[str, Path]] = {split: {} for split in range(len(PART_NAMES))}
+    for folder, split in splits.values():
+        if folder.images:
+            leave_out(len(folder.images), "image in no class folder", f"{folder.path.name}/ itself", found)
+        found.skipped += folder.skipped
+        for below in class_folders(folder, tree, splits):
+            found.skipped += below.all_skipped()
+            if not below.count:
+                refuse_empty(below, f"{PART_NAMES[split]} split", training and split == TRAIN, found)
+                continue
+            name = class_name(below.path)
+            for path in below.all_images():
+                its_split = next((inner[above] for above in path.parents if above in inner), split)
+                found.rows.append((path, name, its_split))
+                classes[its_split].setdefault(name, below.path)
+    if not found.rows:
+        what = f"; it has {skipped_words(found.skipped)}" if found.skipped else ""
+        raise HeadstartError(f"{root} is no data set: it needs a subfolder of images for each class{what}")
+    if training:
+        refuse_classes_without_training(root, classes)
+    return found
+
+
+def class_name(path: Path) -> str:
+    """Return the class that a folder stands for: macOS writes an accent as a letter of its own, others do not."""
+    return unicodedata.normalize("NFC", path.name)
+
+
+def without_wrapper(folder: Folder, known: Collection[str], found: Layout) -> Folder:
+    """Return the folder that holds the classes or splits: an archive often unpacks into a folder within the folder."""
+    deeper = folder
+    while not deeper.images:
+        filled = [below for below in deeper.folders if below.count]
+        if len(filled) != 1 or split_of(filled[0].path.name) is not None or class_name(filled[0].path) in known:
+            break
+        deeper = filled[0]
+    if deeper is folder or deeper.images:
+        return folder
+    found.remarks.append(f"the classes lie in {deeper.path}")
+    outside, folder.folders = folder.all_skipped(), [deeper]
+    found.skipped += outside - deeper.all_skipped()
+    return deeper
+
+
+def words_of(name: str) -> list[str]:
+    """Return the words of a folder's name, in lower case, without what was glued to the name of a split."""
+    words = []
+    for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+", unicodedata.normalize("NFC", name)):
+        plain = word.lower()
+        glued = next((split for split in SPLIT_WORDS for filler in FILLERS if plain == split + filler), None)
+        words.append(glued or plain)
+    return words
+
+
+def split_of(name: str) -> int | None:
+    """Return the split that a folder's name says by itself, or None."""
+    words = [word for word in words_of(name) if word not in FILLERS and not word.isdigit()]
+    return SPLIT_WORDS.get(words[0]) if len(words) == 1 else None
+
+
+def named_splits(folders: list[Folder]) -> dict[Path, int]:
+    """Return which folders have the name of a split: by itself, or in the same words as another but for that of the split."""
+    named = {folder.path: split for folder in folders if (split := split_of(folder.path.name)) is not None}
+    for one in folders:
+        for other in folders:
+            first, second = words_of(one.path.name), words_of(other.path.name)
+            differing = [pair for pair in zip(first, second, strict=False) if pair[0] != pair[1]]
+            if len(first) == len(second) > 1 and len(differing) == 1 and {*differing[0]} <= SPLIT_WORDS.keys():
+                splits = [SPLIT_WORDS[word] for word in differing[0]]
+                if splits[0] != splits[1]:
+                    named |= dict(zip((one.path, other.path), splits, strict=True))
+    return named
+
+
+def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Folder, int]]:
+    """Return the folder of each split with the split, by path; the whole tree as training images where no folder is one."""
+    filled = [folder for folder in tree.folders if folder.count]
+    named = named_splits(tree.folders)
+    whole = {tree.path: (tree, TRAIN)}
+    splits = {folder.path: (inner_folder(folder), named[folder.path]) for folder in tree.folders if folder.path in named}
+    with_classes = {path: one for path, one in splits.items() if any(below.count for below in one[0].folders)}
+    loose = [folder for folder in filled if folder.path in named and folder.path not in with_classes]
+    others = [folder for folder in filled if folder.path not in named]
+    if not with_classes and layout == "auto":
+        if not others:
+            return splits if named else whole  # without class folders, which is refused
+        if all(named[folder.path] == TRAIN for folder in loose):
+            return whole  # training images without classes make no sense, so that `train` is a class beside others
+        raise ambiguous(tree, loose[0], others, "holds images and no folders of classes")
+    split_names = {class_name(below.path) for folder, _ in with_classes.values() for below in folder.folders if below.count}
+    other_names = {class_name(folder.path) for folder in others}
+    trained = any(split == TRAIN for _, split in with_classes.values())
+    if others and not trained and (layout == "splits" or split_names <= other_names):
+        found.remarks.append(f"{names(others)} are the classes to train on, beside {names([one for one, _ in splits.values()])}")
+        with_classes |= whole
+        others = []
+    elif others and layout == "auto" and len({split for _, split in with_classes.values()}) < 2:
+        folder, _ = next(iter(with_classes.values()))
+        raise ambiguous(tree, folder, others, "has folders of its own")
+    for folder in others:
+        leave_out(folder.count, "image outside the splits", f"{folder.path.name}/, which is no split", found)
+    for folder in loose:
+        leave_out(folder.count, "image in no class folder", f"{folder.path.name}/, which has no class folders", found)
+    # Beside splits nothing else is used; beside classes, a folder with the name of a split and without classes is not.
+    beside_splits = bool(with_classes) and tree.path not in with_classes
+    unused = [folder for folder in tree.folders
+              if folder.path not in with_classes and (beside_splits or folder in others or folder.path in named)]  # fmt: skip
+    found.skipped += sum((folder.all_skipped() for folder in unused), Counter())
+    tree.folders = [folder for folder in tree.folders if folder not in unused]
+    if beside_splits:
+        found.skipped += tree.skipped
+        if tree.images:
+            leave_out(len(tree.images), "image in no class folder", f"{tree.path.name}/ itself", found)
+    for path, (folder, split) in with_classes.items():
+        if path != tree.path:
+            found.remarks.append(f"{folder.path.relative_to(tree.path)}/ is the {PART_NAMES[split]} split")
+    return with_classes or whole
+
+
+def inner_folder(folder: Folder) -> Folder:
+    """Return the folder in a split's folder that holds its classes: some archives have `seg_train/seg_train/`."""
+    filled = [below for below in folder.folders if below.count]
+    if folder.images or len(filled) != 1 or not any(below.count for below in filled[0].folders):
+        return folder
+    same = words_of(filled[0].path.name) == words_of(folder.path.name)
+    return inner_folder(filled[0]) if same or set(words_of(filled[0].path.name)) <= FILLERS else folder
+
+
+def class_folders(folder: Folder, tree: Folder, splits: dict[Path, tuple[Folder, int]]) -> list[Folder]:
+    """Return the class folders of a split; beside splits within the training classes' own folder, these are none."""
+    named = {path for path in splits if path != tree.path}
+    return [below for below in folder.folders if below.path not in named]
+
+
+def splits_within_classes(splits: dict[Path, tuple[Folder, int]], tree: Folder) -> dict[Path, int]:
+    """Return the split of each folder `cat/train`, `cat/test`, `dog/train`, ..., where the classes hold the splits.
+
+    Raises:
+        HeadstartError: only some of the classes hold splits.
+    """
+    if splits.keys() != {tree.path}:
+        return {}
+    inner: dict[Path, int] = {}
+    without = []
+    for folder in (one for one in tree.folders if one.count):
+        filled = [below for below in folder.folders if below.count]
+        named = {below.path: split_of(below.path.name) for below in filled}
+        if not folder.images and TRAIN in named.values() and None not in named.values() and len(set(named.values())) > 1:
+            inner |= {path: split for path, split in named.items() if split is not None}
+        else:
+            without.append(folder)
+    if inner and without:
+        some = next(iter(inner))
+        raise HeadstartError(
+            f"{some.parent} holds splits such as {some.name}/, and {without[0].path} does not: give every class the same "
+            "folders, or type --layout classes to take all of their images as one split"
+        )
+    return inner
+
+
+def ambiguous(tree: Folder, folder: Folder, others: list[Folder], why: str) -> HeadstartError:
+    """Return the refusal of a folder that could be a class or a split."""
+    name = folder.path.name
+    return HeadstartError(
+        f"{tree.path}: {name}/ {why} beside {names(others)}, so it could be a class or a split\n"
+        f"Type --layout classes if {name} is a class, or --layout splits if it is a split"
+    )
+
+
+def names(folders: list[Folder]) -> str:
+    listed = [f"{folder.path.name}/" for folder in folders[:4]]
+    return ", ".join(listed) + (f" and {len(folders) - 4} more" if len(folders) > 4 else "")
+
+
+def leave_out(number: int, what: str, where: str, found: Layout) -> None:
+    """Count images that cannot be used, and say where they lie."""
+    found.skipped[what] += number
+    found.remarks.append(f"{number:,} image{'' if number == 1 else 's'} left out: in {where}")
+
+
+def refuse_empty(folder: Folder, where: str, refuse: bool, found: Layout) -> None:
+    """Refuse a class folder without an image in training; say it elsewhere, and of a folder of texts or of our runs."""
+    holds = folder.all_skipped()
+    is_class = not holds or any(what not in BESIDE for what in holds)
+    what = f" ({skipped_words(holds)})" if holds else ""
+    if refuse and is_class:
+        raise HeadstartError(f"{folder.path} holds no image{what}: add some, or remove the folder of this class")
+    found.remarks.append(f"{folder.path.name}/ in the {where} holds no image{what}")
+
+
+def refuse_classes_without_training(root: Path, classes: dict[int, dict[str, Path]]) -> None:
+    """Refuse a data set for training with one class, or with a class that only validation or test images have.
+
+    Args:
+        classes: for each split, the folder of each class.
+    """
+    for split in (VALIDATION, TEST):
+        if strange := sorted(classes[split].keys() - classes[TRAIN].keys()):
+            hint = suggestion(strange[0], classes[TRAIN])
+            raise HeadstartError(f"{classes[split][strange[0]]}: the class {strange[0]!r} has no images to train on{hint}")
+    if len(classes[TRAIN]) < 2:
+        name = next(iter(classes[TRAIN]))
+        raise HeadstartError(f"{root} has only one class, {name!r}: a classifier needs two subfolders of images or more")
