@@ -79,6 +79,8 @@ def test_names_cannot_break_out_of_the_page(copy, digits):
     names = tuple(evil.get(name, name) for name in digits.class_names)
     files = tuple(f'"><img src=x onerror=alert({index})>\udcff\n' for index in range(len(digits.pictures.labels)))
     data = dataclasses.replace(digits, pictures=dataclasses.replace(digits.pictures, class_names=names, files=files))
+    with (copy.path / "config.toml").open("ab") as file:
+        file.write(b"# caf\xe9\n")
     tags = rewritten(copy, data)
     assert tags.counts["script"] == 1
     assert "<script>alert(1)</script>&\N{REPLACEMENT CHARACTER}" in tags.text

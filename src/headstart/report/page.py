@@ -403,12 +403,13 @@ def again(run: Run, folder: Run | None = None) -> list[Element]:
     """The command, the versions, the data's fingerprint and every option; of a folder of seeds, if it is one of these."""
     whole = folder or run
     environment = run.read_json("environment.json")
+    options = (whole.path / "config.toml").read_text(encoding="utf-8", errors="surrogateescape")  # a path may be no UTF-8
     versions = [[name, value] for name, value in environment.items() if name not in NOT_VERSIONS]
     return [
         E("pre", E("code", [[E("span", word), " "] for word in command(whole.config)])),
         E("p", "Fingerprint of the data: ", E("code", run.read_json("data.json")["fingerprint"]), class_="note"),
         E("details", E("summary", "Versions and machine"), table(["Package", "Version"], versions)),
-        E("details", E("summary", "Every option"), E("pre", E("code", (whole.path / "config.toml").read_text(encoding="utf-8")))),
+        E("details", E("summary", "Every option"), E("pre", E("code", options))),
     ]
 
 

@@ -79,9 +79,9 @@ def choose_fonts(canvas: Figure) -> None:
     for axes in canvas.axes:  # whose numbers and names are texts only once they are asked for
         texts += [*axes.get_xticklabels(), *axes.get_yticklabels()]
     letters = {letter for text in texts for letter in text.get_text() if not letter.isspace()}
-    if families := fonts_for(frozenset(map(ord, letters)) - letters_of(findfont(FontProperties()))):
+    if lacking := frozenset(map(ord, letters)) - letters_of(findfont(FontProperties())):
         for text in texts:
-            text.set_fontfamily([*matplotlib.rcParams["font.family"], *families])
+            text.set_fontfamily([*matplotlib.rcParams["font.family"], *fonts_for(lacking)])
 
 
 @functools.cache
