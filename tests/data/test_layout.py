@@ -63,6 +63,8 @@ def test_names_of_splits(name, split):
         ("cat dog test/cat test/dog", {"cat": BOTH, "dog": BOTH}),
         # splits within the classes
         ("cat/train cat/test dog/train dog/test", {"cat": BOTH, "dog": BOTH}),
+        # images without labels in a folder of their own
+        ("train/a/images train/b/images val/images test/images", {"a": {TRAIN}, "b": {TRAIN}}),
         # what is no split or no class
         ("train/a train/b test/a extra", {"a": BOTH, "b": {TRAIN}}),
         ("train/a train/b test", {"a": {TRAIN}, "b": {TRAIN}}),
@@ -99,6 +101,15 @@ def test_only_some_classes_hold_splits(tmp_path):
     with pytest.raises(HeadstartError, match=r"holds splits such as .*--layout classes"):
         read_layout(tmp_path)
     assert found(read_layout(tmp_path, "classes")) == {"cat": {TRAIN}, "dog": {TRAIN}}
+
+
+def test_images_without_class_folders(tmp_path):
+    """As for detection."""
+    make(tmp_path, "train/images train/labels/- val/images val/labels/-")
+    with pytest.raises(
+        HeadstartError, match=r"it needs a subfolder of images for each class; it has 2 x image in no class folder"
+    ):
+        read_layout(tmp_path)
 
 
 def test_what_was_understood_and_left_out_is_said(tmp_path):

@@ -134,3 +134,11 @@ def test_a_folder_that_is_called_like_a_data_set_of_ours(tmp_path, monkeypatch):
     assert resolved(Config(data="builtin:digits")).data == "digits"
     assert resolved(Config(data="./digits")).data == str(tmp_path / "digits")
     assert np.array_equal(hs.load_data("builtin:digits", limit=20).test, hs.load_data("builtin:digits", limit=20).test)
+
+
+def test_data_that_were_moved(folder, tmp_path):
+    run = kept(tmp_path, hs.load_data(folder, image_size=8))
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(hs.HeadstartError, match=r"no longer in .*/data: bring them back, or write where they are now as data in"):
+        recorded_data(run, Config(data=str(folder)))
+    assert len(recorded_data(run, Config(data=str(tmp_path / "elsewhere"))).pictures.labels) == 40

@@ -141,12 +141,14 @@ def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Fo
     named = named_splits(tree.folders)
     whole = {tree.path: (tree, TRAIN)}
     splits = {folder.path: (inner_folder(folder), named[folder.path]) for folder in tree.folders if folder.path in named}
-    with_classes = {path: one for path, one in splits.items() if any(below.count for below in one[0].folders)}
+    with_classes = {path: one for path, one in splits.items() if has_classes(one[0])}
     loose = [folder for folder in filled if folder.path in named and folder.path not in with_classes]
     others = [folder for folder in filled if folder.path not in named]
     if not with_classes and layout == "auto":
         if not others:
-            return splits if named else whole  # without class folders, which is refused
+            for folder in loose:
+                found.skipped["image in no class folder"] += folder.count
+            return {} if loose else splits if named else whole  # without class folders, which is refused
         if all(named[folder.path] == TRAIN for folder in loose):
             return whole  # training images without classes make no sense, so that `train` is a class beside others
         raise ambiguous(tree, loose[0], others, "holds images and no folders of classes")
@@ -178,6 +180,11 @@ def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Fo
         if path != tree.path:
             found.remarks.append(f"{folder.path.relative_to(tree.path)}/ is the {PART_NAMES[split]} split")
     return with_classes or whole
+
+
+def has_classes(folder: Folder) -> bool:
+    """Whether there are class folders in a split's folder: one that is called `images` alone says nothing of a class."""
+    return any(below.count and (has_classes(below) or not set(words_of(below.path.name)) <= FILLERS) for below in folder.folders)
 
 
 def inner_folder(folder: Folder) -> Folder:

@@ -82,6 +82,11 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
     if not rows:  # a run by an older Headstart
         return data or configured_data(config)
     summary = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    if not data and Path(config.data).is_absolute() and not Path(config.data).exists():
+        raise HeadstartError(
+            f"the images of {folder} are no longer in {config.data}: bring them back, or write where they are now as data in "
+            f"{folder / 'config.toml'}"
+        )
     pictures = data.pictures if data else read_pictures(
         config.data, summary["picture_shape"][0], layout=config.layout, decoding=decoding_of(summary)
     )  # fmt: skip
