@@ -74,6 +74,10 @@ def main(arguments: list[str] | None = None) -> None:
         if not error.filename:
             raise
         fail(f"{error.filename}: {error.strerror}{way_on(error)}")
+    except RuntimeError as error:
+        if "home directory" not in str(error):  # of `expanduser`
+            raise
+        fail("a path begins with ~, and there is no such home folder: give the whole path")
 
 
 def way_on(error: BaseException) -> str:

@@ -19,8 +19,11 @@ from headstart.errors import HeadstartError, UnwritableError
 
 logger = logging.getLogger("headstart")
 
-# How those say that a disk is full who raise no OSError with a number: safetensors, HDF5, and NumPy's short write.
-FULL_DISK = re.compile(r"No space left|[Qq]uota exceeded|File too large|errno = (28|122|27)\b|\d+ requested and \d+ written")
+# How those say that a disk is full who raise no OSError with a number: safetensors, HDF5, NumPy of a short write, and
+# OpenVINO, which says no more than that a stream failed.
+FULL_DISK = re.compile(
+    r"No space left|[Qq]uota exceeded|File too large|errno = (28|122|27)\b|\d+ requested and \d+ written|iostream error"
+)
 
 
 @contextmanager
@@ -82,7 +85,7 @@ def refuse_unwritable(path: Path) -> None:
     if existing != path and not existing.is_dir():
         raise UnwritableError(f"{path} cannot be written: {existing} is a file")
     if not os.access(existing, os.W_OK):
-        raise UnwritableError(f"{path} cannot be written: {existing} is read-only, or not yours")
+        raise UnwritableError(f"{path} cannot be written: {'it' if existing == path else existing} is read-only, or not yours")
 
 
 def remove_partial(folder: Path) -> None:
