@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from headstart.audit.duplicates import near_duplicates, redundant, shades_of_grey
+from headstart.audit.duplicates import CANDIDATES, candidates, near_duplicates, redundant, shades_of_grey, whitened
 
 OTHERS = 60
 
@@ -14,13 +14,13 @@ def scene(seed: int, side: int = 48) -> Image.Image:
     return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.3)
 
 
-def found(twin: Image.Image, side: int = 48) -> list[list[int]]:
+def found(twin: Image.Image, side: int = 48, mirrored: bool = True) -> list[list[int]]:
     """Compare a picture's twin with it and with others, by features that see nothing but the colours' places roughly."""
     pictures = [scene(seed).resize((side, side)) for seed in range(OTHERS)] + [twin.resize((side, side))]
     images = np.stack([np.asarray(picture) for picture in pictures])
     features = np.random.default_rng(0).normal(size=(OTHERS + 1, 16))
     features[-1] = features[0] + 0.1
-    pairs, similarity = near_duplicates(images, np.arange(len(images)), features)
+    pairs, similarity = near_duplicates(images, np.arange(len(images)), features, mirrored)
     assert (similarity <= 1.001).all()
     assert (np.diff(similarity) <= 0).all()
     return pairs.tolist()
@@ -32,13 +32,31 @@ def found(twin: Image.Image, side: int = 48) -> list[list[int]]:
         lambda picture: picture,
         lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         lambda picture: picture.crop((1, 1, 47, 47)),
+        lambda picture: picture.crop((3, 0, 45, 48)).resize((48, 48)),
+        lambda picture: picture.crop((0, 2, 48, 44)).resize((48, 48)),
         lambda picture: picture.transform((48, 48), Image.Transform.AFFINE, (1, 0, 2, 0, 1, -2)),
         lambda picture: ImageEnhance.Brightness(ImageEnhance.Color(picture).enhance(0.2)).enhance(0.7),
     ],
-    ids=["the same", "mirrored", "cropped", "shifted", "darker and greyer"],
+    ids=["the same", "mirrored", "cropped", "wider", "higher", "shifted", "darker and greyer"],
 )
 def test_a_twin_is_found_and_nothing_else(change):
     assert found(change(scene(0))) == [[0, OTHERS]]
+
+
+def test_a_mirror_image_is_no_near_duplicate_where_mirroring_means_something():
+    twin = scene(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert found(twin, mirrored=True) == [[0, OTHERS]]
+    assert found(twin, mirrored=False) == []
+    assert found(scene(0), mirrored=False) == [[0, OTHERS]]
+
+
+def test_candidates_are_alike_in_every_component_not_in_the_strongest_alone():
+    random = np.random.default_rng(0)
+    features = random.normal(size=(2000, 24)) * np.repeat([10.0, 0.1], [4, 20])  # four components that tell little apart
+    features[1000:] = features[:1000] + random.normal(size=(1000, 24)) * np.repeat([10.0, 0.01], [4, 20])
+    pairs = np.concatenate(list(candidates(whitened(features))))
+    assert len(pairs) < 1.5 * CANDIDATES * len(features)
+    assert (pairs[:, 1] - pairs[:, 0] == 1000).sum() > 950
 
 
 def test_another_picture_with_the_same_features_is_no_twin():
@@ -67,8 +85,13 @@ def test_flat_pictures_with_the_same_faint_noise_are_no_twins():
 
 
 def test_what_is_left_out_breaks_every_pair_and_tests_nothing_less():
-    training = np.array([True, True, True, True, False, False])
+    training, labels = np.array([True, True, True, True, False, False]), np.zeros(6, int)
     pairs = np.array([[0, 1], [1, 2], [3, 4], [4, 5]])
-    left_out = redundant(pairs, training)
-    assert left_out.tolist() == [1, 3]
-    assert redundant(np.empty((0, 2), np.int64), training).tolist() == []
+    assert redundant(pairs, training, labels).tolist() == [1, 3]
+    assert redundant(np.empty((0, 2), np.int64), training, labels).tolist() == []
+
+
+def test_pairs_with_different_labels_leave_nothing_out():
+    training, labels = np.array([True, True, True, False]), np.array([0, 1, 0, 1])
+    assert redundant(np.array([[0, 1], [2, 3]]), training, labels).tolist() == []
+    assert redundant(np.array([[0, 1], [0, 2]]), training, labels).tolist() == [2]

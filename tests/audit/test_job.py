@@ -1,14 +1,17 @@
 import csv
 import json
+import logging
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart.audit.job import finish_audit
+from headstart.audit.job import audit_run, examine, finish_audit
 from headstart.cli import main
+from headstart.data.dataset import Pictures
 from headstart.files import write_json
 
 
@@ -62,6 +65,8 @@ def test_an_audit_finds_twins_and_wrong_labels_and_changes_nothing(photos, tmp_p
     assert pairs_of(content) == TWINS
     assert [entry["name"] for entry in content["suspects"]] == ["train/blue/really_red.png"]
     assert content["suspects"][0]["suggested"] == "red"
+    assert (content["suspects"][0]["rank"], content["suspects_note"]) == (1, "")
+    assert (content["alike"], content["label_conflicts"], content["classes_emptied"]) == (False, [], [])
     assert content["classes"]["training"] == {"blue": 22, "red": 21}
     assert content["sizes"]["smallest"] == [38, 38]
     assert content["redundant"] == ["train/blue/twin_of_001.png", "train/red/twin_of_050.png"]
@@ -97,7 +102,7 @@ def test_a_class_of_nothing_but_twins_cannot_be_dropped(tmp_path):
         write(scene(2 * seed + 1).crop((1, 1, 39, 39)), tmp_path / "photos" / "val" / "blue" / f"{seed}.png")
         write(scene(100 + 2 * seed), tmp_path / "photos" / "val" / "red" / f"{seed}.png")
         write(scene(200 + seed), tmp_path / "photos" / "test" / ("blue" if seed % 2 else "red") / f"{seed}.png")
-    with pytest.raises(hs.HeadstartError, match="'blue' has no training picture left"):
+    with pytest.raises(hs.HeadstartError, match="'blue' has no training image left"):
         hs.train(config(tmp_path / "photos", tmp_path / "run", drop_duplicates=True))
 
 
@@ -118,11 +123,122 @@ def test_held_out_labels_are_judged_again_by_the_fine_tuned_network(small_run, d
     write_json(run.path / "audit.json", audit | {"suspects": [*of_training, invented]})
     finish_audit(run, digits, ["frozen", "fine_tuned"])
     suspects = run.read_json("audit.json")["suspects"]
-    assert [entry for entry in suspects if entry["part"] == "training"] == of_training
+    unranked = [[{**entry, "rank": 0} for entry in entries] for entries in (suspects, of_training)]
+    assert [entry for entry in unranked[0] if entry["part"] == "training"] == unranked[1]
+    assert [entry["rank"] for entry in suspects] == list(range(1, len(suspects) + 1))
     (found,) = [entry for entry in suspects if entry["part"] != "training"]
     assert (found["part"], found["given"], found["suggested"]) == ("test", str(given), str((given + 1) % 10))
     with (run.path / "suspects.csv").open(newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == [entry["name"] for entry in suspects]
+
+
+def dataset(images: np.ndarray, labels: np.ndarray, names: str) -> hs.Dataset:
+    """A data set of which four fifths are for training and the others for the test."""
+    pictures = Pictures(images, np.int32(labels), tuple(names), np.zeros(len(images), np.int8), "made up")
+    edge = len(images) * 4 // 5
+    nothing = np.arange(0)
+    return hs.Dataset(pictures, np.arange(edge), nothing, np.arange(edge, len(images)))
+
+
+def scenes(seeds) -> np.ndarray:
+    return np.stack([np.asarray(scene(seed).resize((32, 32))) for seed in seeds])
+
+
+def noise(count: int, columns: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(count, columns)).astype(np.float32)
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, "headstart")
+    return caplog
+
+
+def test_a_model_that_knows_too_little_doubts_no_label_and_says_so(tmp_path, log):
+    data = dataset(scenes(range(60)), np.arange(60) % 2, "ab")
+    content = examine(data, noise(60), tmp_path)
+    assert content["suspects"] == []
+    assert "too few to tell a wrong label from a hard image" in content["suspects_note"]
+    assert content["suspects_note"] in log.text
+    assert (tmp_path / "suspects.csv").read_text().startswith("rank,name,")
+
+
+def test_the_log_counts_suspects_by_both_cuts(tmp_path, log):
+    labels = np.repeat([0, 1], 40)
+    components = noise(80) * 0.1
+    components[:, 0] += 10 * labels
+    labels[3] = 1
+    content = examine(dataset(scenes(range(80)), labels, "ab"), components, tmp_path)
+    (entry,) = content["suspects"]
+    assert (entry["rank"], entry["certainty"], entry["suggested"]) == (1, "surely", "a")
+    assert "1 label is strongly suspect, 0 more may be wrong" in log.text
+    assert "1 labels" not in log.text
+    with (tmp_path / "suspects.csv").open(newline="") as file:
+        assert next(csv.DictReader(file))["certainty"] == "surely"
+
+
+@pytest.mark.parametrize(("others", "checked"), [(40, True), (1, False)])
+def test_the_only_image_of_a_class_is_left_out_of_the_label_check(others, checked, tmp_path):
+    labels = np.repeat([0, 1, 2], [others, others, 1])
+    components = noise(len(labels)) * 0.1
+    components[:, 0] += 10 * labels
+    if checked:
+        labels[3] = 1
+    content = examine(dataset(scenes(range(len(labels))), labels, "abc"), components, tmp_path)
+    assert [entry["given"] for entry in content["suspects"]] == (["b"] if checked else [])
+    assert ("a single image are not checked: c" in content["suspects_note"]) == checked
+    assert ("no label is checked" in content["suspects_note"]) != checked
+
+
+def test_equal_and_similar_images_with_different_labels_are_conflicts_and_not_dropped(tmp_path, log):
+    images = scenes(range(40))
+    images[1], images[3] = images[0], np.roll(images[2], 1, axis=1)
+    images[5], images[7] = images[4], images[6]
+    labels = np.repeat(0, 40)
+    labels[[1, 3, 9, 10]] = 1
+    components = noise(40)
+    components[[1, 3, 5, 7]] = components[[0, 2, 4, 6]]
+    content = examine(dataset(images, labels, "ab"), components, tmp_path)
+    conflicts = {(entry["first"], entry["second"], *entry["labels"]) for entry in content["label_conflicts"]}
+    assert conflicts == {("training 0", "training 1", "a", "b"), ("training 2", "training 3", "a", "b")}
+    assert content["redundant"] == ["training 5", "training 7"]
+    assert [entry["labels"] for entry in content["near_duplicates"]] == [["a", "b"]]  # equal ones are exact duplicates
+    assert "2 pairs show the same image with different labels" in log.text
+
+
+def test_images_that_are_alike_by_kind_are_said_to_be(tmp_path, log):
+    """Like X-rays: the same pattern in all, whatever the class."""
+    pattern = scenes([0])[0].astype(float)
+    images = np.uint8(np.clip(pattern + np.random.default_rng(0).normal(scale=4, size=(40, 32, 32, 3)), 0, 255))
+    content = examine(dataset(images, np.arange(40) % 2, "ab"), noise(40), tmp_path)
+    assert content["alike"]
+    assert "more than a third of the images have a near-duplicate" in log.text
+    assert "different labels" not in log.text
+
+
+def test_a_class_that_nothing_would_be_left_of_is_named(tmp_path):
+    images = scenes(range(50))
+    images[40:43] = np.roll(images[:3], 1, axis=1)
+    components = noise(50)
+    components[40:43] = components[:3]
+    labels = np.repeat([0, 1, 0, 1], [3, 37, 3, 7])
+    assert examine(dataset(images, labels, "ab"), components, tmp_path)["classes_emptied"] == ["a"]
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_mirror_images_are_near_duplicates_only_where_a_run_flips(flip, tmp_path):
+    images, features = scenes(range(40)), noise(40)
+    images[39], features[39] = images[0][:, ::-1], features[0]
+    run = SimpleNamespace(path=tmp_path, config=hs.recipe("starter", flip=flip))
+    frozen = SimpleNamespace(features=lambda rows, view, name: features[rows])
+    clock = SimpleNamespace(start_clock=lambda: None, stop_clock=lambda name: None)
+    audit_run(run, frozen, dataset(images, np.arange(40) % 2, "ab"), clock)
+    content = json.loads((tmp_path / "audit.json").read_text())
+    assert len(content["near_duplicates"]) == flip
+
+
+def test_an_audit_without_flips_finds_no_mirror_images(photos, tmp_path):
+    assert pairs_of(hs.audit_data(config(photos, tmp_path / "audit", flip=False))) == {frozenset(("001.png", "twin_of_001.png"))}
 
 
 def test_a_run_without_cached_features_is_not_audited(digits, tmp_path):

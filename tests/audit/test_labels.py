@@ -1,41 +1,88 @@
 import numpy as np
+import pytest
 from sklearn.datasets import load_digits
 
-from headstart.audit.labels import confident_suspects, out_of_fold_probabilities
+from headstart.audit.labels import out_of_fold_probabilities, rank_suspects, skill
 
 
-def test_flipped_labels_are_found():
-    """5 % of the digits' labels flipped: most are suspects, most suspects are flipped, and the suggestions are right."""
+def flipped_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Out-of-fold probabilities of the digits with 5 % of the labels flipped, these labels, and the true ones."""
     features, truth = load_digits(return_X_y=True)
     random = np.random.default_rng(0)
     labels = truth.copy()
     flipped = random.choice(len(labels), len(labels) // 20, replace=False)
     labels[flipped] = (labels[flipped] + random.integers(1, 10, len(flipped))) % 10
-    rows, suggested = confident_suspects(out_of_fold_probabilities(features, labels), labels)
-    hits = np.isin(rows, flipped)
-    assert hits.sum() / len(flipped) > 0.6
-    assert hits.mean() > 0.9
-    assert (suggested[hits] == truth[rows[hits]]).mean() > 0.9
+    return out_of_fold_probabilities(features, labels), labels, truth
+
+
+def test_flipped_labels_are_found_by_a_strict_cut_and_by_a_wide_one():
+    probabilities, labels, truth = flipped_digits()
+    rows, suggested, surely = rank_suspects(probabilities, labels)
+    flipped = labels != truth
+    for cut, least_precision, least_recall in ((surely, 0.9, 0.6), (np.ones(len(rows), bool), 0.6, 0.9)):
+        hits = flipped[rows[cut]]
+        assert hits.mean() > least_precision
+        assert hits.sum() / flipped.sum() > least_recall
+        assert (suggested[cut][hits] == truth[rows[cut][hits]]).mean() > 0.9
+
+
+def test_every_suspect_is_predicted_as_another_class_and_the_least_probable_labels_come_first():
+    probabilities, labels, _ = flipped_digits()
+    rows, suggested, _ = rank_suspects(probabilities, labels)
+    assert (suggested != labels[rows]).all()
+    assert (np.diff(probabilities[rows, labels[rows]]) >= 0).all()
 
 
 def test_sure_predictions_of_the_given_labels_leave_no_suspect():
     labels = np.arange(60) % 3
-    rows, suggested = confident_suspects(0.9 * np.eye(3)[labels] + 0.1 / 3, labels)
-    assert len(rows) == len(suggested) == 0
+    assert [len(found) for found in rank_suspects(0.9 * np.eye(3)[labels] + 0.1 / 3, labels)] == [0, 0, 0]
 
 
 def test_suspects_are_ranked_by_the_given_labels_probability():
     labels = np.zeros(40, int)
     labels[20:] = 1
     probabilities = 0.9 * np.eye(2)[labels] + 0.05
-    probabilities[3], probabilities[7] = [0.015, 0.985], [0.01, 0.99]
-    rows, suggested = confident_suspects(probabilities, labels)
-    assert rows.tolist() == [7, 3]
-    assert suggested.tolist() == [1, 1]
+    probabilities[3], probabilities[7], probabilities[9] = [0.015, 0.985], [0.01, 0.99], [0.08, 0.92]
+    rows, suggested, surely = rank_suspects(probabilities, labels)
+    assert rows.tolist() == [7, 3, 9]
+    assert suggested.tolist() == [1, 1, 1]
+    assert surely.tolist() == [True, True, False]
 
 
-def test_a_class_of_two_pictures_is_enough():
-    features, labels = load_digits(n_class=3, return_X_y=True)
-    kept = np.flatnonzero((labels < 2) | (np.cumsum(labels == 2) <= 2))
+def test_a_class_that_no_label_names_makes_no_label_suspect():
+    """The test split may lack a class; no mean probability on its images is not a mean of zero."""
+    labels = np.arange(60) % 2
+    probabilities = 0.9 * np.eye(3)[labels] + 0.1 / 3
+    probabilities[:6] = np.array([[0.3, 0.3, 0.4], [0.01, 0.98, 0.01]])[[1, 0, 0, 0, 0, 0]]
+    assert rank_suspects(probabilities, labels)[0].tolist() == [0]
+    probabilities[1:6] = [0.45, 0.5, 0.05]  # confidently nothing
+    assert rank_suspects(probabilities, labels)[2].tolist() == [True]
+
+
+def test_skill_is_what_goes_beyond_naming_the_largest_class():
+    labels = np.repeat([0, 1], [90, 10])
+    assert skill(np.eye(2)[np.zeros(100, int)], labels) == 0
+    assert skill(np.eye(2)[labels], labels) == 1
+    assert skill(np.eye(2)[np.repeat([0, 1, 0], [90, 6, 4])], labels) == pytest.approx(0.6)
+    assert skill(np.eye(2)[np.zeros(5, int)], np.zeros(5, int)) == 0
+
+
+def test_a_class_of_two_images_is_enough_and_costs_the_others_no_fold():
+    features, labels = load_digits(n_class=4, return_X_y=True)
+    kept = np.flatnonzero((labels < 3) | (np.cumsum(labels == 3) <= 2))
     probabilities = out_of_fold_probabilities(features[kept], labels[kept])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+    without = labels[kept] < 3
+    few = np.flatnonzero(without)[:40]  # so few that half of them teach less than four fifths
+    rare = np.concatenate([few, np.flatnonzero(~without)])
+    probabilities = out_of_fold_probabilities(features[kept][rare], labels[kept][rare])
+    assert (probabilities.argmax(axis=1) == labels[kept][rare])[:40].mean() > 0.9
+
+
+def test_a_class_that_does_not_occur_is_never_predicted():
+    features, labels = load_digits(n_class=3, return_X_y=True)
+    kept = labels != 1
+    probabilities = out_of_fold_probabilities(features[kept], labels[kept], classes=4)
+    assert probabilities.shape == (kept.sum(), 4)
+    assert (probabilities[:, [1, 3]] == 0).all()
+    assert (probabilities.argmax(axis=1) == labels[kept]).mean() > 0.95

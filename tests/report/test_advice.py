@@ -69,9 +69,19 @@ def test_a_good_run_gets_no_advice():
         ({"audit": {"suspects": [{}, {}]}}, "2 labels that may be wrong"),
         ({"audit": {"near_duplicates": [{"parts": ["training", "test"]}]}}, "1 near-duplicate cross"),
         ({"audit": {"near_duplicates": [{"parts": ["test", "test"]}]}}, ""),
+        ({"audit": {"suspects": [{"certainty": "surely"}, {"certainty": "perhaps"}]}}, "1 of them strongly suspect"),
+        ({"audit": {"label_conflicts": [{}]}}, "Settle 1 pair of the same image with different labels"),
+        ({"audit": {"alike": True, "label_conflicts": [{}]}}, "Test on images of another source"),
         ({"audit": {"imbalance": 5.0}}, "--class-weights"),
     ],
 )
 def test_a_figure_that_calls_for_something_gets_it(changes, words):
     said = given(**changes)
     assert words in said if words else said == ""
+
+
+@pytest.mark.parametrize(("found", "advised"), [({}, True), ({"classes_emptied": ["cat"]}, False), ({"alike": True}, False)])
+def test_what_would_be_refused_or_would_not_help_is_not_advised(found, advised):
+    said = given(audit={"near_duplicates": [{"parts": ["training", "test"]}], "label_conflicts": [{}]} | found)
+    assert ("--drop-duplicates" in said) == advised
+    assert ("different labels" in said) == (found != {"alike": True})

@@ -169,6 +169,19 @@ def test_the_audit_is_shown_with_its_pictures(copy, digits):
     for words in ("43.21", "Labels that may be wrong", "Near-duplicates", "Look at 1 label", "1 pair, 1 of them across"):
         assert words in tags.text.replace("\N{NO-BREAK SPACE}", " ")
     assert tags.counts["img"] == without.counts["img"] + 3  # a pair and a suspect
+    pair = audit["near_duplicates"][0] | {"labels": ["0", "8"]}
+    suspect = audit["suspects"][0] | {"rank": 1, "certainty": "surely"}
+    newer = {"near_duplicates": [pair], "label_conflicts": [pair], "suspects": [suspect], "suspects_note": "labels, some"}
+    (copy.path / "audit.json").write_text(json.dumps(newer | {"alike": False}))
+    text = rewritten(copy, digits).text.replace("\N{NO-BREAK SPACE}", " ")
+    for words in ("1 strong suspect (“surely”) and 0 more", "1, surely: 6?", "Labels, some.", "after 58 labels",
+                  "1 pair of the same image with different labels", "training 1 (0), training 0 (8)"):  # fmt: skip
+        assert words in text
+    (copy.path / "audit.json").write_text(json.dumps(newer | {"alike": True, "suspects": []}))
+    text = rewritten(copy, digits).text
+    assert "alike by kind" in text
+    assert "different labels" not in text
+    assert "strong suspect" not in text
 
 
 def test_the_command_gives_the_configuration_again():

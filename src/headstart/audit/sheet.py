@@ -42,19 +42,20 @@ def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dic
 
 
 def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: list[dict[str, Any]]) -> None:
-    """The labels that are most probably wrong, with what is given and what is suggested.
+    """The first labels of the ranking, with what is given and what is suggested.
 
     Args:
-        indices: int (M,), of pictures, ranked.
+        indices: int (M,), of images, ranked.
         found: what `audit.json` says of each.
     """
     rows, columns = SUSPECTS
-    canvas.suptitle(f"the likeliest of {len(found)} labels that may be wrong" if found else "no label is suspect")
+    canvas.suptitle(f"the first of {len(found)} suspect labels" if found else "no label is suspect")
     chosen = list(zip(indices, found, strict=True))[: rows * columns]
     for axes, (index, entry) in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
         show(axes, data.images(np.array([index]))[0])
         given, suggested = (shortened(entry[key], NAME) for key in ("given", "suggested"))
-        axes.set_title(f"given {given}\n{100 * entry['suggested_probability']:.0f} %: {suggested}?", fontsize=8)
+        title = f"{entry['rank']}, {entry['certainty']}: {given}\n{100 * entry['suggested_probability']:.0f} %: {suggested}?"
+        axes.set_title(title, fontsize=8)
 
 
 def short(name: str, most: int = 24) -> str:

@@ -57,16 +57,30 @@ def about_mirror(config: Config, mirror: dict[str, Any]) -> list[tuple[str, str]
 def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:
     found = []
     if suspects := audit.get("suspects"):
+        surely = sum(one.get("certainty") == "surely" for one in suspects)
         found.append((
-            f"Look at {count(len(suspects), 'label')} that may be wrong, or belong to hard pictures.",
-            "They are listed under “The data”, the likeliest first. Wrong ones in training cost accuracy, "
+            f"Look at {count(len(suspects), 'label')} that may be wrong, {surely:,} of them strongly suspect.",
+            "They are listed under “The data”, the likeliest first, beside hard images. Wrong ones in training cost accuracy, "
             "wrong ones in the test hide it.",
+        ))  # fmt: skip
+    if audit.get("alike"):
+        found.append((
+            "Test on images of another source.",
+            "More than a third of the images have a near-duplicate: the test part resembles the training part more than new "
+            "images will. Images of one patient, video or place belong on one side of the split.",
+        ))  # fmt: skip
+        return found
+    if conflicts := audit.get("label_conflicts"):
+        found.append((
+            f"Settle {count(len(conflicts), 'pair')} of the same image with different labels.",
+            "They are listed under “The data”. One label of each is wrong, or mirroring changes the class (--no-flip).",
         ))  # fmt: skip
     across = [pair for pair in audit.get("near_duplicates", []) if "test" in pair["parts"] and set(pair["parts"]) != {"test"}]
     if across:
+        remedy = "; leave them out with --drop-duplicates" if not audit.get("classes_emptied") else ""
         found.append((
             f"Do not test on what was trained on: {count(len(across), 'near-duplicate')} cross into the test part.",
-            "The accuracy without them stands under “The data”; leave them out with --drop-duplicates.",
+            f"The accuracy without them stands under “The data”{remedy}.",
         ))  # fmt: skip
     return found
 
