@@ -303,7 +303,7 @@ def audit(arguments: list[str]) -> None:
 
 # What determines splits and features; with the same values a training shares the cached features.
 AUDIT_OPTIONS = (
-    "out", "validation_fraction", "test_fraction", "limit", "seed",
+    "out", "layout", "fit", "flip", "validation_fraction", "test_fraction", "limit", "seed",
     "backbone", "weights", "preprocess", "image_size", "precision",
 )  # fmt: skip
 

@@ -135,7 +135,7 @@ def without_near_duplicates(run: Run, pictures: Pictures, rows: np.ndarray, righ
     block = grey.shape[1] // COARSE
     coarse = grey.reshape(len(grey), COARSE, block, COARSE, block).mean(axis=(2, 4))
     coarse = normalised(coarse.reshape(len(grey), -1))
-    pairs, _ = near_duplicates(images, everything, coarse)
+    pairs, _ = near_duplicates(images, everything, coarse, run.config.flip)
     across = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))]
     alone = ~np.isin(np.arange(len(rows)), across[:, 0])
     found = int((~alone).sum())

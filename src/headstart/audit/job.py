@@ -4,20 +4,17 @@ import csv
 import dataclasses
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from scipy.linalg import eigh
 
 from headstart.audit.duplicates import near_duplicates, redundant
 from headstart.audit.labels import LEAST_SKILL, out_of_fold_probabilities, rank_suspects, skill
 from headstart.audit.sheet import draw_pairs, draw_suspects
 from headstart.config import Config
-from headstart.data.dataset import PART_NAMES, Dataset, Pictures
-from headstart.data.picture import FORMATS
+from headstart.data.dataset import PART_NAMES, Dataset
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 from headstart.memory import give_back_freed_memory
@@ -52,13 +49,14 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
         HeadstartError: bad input, a folder that holds something else, no network, no memory.
     """
     from headstart.backend import resolve_precision
-    from headstart.data.load import configured_data
+    from headstart.data.load import configured_data, resolved
     from headstart.model.backbones import load_backbone, refuse_unusable
     from headstart.model.graph import build_model
     from headstart.training.features import FrozenLayers
 
     if not can_audit(config):
         raise HeadstartError("an audit needs a pretrained backbone: leave out --weights none")
+    config = resolved(config, data)
     folder = Path(config.out or "audit").expanduser()
     if folder.exists() and not (folder / "audit.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise HeadstartError(f"{folder} holds something else than an audit: choose another folder with --out")
@@ -136,7 +134,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     counts = np.bincount(labels, minlength=len(class_names))
     content = {
         "classes": classes,
-        "sizes": source_sizes(data.pictures),
+        "sizes": data.pictures.sizes or dict.fromkeys(("smallest", "median", "largest"), list(data.image_shape[1::-1])),
         "imbalance": round(float(counts.max() / counts.min()), 3),
         "unreadable": list(data.pictures.unreadable),
         "exact_duplicates": list(data.duplicates),
@@ -255,28 +253,9 @@ def write_suspects(folder: Path, data: Dataset, suspects: list[dict[str, Any]]) 
     write_csv(folder / "suspects.csv", columns, [[entry[column] for column in columns] for entry in suspects])
 
 
-def source_sizes(pictures: Pictures) -> dict[str, list[int]]:
-    """Return width and height of the smallest, the median and the largest picture of a source, by area, before decoding."""
-    if not pictures.files:
-        height, width = pictures.images.shape[1:3]
-        return {key: [width, height] for key in ("smallest", "median", "largest")}
-
-    def size(file: str) -> tuple[int, int] | None:
-        try:
-            with Image.open(Path(pictures.source) / file, formats=FORMATS) as image:
-                return image.size
-        except Exception:  # it could be read before; Pillow raises almost anything
-            return None
-
-    with ThreadPoolExecutor() as pool:
-        sizes = sorted(filter(None, pool.map(size, pictures.files)), key=lambda size: size[0] * size[1])
-    if not sizes:
-        return {}
-    return {"smallest": list(sizes[0]), "median": list(sizes[len(sizes) // 2]), "largest": list(sizes[-1])}
-
-
 def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    # A file's name may be no UTF-8.
+    with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
@@ -367,16 +346,18 @@ def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:
         HeadstartError: a class would have no training image left.
     """
     names, redundant_names = data.pictures.names, set(content["redundant"])
-    left_out = np.array([names[row] in redundant_names for row in data.train])
-    kept = data.train[~left_out]
+    candidates = data.training_candidates  # a run that goes on has left them out already
+    left_out = np.array([names[row] in redundant_names for row in candidates])
+    kept = candidates[~left_out]
     missing = sorted(set(range(len(data.class_names))) - set(data.labels(kept).tolist()))
     if missing:
         raise HeadstartError(
-            f"{data.pictures.source}: without its near-duplicates, class {data.class_names[missing[0]]!r} "
-            "has no training image left: run it without --drop-duplicates"
+            f"{data.pictures.source}: without its near-duplicates, class {data.class_names[missing[0]]!r} has no training image "
+            f"left{', since most of these images resemble each other' if content.get('alike') else ''}: "
+            "run it without --drop-duplicates"
         )
     logger.info("%s left out as near-duplicates", plural(int(left_out.sum()), "training image is", "training images are"))
-    return dataclasses.replace(data, train=kept, left_out=data.train[left_out])
+    return dataclasses.replace(data, train=kept, left_out=candidates[left_out])
 
 
 def accuracies_without_twins(content: dict[str, Any], data: Dataset, correct: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
