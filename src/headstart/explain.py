@@ -10,8 +10,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from headstart.backend import resolve_jit, small_convolutions_are_slow
-from headstart.errors import HeadstartError
-from headstart.files import written_whole
+from headstart.files import unwritable, written_whole
 from headstart.model.graph import tuning_model, without_augmentation
 from headstart.model.head import logit_gradients
 from headstart.predict import Inputs, Predictions, named_pictures, predict, read_inputs, refuse_nothing, refuse_only_unreadable
@@ -64,7 +63,7 @@ class Explanations:
                     overlay(picture, heat_map, SMALLEST_OVERLAY).save(partial)
                 files.append(file)
         except (OSError, RuntimeError) as error:  # RuntimeError: no home of a user for ~ or ~NAME
-            raise HeadstartError(f"cannot write to {folder}: {getattr(error, 'strerror', None) or error}") from None
+            raise unwritable(Path(folder), error) from None
         return files
 
 
