@@ -1,5 +1,7 @@
 """A folder of pictures: classes, parts, a fixed order, damaged files, and the memory-mapped cache."""
 
+import errno
+import os
 import warnings
 from pathlib import Path
 
@@ -241,6 +243,23 @@ def test_failed_read_leaves_nothing_large_in_the_cache(tmp_path, cache):
         read_folder(data, 4)
     assert not [path for path in cache.rglob("*") if path.is_file() and path.suffix != ".txt"]
     fill(data / "cat", 2)
+    assert len(read_folder(data, 4).files) == 6
+
+
+def test_a_full_disk_is_said_before_anything_is_decoded(tmp_path, cache, monkeypatch):
+    """A map of a file with holes would end the process by a signal."""
+    data = tmp_path / "data"
+    fill(data / "cat", 3)
+    fill(data / "dog", 3)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.posix_fallocate", full)
+        with pytest.raises(HeadstartError, match="the disk is full"):
+            read_folder(data, 4)
+    assert not list(cache.rglob("*.npy"))
     assert len(read_folder(data, 4).files) == 6
 
 

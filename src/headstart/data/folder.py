@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import warnings
 from collections import Counter
 from collections.abc import Collection
@@ -17,7 +18,7 @@ from headstart.data.dataset import Pictures
 from headstart.data.layout import read_layout
 from headstart.data.picture import Decoded, Decoding, UnreadablePicture, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.errors import HeadstartError
-from headstart.files import cache_folder, write_json, written_whole
+from headstart.files import cache_folder, is_disk_full, unwritable, write_json, written_whole
 from headstart.progress import track
 
 logger = logging.getLogger("headstart")
@@ -142,6 +143,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
     if not (done.exists() and file.exists()):
         images = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
         try:
+            reserve(file)
             found = decode_into(images, root, paths, decoding)
         except HeadstartError:
             # The user will change the files, and then nothing would ever use or remove these gigabytes.
@@ -151,6 +153,22 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
         write_json(done, found)
     found = json.loads(done.read_text(encoding="utf-8"))
     return np.load(file, mmap_mode="r")[: len(paths) - len(found["unreadable"])], found
+
+
+def reserve(file: Path) -> None:
+    """Take the disk that a file will fill: a map of a file with holes would end the process where the disk is full.
+
+    Raises:
+        UnwritableError: the disk is full.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    with file.open("rb+") as stream:
+        try:
+            os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
+        except OSError as error:
+            if is_disk_full(error):
+                raise unwritable(file, error) from None  # others do not know the call, as some network drives
 
 
 def fingerprint(path: Path) -> tuple[int, int]:

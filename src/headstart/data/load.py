@@ -137,7 +137,7 @@ def cifar100() -> Pictures:
 
     pictures = downloaded("cifar100", cifar100.load_data, tuple(str(i) for i in range(100)))
     # Keras gives no class names, but keeps the distribution's own file of them.
-    datasets = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "datasets"
+    datasets = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "datasets"
     meta = next(datasets.glob("cifar-100-python*/**/meta"), None)
     if meta is None:
         return pictures
