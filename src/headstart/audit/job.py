@@ -134,7 +134,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     counts = np.bincount(labels, minlength=len(class_names))
     content = {
         "classes": classes,
-        "sizes": data.pictures.sizes or dict.fromkeys(("smallest", "median", "largest"), list(data.image_shape[1::-1])),
+        "sizes": data.pictures.sizes or {key: list(data.image_shape[1::-1]) for key in ("smallest", "median", "largest")},
         "imbalance": round(float(counts.max() / counts.min()), 3),
         "unreadable": list(data.pictures.unreadable),
         "exact_duplicates": list(data.duplicates),
