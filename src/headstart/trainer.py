@@ -338,6 +338,8 @@ def describe(data: Dataset) -> None:
     listed = [f"{name} {number:,}" for name, number in zip(data.class_names, counts, strict=True)]
     more = f" and {len(listed) - MOST_LISTED} more classes" if len(listed) > MOST_LISTED else ""
     logger.info("classes: %s%s", ", ".join(listed[:MOST_LISTED]), more)
+    if untested := [name for name, number in data.class_counts()["test"].items() if not number]:
+        logger.warning("no test image, and so no figure, of the class: %s", ", ".join(untested[:MOST_LISTED]))
     for line in data.pictures.remarks:
         logger.info("data: %s", line)
     if data.pictures.skipped:

@@ -229,3 +229,13 @@ def test_the_thumbnail_in_a_camera_raw_is_not_taken_for_the_image(tmp_path):
     Image.new("RGB", (8, 8), RED).save(tmp_path / "a.nef", format="TIFF")
     with pytest.raises(UnreadablePicture, match="convert it to JPEG or PNG"):
         read_picture(tmp_path / "a.nef", 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"), (b"\n<!DOCTYPE html><html>", "web page")],
+)
+def test_what_stands_where_an_image_should_be(tmp_path, content, said):
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(UnreadablePicture, match=said):
+        read_picture(tmp_path / "a.jpg", 8, 8)

@@ -94,3 +94,10 @@ def test_a_log_that_cannot_be_written_stops_the_run_in_words(copy, capsys):
         logging.getLogger("headstart").info("anything")
     assert refusal.value.__notes__ == [f"go on with headstart train --resume {copy}"]
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_unfinished_run_is_said_to_be_unfinished(copy):
+    (copy / "manifest.json").unlink()
+    (copy / "model.keras").unlink()
+    with pytest.raises(hs.HeadstartError, match="is not finished: go on with headstart train --resume"):
+        hs.Run(copy).model  # noqa: B018

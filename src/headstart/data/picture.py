@@ -35,6 +35,11 @@ Image.MAX_IMAGE_PIXELS = MOST_PIXELS_OF_JPEG // 2  # Pillow refuses more than tw
 LONGEST_PHOTOGRAPH, LONGEST_OF_MOST = 1.51, 2.0
 # Images whose shapes differ by at most this factor look alike when they are squashed to one square.
 ALIKE_SHAPES = 1.5
+# What often stands where an image should be.
+INSTEAD = {
+    b"version https://git-lfs": "it is a pointer of Git LFS: fetch the images with git lfs pull",
+    b"<!doctype": "it is a web page, saved under an image's name", b"<html": "it is a web page, saved under an image's name",
+}  # fmt: skip
 # What lies around a padded image: ImageNet's mean colour, which most networks see as zero.
 PADDING = (124, 116, 104)
 
@@ -145,7 +150,18 @@ def reason(path: Path, error: Exception) -> str:
         return f"it is a link to {path.readlink()}, which is missing"
     if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats():
         return "HEIC needs a package that is not installed: pip install pillow-heif"
+    for begin, what in INSTEAD.items():
+        if beginning(path).lstrip().lower().startswith(begin):
+            return what
     return f"{type(error).__name__}: {error}".replace(f" {str(path)!r}", "")
+
+
+def beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError:
+        return b""
 
 
 def frames_remark(image: Image.Image) -> list[str]:

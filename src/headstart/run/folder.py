@@ -197,9 +197,10 @@ class Run:
             return None
 
     def _verify(self, *names: str) -> None:
+        described = self.manifest["sha256"]  # first: a run that is not finished is refused as such
         for name in names:
             file = self.path / name
-            if not file.is_file() or checksum(file) != self.manifest["sha256"][name]:
+            if not file.is_file() or checksum(file) != described[name]:
                 raise HeadstartError(
                     f"{file} is missing or not the file that its manifest describes: train again, or bring the original back"
                 )
