@@ -1,4 +1,4 @@
-"""Names of classes and files, which may hold anything, made fit to be printed and drawn."""
+"""Names of classes and files, which may hold anything, and numbers of things, made fit to be printed and drawn."""
 
 import unicodedata
 
@@ -40,6 +40,11 @@ def shortened(name: str, most: int = MOST_COLUMNS) -> str:
             break
         end = name[-1 - place] + end
     return f"{begin}…{end}"
+
+
+def count(number: int, noun: str, nouns: str = "") -> str:
+    """Return a number with what it counts: 1 and `label` is `1 label`, 2 is `2 labels`."""
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def columns(text: str) -> int:

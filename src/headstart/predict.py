@@ -17,6 +17,7 @@ from headstart.data.picture import Decoding, UnreadablePicture, decode, fit
 from headstart.data.walk import skipped_words, walk
 from headstart.errors import HeadstartError
 from headstart.model.openvino import FEWEST_PICTURES, overlapped
+from headstart.names import count
 from headstart.progress import track
 from headstart.run.calibration import probabilities
 from headstart.run.folder import Run
@@ -236,7 +237,9 @@ def refuse_nothing(named: list[tuple[str, Any]], inputs: Inputs) -> None:
 def refuse_only_unreadable(inputs: Inputs) -> None:
     """Refuse to go on where there were pictures, but `read_inputs` could read none."""
     if not inputs.names:
-        raise HeadstartError(f"none of the {len(inputs.unreadable)} pictures can be read; the first is {inputs.unreadable[0]}")
+        raise HeadstartError(
+            f"none of {count(len(inputs.unreadable), 'picture')} can be read; the first is {inputs.unreadable[0]}"
+        )
 
 
 def as_input(

@@ -35,6 +35,7 @@ from headstart.model.graph import (
     unfreeze,
 )
 from headstart.model.head import head_model, standardise
+from headstart.names import count
 from headstart.plan import job as plan
 from headstart.run import Run
 from headstart.run.results import write_results
@@ -331,8 +332,8 @@ def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:
 def describe(data: Dataset) -> None:
     """Log what was loaded, with every file that was skipped and every duplicate."""
     logger.info(
-        "%s: %d classes, %d x %d pixels; %d images for training, %d for validation, %d for the test",
-        data.pictures.source, len(data.class_names), *data.image_shape[:2], len(data.train), len(data.validation), len(data.test),
+        "%s: %d classes, %d x %d pixels; %s for training, %d for validation, %d for the test", data.pictures.source,
+        len(data.class_names), *data.image_shape[:2], count(len(data.train), "image"), len(data.validation), len(data.test),
     )  # fmt: skip
     counts = np.bincount(data.pictures.labels, minlength=len(data.class_names)).tolist()
     listed = [f"{name} {number:,}" for name, number in zip(data.class_names, counts, strict=True)]

@@ -18,6 +18,7 @@ from headstart.data.dataset import PART_NAMES, Dataset
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
 from headstart.memory import give_back_freed_memory
+from headstart.names import count
 from headstart.run.calibration import probabilities
 from headstart.run.folder import Run
 from headstart.run.metrics import wilson_interval
@@ -155,7 +156,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     twinned = twinned_test_pictures(content, set(names[: len(data.train)]))
     logger.info(
         "audit: %s, %d of %s a near-duplicate in training; %s (%.0f seconds)",
-        plural(len(twins), "near-duplicate"), len(twinned), plural(len(data.test), "test image has", "test images have"),
+        count(len(twins), "near-duplicate"), len(twinned), count(len(data.test), "test image has", "test images have"),
         suspects_in_words(suspects), content["seconds"],
     )  # fmt: skip
     if note:
@@ -166,19 +167,14 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
             "series (frames of a video), so that a random split cannot say how good a network is on other ones"
         )
     elif conflicts:
-        logger.info("audit: %s show the same image with different labels, of which one is wrong", plural(len(conflicts), "pair"))
+        logger.info("audit: %s show the same image with different labels, of which one is wrong", count(len(conflicts), "pair"))
     return content
-
-
-def plural(number: int, noun: str, nouns: str = "") -> str:
-    """1 and `label` is `1 label`, 2 is `2 labels`."""
-    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def suspects_in_words(suspects: list[dict[str, Any]]) -> str:
     """Return how many labels are suspects by each cut."""
     surely = sum(entry["certainty"] == "surely" for entry in suspects)
-    return f"{plural(surely, 'label is', 'labels are')} strongly suspect, {len(suspects) - surely:,} more may be wrong"
+    return f"{count(surely, 'label is', 'labels are')} strongly suspect, {len(suspects) - surely:,} more may be wrong"
 
 
 def doubt_labels(components: np.ndarray, data: Dataset, rows: np.ndarray, parts: np.ndarray) -> tuple[list[dict[str, Any]], str]:
@@ -310,7 +306,7 @@ def finish_audit(run: Run, data: Dataset, stages: list[str]) -> None:
     figures = accuracies_without_twins(content, data, correct)
     write_json(run.path / "audit.json", content | {"accuracy_without_twins": figures})
     for stage, found in figures.items():
-        left_out = plural(found["left_out"], "image that has", "images that have")
+        left_out = count(found["left_out"], "image that has", "images that have")
         logger.info(
             "test, %s, without %s a near-duplicate in training: %.2f %% (95 %% interval %.2f to %.2f)",
             stage.replace("_", "-"), left_out, 100 * found["accuracy"], *(100 * end for end in found["interval"]),
@@ -356,7 +352,7 @@ def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:
             f"left{', since most of these images resemble each other' if content.get('alike') else ''}: "
             "run it without --drop-duplicates"
         )
-    logger.info("%s left out as near-duplicates", plural(int(left_out.sum()), "training image is", "training images are"))
+    logger.info("%s left out as near-duplicates", count(int(left_out.sum()), "training image is", "training images are"))
     return dataclasses.replace(data, train=kept, left_out=candidates[left_out])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data.dataset import Dataset
-from headstart.names import printable, shortened
+from headstart.names import count, printable, shortened
 from headstart.run.plots import sheet, show
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
@@ -22,7 +22,9 @@ def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dic
     """
     rows, columns = PAIRS
     across = [row for row, entry in enumerate(found) if entry["parts"][0] != entry["parts"][1]]
-    title = f"{len(found)} near-duplicates, {len(across)} of them across two parts" if found else "no near-duplicates found"
+    title = (
+        f"{count(len(found), 'near-duplicate')}, {len(across)} of them across two parts" if found else "no near-duplicates found"
+    )
     canvas.suptitle(title)
     # Those across two parts first; of a series of alike pictures, which makes hundreds of pairs, each one once.
     seen: set[int] = set()
@@ -49,7 +51,7 @@ def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: lis
         found: what `audit.json` says of each.
     """
     rows, columns = SUSPECTS
-    canvas.suptitle(f"the first of {len(found)} suspect labels" if found else "no label is suspect")
+    canvas.suptitle(f"the first of {count(len(found), 'suspect label')}" if found else "no label is suspect")
     chosen = list(zip(indices, found, strict=True))[: rows * columns]
     for axes, (index, entry) in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
         show(axes, data.images(np.array([index]))[0])

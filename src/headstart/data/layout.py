@@ -11,6 +11,7 @@ from headstart.config import suggestion
 from headstart.data.dataset import PART_NAMES, TEST, TRAIN, VALIDATION
 from headstart.data.walk import RUN, Folder, skipped_words, walk
 from headstart.errors import HeadstartError
+from headstart.names import count
 
 # What splits are called. Evaluation data choose nothing, so they are a test.
 SPLIT_WORDS = {
@@ -245,7 +246,7 @@ def names(folders: list[Folder]) -> str:
 def leave_out(number: int, what: str, where: str, found: Layout) -> None:
     """Count images that cannot be used, and say where they lie."""
     found.skipped[what] += number
-    found.remarks.append(f"{number:,} image{'' if number == 1 else 's'} left out: in {where}")
+    found.remarks.append(f"{count(number, 'image')} left out: in {where}")
 
 
 def refuse_empty(folder: Folder, where: str, refuse: bool, found: Layout) -> None:

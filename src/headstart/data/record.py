@@ -14,6 +14,7 @@ from headstart.data.load import configured_data, read_pictures
 from headstart.data.picture import Decoding
 from headstart.errors import HeadstartError
 from headstart.files import write_json, written_whole
+from headstart.names import count
 
 # Of an image that is in no split: left out by --drop-duplicates, or by --limit or as a copy of another.
 NEAR_DUPLICATE, UNUSED = "near-duplicate", "unused"
@@ -123,6 +124,6 @@ def differences(rows: Sequence[dict[str, str]], pictures: Pictures) -> str:
         ("with other pixels", sorted(name for name in shared if before[name][0] != now[name][0])),
         ("of another class", sorted(name for name in shared if before[name][1] != now[name][1])),
     ]
-    words = [f"{len(found):,} image{'' if len(found) == 1 else 's'} {what} (such as {found[0]})"
+    words = [f"{count(len(found), 'image')} {what} (such as {found[0]})"
              for what, found in kinds if found]  # fmt: skip
     return ", ".join(words) or "the images have another order"

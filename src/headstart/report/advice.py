@@ -3,7 +3,7 @@
 from typing import Any
 
 from headstart.config import Config
-from headstart.names import shortened
+from headstart.names import count, shortened
 from headstart.report.html import percent, points
 from headstart.run.calibration import is_applied
 from headstart.run.claim import known_images
@@ -195,8 +195,3 @@ def taken_for(figures: dict[str, Any], name: str) -> tuple[str, int] | None:
     names = list(figures["per_class"])
     row = [0 if other == name else times for other, times in zip(names, figures["confusion"][names.index(name)], strict=True)]
     return (names[row.index(max(row))], max(row)) if max(row) else None
-
-
-def count(number: int, noun: str) -> str:
-    """2 and `label` is 2 labels."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

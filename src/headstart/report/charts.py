@@ -7,6 +7,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from headstart.names import count as counted
 from headstart.names import shortened
 from headstart.report.html import E
 
@@ -142,7 +143,7 @@ def reliability_diagram(label: str, series: dict[str, tuple[np.ndarray, np.ndarr
     axes.line(axes.x(0), axes.y(0), axes.x(100), axes.y(100), "boundary")
     for class_, (name, (counts, confidences, accuracies)) in zip(("first", "second"), series.items(), strict=False):
         for count, confidence, accuracy in zip(counts.tolist(), confidences.tolist(), accuracies.tolist(), strict=True):
-            words = f"{name}: {count} pictures, {100 * confidence:.0f} % sure, {100 * accuracy:.0f} % right"
+            words = f"{name}: {counted(count, 'picture')}, {100 * confidence:.0f} % sure, {100 * accuracy:.0f} % right"
             radius = round(2 + 20 * float(np.sqrt(count / counts.sum())), 1)
             axes.add("circle", E("title", words), cx=axes.x(100 * confidence), cy=axes.y(100 * accuracy), r=radius,
                      class_=f"bubble {class_}")  # fmt: skip

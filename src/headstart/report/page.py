@@ -16,10 +16,10 @@ from headstart.audit.mirror import words as mirror_words
 from headstart.config import ALL, LAST_STAGE, Config, option_name
 from headstart.data.dataset import Dataset
 from headstart.data.walk import skipped_words
-from headstart.names import printable, shortened
+from headstart.names import count, printable, shortened
 from headstart.recipes import RECIPES
 from headstart.report import charts, gallery
-from headstart.report.advice import advice, count, taken_for
+from headstart.report.advice import advice, taken_for
 from headstart.report.html import E, contents, duration, named, p_value, percent, picture, points, section, table, write_page
 from headstart.run.calibration import calibration_in_words, is_applied, probabilities, reliability
 from headstart.run.claim import between, known_images, what_it_holds_for
@@ -104,8 +104,8 @@ def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
                 "div",
                 E("p", what_it_holds_for(figures) if known else certainty(figures), class_="lead"),
                 E("p", gain(metrics), class_="lead"),
-                E("p", f"{run_in_words(run)} on {pictures['training']:,} pictures of {len(figures['per_class'])} classes at "
-                       f"{config.image_size} px, and {pictures['validation']:,} more chose the epoch to keep. It took "
+                E("p", f"{run_in_words(run)} on {count(pictures['training'], 'picture')} of "
+                       f"{len(figures['per_class'])} classes at {config.image_size} px, and {pictures['validation']:,} more chose the epoch to keep. It took "
                        f"{duration(metrics['seconds']['total'])}.", class_="note"),
             ),
             E("figure", charts.intervals(f"Test accuracy with 95 % intervals: {words}", rows, scale)),
@@ -124,7 +124,7 @@ def certainty(figures: dict[str, Any]) -> list[Element | str]:
     )  # fmt: skip
     return [
         "With 95 % confidence the true figure lies ", E("b", between(figures)),
-        f". It was measured on {figures['pictures']:,} pictures that chose nothing in training.{without}",
+        f". It was measured on {count(figures['pictures'], 'picture')} that chose nothing in training.{without}",
     ]  # fmt: skip
 
 

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.special import softmax
 
+from headstart.names import count
+
 CALIBRATION_BINS = 15
 # Temperatures are searched, and compared, on a grid of their logarithm: from 1/20 to 20 in steps of 5 %.
 LOG_TEMPERATURES = np.linspace(-3, 3, 121)
@@ -119,7 +121,7 @@ def calibration_in_words(figures: dict[str, Any]) -> str:
     if "calibration" not in figures:
         return f"temperature {figures['temperature']:.2f}, fitted on validation"
     found = figures["calibration"]
-    images = f"{found['images']:,} validation {'image' if found['images'] == 1 else 'images'}"
+    images = count(found["images"], "validation image")
     if found["fitted"] == 1.0:
         return f"no temperature is fitted on {images}: {found['reason']}"
     applied = "is applied" if found["applied"] else "is not applied"

@@ -19,7 +19,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from headstart.data.dataset import Dataset
 from headstart.files import written_whole
-from headstart.names import shortened
+from headstart.names import count, shortened
 from headstart.run.calibration import CALIBRATION_BINS, calibration_in_words, is_applied, probabilities, reliability
 from headstart.run.claim import known_images
 from headstart.run.folder import Run
@@ -221,7 +221,9 @@ def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> N
     wrong = np.flatnonzero(predicted != labels)
     rows, columns = MISTAKES
     surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][: rows * columns]
-    canvas.suptitle(f"the surest of {len(wrong)} mistakes on the test part" if len(wrong) else "no mistake on the test part")
+    canvas.suptitle(
+        f"the surest of {count(len(wrong), 'mistake')} on the test part" if len(wrong) else "no mistake on the test part"
+    )
     for axes, index in zip(sheet(canvas, rows, columns, len(surest)), surest, strict=True):
         show(axes, data.images(data.test[[index]])[0])
         said, given = (shortened(data.class_names[label], SHEET_NAME) for label in (predicted[index], labels[index]))

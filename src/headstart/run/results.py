@@ -11,6 +11,7 @@ from headstart.audit.job import accuracies_without_twins, finish_audit, twinned_
 from headstart.data.dataset import Dataset
 from headstart.files import write_json
 from headstart.memory import give_back_freed_memory, peak_memory_mb
+from headstart.names import count
 from headstart.report.page import write_report
 from headstart.run.calibration import calibration_in_words, fit_temperature
 from headstart.run.claim import known_images, what_it_holds_for
@@ -66,8 +67,9 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
     for stage in stages:
         low, high = test[stage]["interval"]
         logger.info(
-            "test, %s: %.2f %% of %d pictures (%s)", stage.replace("_", "-"), 100 * test[stage]["accuracy"],
-            test[stage]["pictures"], known_images(test[stage]) or f"95 % interval {100 * low:.2f} to {100 * high:.2f}",
+            "test, %s: %.2f %% of %s (%s)",
+            stage.replace("_", "-"), 100 * test[stage]["accuracy"], count(test[stage]["pictures"], "image"),
+            known_images(test[stage]) or f"95 % interval {100 * low:.2f} to {100 * high:.2f}",
         )  # fmt: skip
     if both:
         logger.info("%s", verdict(metrics["comparison"]))
