@@ -104,9 +104,9 @@ def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
                 "div",
                 E("p", what_it_holds_for(figures) if known else certainty(figures), class_="lead"),
                 E("p", gain(metrics), class_="lead"),
-                E("p", f"{run_in_words(run)} on {count(pictures['training'], 'picture')} of "
-                       f"{len(figures['per_class'])} classes at {config.image_size} px, and {pictures['validation']:,} more chose the epoch to keep. It took "
-                       f"{duration(metrics['seconds']['total'])}.", class_="note"),
+                E("p", f"{run_in_words(run)} on {count(pictures['training'], 'picture')} of {len(figures['per_class'])} "
+                       f"classes at {config.image_size} px, and {pictures['validation']:,} more chose the epoch to keep. It "
+                       f"took {duration(metrics['seconds']['total'])}.", class_="note"),
             ),
             E("figure", charts.intervals(f"Test accuracy with 95 % intervals: {words}", rows, scale)),
             class_="two",
