@@ -160,6 +160,7 @@ def test_a_model_that_knows_too_little_doubts_no_label_and_says_so(tmp_path, log
     assert content["suspects"] == []
     assert "too few to tell a wrong label from a hard image" in content["suspects_note"]
     assert content["suspects_note"] in log.text
+    assert "no label is suspect" in log.text
     assert (tmp_path / "suspects.csv").read_text().startswith("rank,name,")
 
 

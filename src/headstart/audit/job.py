@@ -155,7 +155,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     write_json(folder / "audit.json", content)
     twinned = twinned_test_pictures(content, set(names[: len(data.train)]))
     logger.info(
-        "audit: %s, %d of %s a near-duplicate in training; %s (%.0f seconds)",
+        "audit: %s, %d of %s a near-duplicate in training; %s (%.0f s)",
         count(len(twins), "near-duplicate"), len(twinned), count(len(data.test), "test image has", "test images have"),
         suspects_in_words(suspects), content["seconds"],
     )  # fmt: skip
@@ -173,6 +173,8 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
 
 def suspects_in_words(suspects: list[dict[str, Any]]) -> str:
     """Return how many labels are suspects by each cut."""
+    if not suspects:
+        return "no label is suspect"
     surely = sum(entry["certainty"] == "surely" for entry in suspects)
     return f"{count(surely, 'label is', 'labels are')} strongly suspect, {len(suspects) - surely:,} more may be wrong"
 
