@@ -144,10 +144,10 @@ def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(tmp
 
 
 @has_tensorboard
-def test_a_run_that_goes_on_shows_no_epoch_twice(tmp_path):
+def test_a_run_that_goes_on_shows_no_epoch_twice(digits, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = hs.Run.create(small_options(tmp_path / "run", tensorboard=True))
+    run = hs.Run.create(small_options(tmp_path / "run", tensorboard=True), digits)
     for history in (ROWS[:2], ROWS):
         with tracked(run) as (tensorboard,):
             tensorboard.update(history[:1])
@@ -159,7 +159,7 @@ def test_a_run_that_goes_on_shows_no_epoch_twice(tmp_path):
 
 
 @has_mlflow
-def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, tmp_path, caplog, capsys):
+def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, digits, tmp_path, caplog, capsys):
     from mlflow.tracking import MlflowClient
 
     address, start = mlflow_server
@@ -180,7 +180,7 @@ def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, tmp_path, ca
         assert capsys.readouterr().out == ""
 
         # A run that is killed by Ctrl-C, goes on, and loses its server on the way.
-        interrupted = hs.Run.create(small_options(tmp_path / "other", mlflow=address))
+        interrupted = hs.Run.create(small_options(tmp_path / "other", mlflow=address), digits)
         interrupt(interrupted)
         run_id = interrupted.read_json("mlflow.json")["run_id"]
         assert client.get_run(run_id).info.status == "KILLED"
@@ -203,9 +203,9 @@ def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, tmp_path, ca
 
 
 @has_mlflow
-def test_a_new_run_wants_a_server_and_a_resumed_one_goes_on_without(tmp_path, caplog):
+def test_a_new_run_wants_a_server_and_a_resumed_one_goes_on_without(digits, tmp_path, caplog):
     address = f"http://127.0.0.1:{free_port()}"
-    run = hs.Run.create(small_options(tmp_path / "run", mlflow=address))
+    run = hs.Run.create(small_options(tmp_path / "run", mlflow=address), digits)
     with pytest.raises(hs.HeadstartError, match=f"no MLflow server at {address}"), tracked(run):
         pass
     write_json(run.path / "mlflow.json", {"uri": address, "run_id": "0" * 32})
