@@ -21,7 +21,7 @@ def found(twin: Image.Image, side: int = 48, mirrored: bool = True) -> list[list
     features = np.random.default_rng(0).normal(size=(OTHERS + 1, 16))
     features[-1] = features[0] + 0.1
     pairs, similarity = near_duplicates(images, np.arange(len(images)), features, mirrored)
-    assert (similarity <= 1.001).all()
+    assert ((similarity > 0.84) & (similarity <= 1.001)).all()  # whatever was done to a twin has been undone
     assert (np.diff(similarity) <= 0).all()
     return pairs.tolist()
 
@@ -32,8 +32,8 @@ def found(twin: Image.Image, side: int = 48, mirrored: bool = True) -> list[list
         lambda picture: picture,
         lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         lambda picture: picture.crop((1, 1, 47, 47)),
-        lambda picture: picture.crop((3, 0, 45, 48)).resize((48, 48)),
-        lambda picture: picture.crop((0, 2, 48, 44)).resize((48, 48)),
+        lambda picture: picture.crop((5, 0, 43, 48)).resize((48, 48)),
+        lambda picture: picture.crop((0, 5, 48, 43)).resize((48, 48)),
         lambda picture: picture.transform((48, 48), Image.Transform.AFFINE, (1, 0, 2, 0, 1, -2)),
         lambda picture: ImageEnhance.Brightness(ImageEnhance.Color(picture).enhance(0.2)).enhance(0.7),
     ],
