@@ -65,6 +65,7 @@ def test_names_of_splits(name, split):
         ("cat/train cat/test dog/train dog/test", {"cat": BOTH, "dog": BOTH}),
         # images without labels in a folder of their own
         ("train/a/images train/b/images val/images test/images", {"a": {TRAIN}, "b": {TRAIN}}),
+        ("asl_train/asl_train/A asl_train/asl_train/B asl_test/asl_test", {"A": {TRAIN}, "B": {TRAIN}}),
         # what is no split or no class
         ("train/a train/b test/a extra", {"a": BOTH, "b": {TRAIN}}),
         ("train/a train/b test", {"a": {TRAIN}, "b": {TRAIN}}),

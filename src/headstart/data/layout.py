@@ -184,8 +184,14 @@ def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Fo
 
 
 def has_classes(folder: Folder) -> bool:
-    """Whether there are class folders in a split's folder: one that is called `images` alone says nothing of a class."""
-    return any(below.count and (has_classes(below) or not set(words_of(below.path.name)) <= FILLERS) for below in folder.folders)
+    """Whether there are class folders in a split's folder: one that is called `images`, or as the split, says no class."""
+    return any(below.count and (has_classes(below) or not repeats(below, folder)) for below in folder.folders)
+
+
+def repeats(below: Folder, folder: Folder) -> bool:
+    """Whether a folder's name says nothing beside that of the folder it is in: `seg_train/seg_train`, `train/images`."""
+    words = words_of(below.path.name)
+    return words == words_of(folder.path.name) or set(words) <= FILLERS
 
 
 def inner_folder(folder: Folder) -> Folder:
@@ -193,8 +199,7 @@ def inner_folder(folder: Folder) -> Folder:
     filled = [below for below in folder.folders if below.count]
     if folder.images or len(filled) != 1 or not any(below.count for below in filled[0].folders):
         return folder
-    same = words_of(filled[0].path.name) == words_of(folder.path.name)
-    return inner_folder(filled[0]) if same or set(words_of(filled[0].path.name)) <= FILLERS else folder
+    return inner_folder(filled[0]) if repeats(filled[0], folder) else folder
 
 
 def class_folders(folder: Folder, tree: Folder, splits: dict[Path, tuple[Folder, int]]) -> list[Folder]:
