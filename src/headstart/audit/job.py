@@ -308,6 +308,8 @@ def finish_audit(run: Run, data: Dataset, stages: list[str]) -> None:
     figures = accuracies_without_twins(content, data, correct)
     write_json(run.path / "audit.json", content | {"accuracy_without_twins": figures})
     for stage, found in figures.items():
+        if not found["left_out"]:
+            continue
         left_out = count(found["left_out"], "image that has", "images that have")
         logger.info(
             "test, %s, without %s a near-duplicate in training: %.2f %% (95 %% interval %.2f to %.2f)",
