@@ -204,7 +204,7 @@ def test_equal_and_similar_images_with_different_labels_are_conflicts_and_not_dr
     assert conflicts == {("training 0", "training 1", "a", "b"), ("training 2", "training 3", "a", "b")}
     assert content["redundant"] == ["training 5", "training 7"]
     assert [entry["labels"] for entry in content["near_duplicates"]] == [["a", "b"]]  # equal ones are exact duplicates
-    assert "2 pairs show the same image with different labels" in log.text
+    assert "2 pairs of nearly the same image with different labels" in log.text
 
 
 def test_images_that_are_alike_by_kind_are_said_to_be(tmp_path, log):

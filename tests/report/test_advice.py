@@ -70,7 +70,7 @@ def test_a_good_run_gets_no_advice():
         ({"audit": {"near_duplicates": [{"parts": ["training", "test"]}]}}, "1 near-duplicate cross"),
         ({"audit": {"near_duplicates": [{"parts": ["test", "test"]}]}}, ""),
         ({"audit": {"suspects": [{"certainty": "surely"}, {"certainty": "perhaps"}]}}, "1 of them strongly suspect"),
-        ({"audit": {"label_conflicts": [{}]}}, "Settle 1 pair of the same image with different labels"),
+        ({"audit": {"label_conflicts": [{}]}}, "1 pair of nearly the same image with different labels"),
         ({"audit": {"alike": True, "label_conflicts": [{}]}}, "Test on images of another source"),
         ({"audit": {"imbalance": 5.0}}, "--class-weights"),
     ],

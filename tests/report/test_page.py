@@ -175,7 +175,7 @@ def test_the_audit_is_shown_with_its_pictures(copy, digits):
     (copy.path / "audit.json").write_text(json.dumps(newer | {"alike": False}))
     text = rewritten(copy, digits).text.replace("\N{NO-BREAK SPACE}", " ")
     for words in ("1 strong suspect (“surely”) and 0 more", "1, surely: 6?", "Labels, some.", "after 58 labels",
-                  "1 pair of the same image with different labels", "training 1 (0), training 0 (8)"):  # fmt: skip
+                  "1 pair of nearly the same image with different labels", "training 1 (0), training 0 (8)"):  # fmt: skip
         assert words in text
     (copy.path / "audit.json").write_text(json.dumps(newer | {"alike": True, "suspects": []}))
     text = rewritten(copy, digits).text

@@ -142,7 +142,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
         "near_duplicates": twins,
         # More than a third of the images have a near-duplicate.
         "alike": bool(alike),
-        # Pairs of equal or nearly equal images with different labels, of which one is wrong unless images are alike by kind.
+        # Pairs of equal or nearly equal images with different labels: one of both is wrong, or the images only look alike.
         "label_conflicts": conflicts,
         "suspects": suspects,
         "suspects_note": note,
@@ -167,7 +167,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
             "series (frames of a video), so that a random split cannot say how good a network is on other ones"
         )
     elif conflicts:
-        logger.info("audit: %s show the same image with different labels, of which one is wrong", count(len(conflicts), "pair"))
+        logger.info("audit: %s of nearly the same image with different labels", count(len(conflicts), "pair"))
     return content
 
 

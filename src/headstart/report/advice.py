@@ -72,8 +72,9 @@ def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:
         return found
     if conflicts := audit.get("label_conflicts"):
         found.append((
-            f"Settle {count(len(conflicts), 'pair')} of the same image with different labels.",
-            "They are listed under “The data”. One label of each is wrong, or mirroring changes the class (--no-flip).",
+            f"Look at {count(len(conflicts), 'pair')} of nearly the same image with different labels.",
+            "They are listed under “The data”. One label of each is wrong, the images only look alike, or mirroring changes the "
+            "class (--no-flip).",
         ))  # fmt: skip
     across = [pair for pair in audit.get("near_duplicates", []) if "test" in pair["parts"] and set(pair["parts"]) != {"test"}]
     if across:

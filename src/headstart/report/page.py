@@ -350,8 +350,8 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
         shown = sorted(pairs, key=lambda pair: (pair["parts"][0] == pair["parts"][1], -pair["similarity"]))[:MOST_PAIRS]
         yield E("div", [twins(pictures, pair) for pair in shown], class_="gallery")
         if (conflicts := audit.get("label_conflicts")) and not audit.get("alike"):
-            yield E("p", f"{count(len(conflicts), 'pair')} of the same image with different labels, of which one is wrong, or "
-                         "mirroring changes the class (--no-flip):")  # fmt: skip
+            yield E("p", f"{count(len(conflicts), 'pair')} of nearly the same image with different labels: one of both is wrong, "
+                         "the images only look alike, or mirroring changes the class (--no-flip).")  # fmt: skip
             yield E("ul", [E("li", ", ".join(f"{pair[key]} ({label})" for key, label in zip(("first", "second"), pair["labels"],
                     strict=True))) for pair in conflicts[:MOST_PAIRS]])  # fmt: skip
             yield E("div", [twins(pictures, pair) for pair in conflicts[:MOST_PAIRS]], class_="gallery")
