@@ -86,6 +86,8 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
     plan.record_choice(run, config)
     if "flip" in typed and config.flip:
         write_json(run.path / "mirror.json", {"asked": True})
+    if data:
+        loaded = recorded_data(run.path, run.config, data)  # in the order that the run records
     return carry_out_seeds(run, loaded) if config.seeds > 1 else carry_out(run, loaded, 0.0 if data else loading)
 
 
@@ -101,17 +103,18 @@ def resume(path: str | Path, data: Dataset | None = None) -> Run:
         logger.info("%s is finished", run.path)
         return run
     remove_partial(run.path)
-    return carry_out_seeds(run, data) if run.config.seeds > 1 else carry_out(run, data)
+    begin = time.monotonic()
+    loaded = recorded_data(run.path, run.config, data)
+    return carry_out_seeds(run, loaded) if run.config.seeds > 1 else carry_out(run, loaded, time.monotonic() - begin)
 
 
-def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
+def carry_out_seeds(run: Run, data: Dataset) -> Run:
     """Do what is still to be done of the runs of all seeds, and write what they say together.
 
     All keep the split of the first seed: they share the frozen features, which are those of one training part, and
     differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test pictures.
     """
     with run.log():
-        data = recorded_data(run.path, run.config, data)
         checkpoint = Checkpoint(run.path / "checkpoint")
         checkpoint.write()
         runs = []
@@ -133,10 +136,12 @@ def carry_out_seeds(run: Run, data: Dataset | None) -> Run:
     return run
 
 
-def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
+def carry_out(run: Run, data: Dataset, loading: float = 0.0) -> Run:
     """Do what is still to be done of a run: data, model, frozen stage, fine-tuning, results.
 
-    `loading` is how many seconds it took to load the data.
+    Args:
+        data: in the split that the run records.
+        loading: how many seconds it took to load them.
     """
     config = run.config
     with run.log(), explained_memory(config), tracked(run) as trackers:
@@ -148,7 +153,6 @@ def carry_out(run: Run, data: Dataset | None, loading: float = 0.0) -> Run:
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision)
         refuse_unusable(config)
-        data = recorded_data(run.path, config, data)
         describe(data)
 
         model, frozen, preprocess = networks(data, config, precision)
