@@ -255,7 +255,7 @@ def test_a_run_without_cached_features_is_not_audited(digits, tmp_path):
     ("arguments", "message"),
     [
         ([], "Missing"),
-        (["missing"], "no folder missing"),
+        (["missing"], "there is no folder "),
         (["digits", "--backbone", "starter", "--weights", "none"], "--weights none"),
         (["digits", "--backbone", "startr"], "did you mean starter"),
         (["digits", "--backbone", "starter", "--out", "."], "holds something else"),

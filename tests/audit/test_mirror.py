@@ -99,6 +99,19 @@ def test_a_run_on_arrows_does_not_flip_them(arrows, tmp_path):
         run.predict(arrows, mirror=True)
 
 
+def test_too_few_images_tell_nothing_of_mirroring(arrows, tmp_path):
+    """Three of each class, of which one is for training."""
+    for path in sorted(arrows.rglob("*.png")):
+        target = tmp_path / "few" / path.parent.name / path.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if len(list(target.parent.iterdir())) < 3:
+            target.write_bytes(path.read_bytes())
+    options = OPTIONS | {"head_epochs": 1}
+    run = hs.train(hs.recipe("starter", data=str(tmp_path / "few"), out=str(tmp_path / "run"), **options))
+    assert run.config.flip
+    assert "was not tested: that takes two training images of two classes" in (run.path / "log.txt").read_text()
+
+
 def test_flipping_that_was_asked_for_stays_on(arrows, tmp_path):
     config = hs.recipe("starter", data=str(arrows), out=str(tmp_path / "run"), **OPTIONS)
     run = hs.train(config, typed={"flip"})

@@ -128,13 +128,9 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     write_csv(folder / "near_duplicates.csv", header, [
         [entry["first"], entry["second"], *entry["parts"], entry["similarity"], *entry["labels"]] for entry in twins
     ])  # fmt: skip
-    classes = {
-        name: dict(zip(class_names, np.bincount(data.labels(part), minlength=len(class_names)).tolist(), strict=True))
-        for name, part in zip(PART_NAMES, (data.train, data.validation, data.test), strict=True)
-    }
     counts = np.bincount(labels, minlength=len(class_names))
     content = {
-        "classes": classes,
+        "classes": data.class_counts(),
         "sizes": data.pictures.sizes or {key: list(data.image_shape[1::-1]) for key in ("smallest", "median", "largest")},
         "imbalance": round(float(counts.max() / counts.min()), 3),
         "unreadable": list(data.pictures.unreadable),
