@@ -133,8 +133,21 @@ def test_names_are_the_same_whichever_way_an_accent_is_written(tmp_path):
 
 
 def test_a_class_that_is_spelt_in_two_ways(tmp_path):
-    make(tmp_path, "train/Cat train/Dog test/cat")
-    with pytest.raises(HeadstartError, match=r"test/cat: the class 'cat' has no images to train on; did you mean Cat\?"):
+    make(tmp_path / "case", "train/Cat train/Dog test/cat")
+    layout = read_layout(tmp_path / "case")
+    assert found(layout) == {"Cat": BOTH, "Dog": {TRAIN}}
+    assert "the class 'cat' is taken for 'Cat'" in layout.remarks
+    make(tmp_path / "other", "train/Cats train/Dogs test/cat")
+    with pytest.raises(HeadstartError, match=r"test/cat: the class 'cat' has no images to train on; it knows Cats, Dogs"):
+        read_layout(tmp_path / "other")
+
+
+def test_a_folder_of_something_else_is_no_class(tmp_path):
+    make(tmp_path, "cat dog docs/-")
+    (tmp_path / "docs" / "manual.pdf").write_text("no image")
+    assert found(read_layout(tmp_path)) == {"cat": {TRAIN}, "dog": {TRAIN}}
+    (tmp_path / "docs" / "cat.mp4").write_text("no image")
+    with pytest.raises(HeadstartError, match=r"docs holds no image .*add some, or remove the folder of this class"):
         read_layout(tmp_path)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headstart.config import suggestion
 from headstart.data.dataset import PART_NAMES, TEST, TRAIN, VALIDATION
-from headstart.data.walk import RUN, Folder, skipped_words, walk
+from headstart.data.walk import Folder, skipped_words, walk
 from headstart.errors import HeadstartError
 from headstart.names import count
 
@@ -23,9 +23,10 @@ SPLIT_WORDS = {
 FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "pictures", "photos", "split", "folder", "files", "dir"}
 
 
-# What may lie in a folder beside the classes that is none itself: annotations, and what we wrote.
-BESIDE = {f"no image ({ending})" for ending in (".txt", ".xml", ".json", ".csv", ".tsv", ".md", ".yaml", ".yml", ".html", ".mat",
-                                               ".npy", ".py", ".ipynb")} | {RUN}  # fmt: skip
+# What somebody means as the images of a class, and is none here: it is refused, and not taken for a folder of something else.
+MEANT = ("camera raw", *(f"no image ({ending})" for ending in (
+    ".mp4", ".mov", ".avi", ".mkv", ".webm", ".psd", ".svg", ".eps", ".ai", ".ico", ".dcm", ".nii", ".fits", ".czi", ".svs",
+)))  # fmt: skip
 
 
 @dataclass
@@ -63,7 +64,7 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
         present = " and ".join(f"{folder.path.name}/" for folder, _ in splits.values())
         raise HeadstartError(f"{root} has {present} and no images to train on: put them into {root / 'train'}")
     classes: dict[int, dict[str, Path]] = {split: {} for split in range(len(PART_NAMES))}
-    for folder, split in splits.values():
+    for folder, split in sorted(splits.values(), key=lambda one: one[1]):  # training first, whose names the others share
         if folder.images:
             leave_out(len(folder.images), "image in no class folder", f"{folder.path.name}/ itself", found)
         found.skipped += folder.skipped
@@ -73,6 +74,8 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
                 refuse_empty(below, f"{PART_NAMES[split]} split", training and split == TRAIN, found)
                 continue
             name = class_name(below.path)
+            if split != TRAIN or not training:
+                name = spelt_as(name, known or classes[TRAIN], found)
             for path in below.all_images():
                 its_split = next((inner[above] for above in path.parents if above in inner), split)
                 found.rows.append((path, name, its_split))
@@ -88,6 +91,15 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
 def class_name(path: Path) -> str:
     """Return the class that a folder stands for: macOS writes an accent as a letter of its own, others do not."""
     return unicodedata.normalize("NFC", path.name)
+
+
+def spelt_as(name: str, names: Collection[str], found: Layout) -> str:
+    """Return the one of some classes that differs from a name in upper and lower case alone; else the name itself."""
+    same = [other for other in names if other.casefold() == name.casefold()]
+    if name in names or len(same) != 1:
+        return name
+    found.remarks.append(f"the class {name!r} is taken for {same[0]!r}")
+    return same[0]
 
 
 def without_wrapper(folder: Folder, known: Collection[str], found: Layout) -> Folder:
@@ -255,9 +267,9 @@ def leave_out(number: int, what: str, where: str, found: Layout) -> None:
 
 
 def refuse_empty(folder: Folder, where: str, refuse: bool, found: Layout) -> None:
-    """Refuse a class folder without an image in training; say it elsewhere, and of a folder of texts or of our runs."""
+    """Refuse a class folder without an image in training; say it elsewhere, and of a folder that holds something else."""
     holds = folder.all_skipped()
-    is_class = not holds or any(what not in BESIDE for what in holds)
+    is_class = not holds or any(what.startswith(MEANT) for what in holds)
     what = f" ({skipped_words(holds)})" if holds else ""
     if refuse and is_class:
         raise HeadstartError(f"{folder.path} holds no image{what}: add some, or remove the folder of this class")
