@@ -181,7 +181,7 @@ def test_what_cannot_be_explained_is_said(small_run, pictures, message):
 
 def test_nothing_readable_is_an_error(small_run, tmp_path):
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(hs.HeadstartError, match="none of the 1 pictures"):
+    with pytest.raises(hs.HeadstartError, match="none of 1 picture"):
         small_run.explain(tmp_path)
 
 

@@ -94,7 +94,7 @@ def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):
         ([None], "NoneType is no picture"),
         ([[1, 2], [3, 4]], "int is no picture"),
         (io.StringIO("text"), "mode 'rb'"),
-        (b"no picture", "none of the 1 pictures can be read; the first is picture 0: these bytes are no image"),
+        (b"no picture", "none of 1 picture can be read; the first is picture 0: these bytes are no image"),
     ],
 )
 def test_what_cannot_be_classified_is_said(small_run, pictures, message):
@@ -127,7 +127,7 @@ def test_a_pillow_image_is_turned_as_its_camera_says(small_run, digits, tmp_path
 
 
 def test_nothing_readable_is_an_error(small_run, folder):
-    with pytest.raises(hs.HeadstartError, match="none of the 1 pictures"):
+    with pytest.raises(hs.HeadstartError, match="none of 1 picture"):
         small_run.predict(folder / "broken.jpg")
 
 

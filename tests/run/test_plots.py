@@ -28,7 +28,8 @@ def test_names_of_any_kind_can_be_drawn_without_a_word(small_run, renamed, tmp_p
         warnings.simplefilter("error")
         plots.draw_plots(run, renamed, run.history, run.metrics)
         with plots.figure(run.path / "images" / "suspects.png", (10, 6.5)) as canvas:
-            found = [{"given": given, "suggested": NAMES[0], "suggested_probability": 0.5} for given in NAMES]
+            rest = {"suggested": NAMES[0], "suggested_probability": 0.5, "rank": 1, "certainty": "surely"}
+            found = [rest | {"given": given} for given in NAMES]
             draw_suspects(canvas, renamed, renamed.train[: len(NAMES)], found)
     sizes = {file.name: Image.open(file).size for file in (run.path / "images").iterdir()}
     assert sizes.keys() == {"history.png", "gain.png", "confusion.png", "calibration.png", "samples.png", "mistakes.png",
