@@ -57,11 +57,6 @@ def read_split(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
-def recorded_decoding(folder: Path) -> Decoding:
-    """Return how a run's images were decoded; runs by an older Headstart cropped them."""
-    return decoding_of(json.loads((folder / "data.json").read_text(encoding="utf-8")))
-
-
 def decoding_of(entry: dict[str, Any]) -> Decoding:
     """Return the decoding that an entry of a JSON file, `decoding`, describes."""
     known = entry.get("decoding") or {}

@@ -29,7 +29,6 @@ class Checkpoint:
         history: a row for each finished epoch, in order.
         seconds: time spent so far, by stage.
         memory_mb: the most main memory held in each stage so far, in MB of 10**6 bytes.
-        fingerprint: of the data that the run began with.
         stage: the stage that the arrays belong to, and `finished` whether it has ended.
         watchers: called with the history whenever it has been saved.
     """
@@ -39,7 +38,6 @@ class Checkpoint:
         self.history: list[dict[str, Any]] = []
         self.seconds: dict[str, float] = {}
         self.memory_mb: dict[str, float] = {}
-        self.fingerprint = ""
         self.stage, self.finished, self.arrays = "", False, ""
         self.watchers: list[Callable[[list[dict[str, Any]]], None]] = []
         if self.file.exists():
@@ -61,7 +59,7 @@ class Checkpoint:
     def write(self) -> None:
         """Replace the state on disk by this one, whole or not at all."""
         self.folder.mkdir(exist_ok=True)
-        fields = ("history", "seconds", "memory_mb", "fingerprint", "stage", "finished", "arrays")
+        fields = ("history", "seconds", "memory_mb", "stage", "finished", "arrays")
         write_json(self.file, {"format": FORMAT} | {field: getattr(self, field) for field in fields})
         for old in self.folder.glob("*.safetensors"):
             if old.name != self.arrays:
