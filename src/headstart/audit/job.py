@@ -1,6 +1,5 @@
 """The audit of a data set from top to bottom: counts, duplicates, labels; what it finds is told, and nothing is changed."""
 
-import csv
 import dataclasses
 import logging
 import time
@@ -16,7 +15,7 @@ from headstart.audit.sheet import draw_pairs, draw_suspects
 from headstart.config import Config
 from headstart.data.dataset import PART_NAMES, Dataset
 from headstart.errors import HeadstartError
-from headstart.files import write_json, written_whole
+from headstart.files import write_csv, write_json
 from headstart.memory import give_back_freed_memory
 from headstart.names import count
 from headstart.run.calibration import probabilities
@@ -245,14 +244,6 @@ def write_suspects(folder: Path, data: Dataset, suspects: list[dict[str, Any]]) 
         draw_suspects(canvas, data, np.array([places[entry["name"]] for entry in suspects], int), suspects)
     columns = ["rank", "name", "part", "given", "suggested", "given_probability", "suggested_probability", "certainty"]
     write_csv(folder / "suspects.csv", columns, [[entry[column] for column in columns] for entry in suspects])
-
-
-def write_csv(path: Path, header: list[str], rows: list[list]) -> None:
-    # A file's name may be no UTF-8.
-    with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
 
 
 def twinned_test_pictures(content: dict[str, Any], trained: set[str]) -> set[str]:

@@ -13,7 +13,7 @@ from headstart.data.dataset import PART_NAMES, Dataset, Pictures
 from headstart.data.load import configured_data, read_pictures
 from headstart.data.picture import Decoding
 from headstart.errors import HeadstartError
-from headstart.files import write_json, written_whole
+from headstart.files import write_csv, write_json
 from headstart.names import count
 
 # Of an image that is in no split: left out by --drop-duplicates, or by --limit or as a copy of another.
@@ -27,15 +27,9 @@ def write_record(folder: Path, data: Dataset) -> None:
     splits[data.left_out] = NEAR_DUPLICATE
     for name, rows in zip(PART_NAMES, (data.train, data.validation, data.test), strict=True):
         splits[rows] = name
-    # A file's name may be no UTF-8.
-    with (
-        written_whole(folder / "split.csv") as partial,
-        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
-    ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        classes = [pictures.class_names[label] for label in pictures.labels.tolist()]
-        writer.writerows(zip(pictures.names, classes, splits, hexadecimal(pictures.digests), strict=True))
+    classes = [pictures.class_names[label] for label in pictures.labels.tolist()]
+    rows_of_all = zip(pictures.names, classes, splits, hexadecimal(pictures.digests), strict=True)
+    write_csv(folder / "split.csv", COLUMNS, rows_of_all)
     write_json(folder / "data.json", data.summary())
 
 
