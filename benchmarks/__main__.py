@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.common import RESULTS, section
-from headstart.files import written_whole
+from headstart.system.files import written_whole
 
 TABLES = ("extraction", "steps", "frozen", "folding", "curve", "prediction")
 INTRODUCTION = """# Headstart beside its peers

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart.backend import versions
 from headstart.data.dataset import stratified_subset
 from headstart.data.load import configured_data
-from headstart.files import write_json
+from headstart.system.backend import versions
+from headstart.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -127,7 +127,7 @@ def whole_batches(pictures: float, batch_size: int) -> int:
 class Table:
     """A table while it is measured; each row is a dictionary from column to value.
 
-    Values are text, numbers, or `{"accuracy": ..., "interval": [low, high]}` of `headstart.run.metrics.measure`.
+    Values are text, numbers, or `{"accuracy": ..., "interval": [low, high]}` of `headstart.metrics.classification.measure`.
 
     Attributes:
         name: file name of the results.
@@ -221,5 +221,5 @@ def shown(value: Any) -> str:
 
 
 def accuracy(figures: dict[str, Any]) -> dict[str, Any]:
-    """Return what a table shows of the figures of `headstart.run.metrics.measure`."""
+    """Return what a table shows of the figures of `headstart.metrics.classification.measure`."""
     return {"accuracy": figures["accuracy"], "interval": figures["interval"]}

@@ -21,7 +21,7 @@ import tyro
 
 from benchmarks import common
 from headstart.config import Config
-from headstart.files import write_json
+from headstart.system.files import write_json
 
 TEXT = """Test accuracy over the time from a named data set on, nothing cached, without the start of Python and the report.
 Each of our lines is one run, from the frozen stage's head, audit included, to the fine-tuned network. Plain Keras trains
@@ -135,7 +135,7 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
     from matplotlib import colormaps
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    from headstart.run.plots import GREY, figure
+    from headstart.report.plots import GREY, figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with figure(path, (8, 6)) as canvas:

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: `headstart.model.engine.forward` against Keras' `predict`.
+"""Features of a frozen backbone: `headstart.inference.engine.forward` against Keras' `predict`.
 
 python -m benchmarks.extraction --size 64 96 224
 """
@@ -45,12 +45,12 @@ def main(options: Options) -> None:
 
 
 def prepare_engine(config: Config, images: np.ndarray) -> Callable[[], dict[str, Any]]:
-    from headstart.backend import load_keras, resolve_precision
+    from headstart.system.backend import load_keras, resolve_precision
 
     load_keras()
+    from headstart.inference.engine import forward
     from headstart.model.backbones import load_backbone
-    from headstart.model.engine import forward
-    from headstart.model.graph import build_model, feature_model
+    from headstart.model.network import build_model, feature_model
 
     precision = resolve_precision(config.precision)
     extractor = feature_model(build_model(*load_backbone(config), images.shape[1:], 2, config, precision))
@@ -77,7 +77,7 @@ def prepare_keras(config: Config, images: np.ndarray) -> Callable[[], dict[str, 
 
 
 def add_row(table: common.Table, size: int, count: int, found: dict[str, list[dict[str, Any]]]) -> None:
-    from headstart.model.engine import relative_difference
+    from headstart.inference.engine import relative_difference
 
     ours = [sample["rate"] for sample in found["engine"]]
     theirs = [count / sample["seconds"] for sample in found["keras"]]

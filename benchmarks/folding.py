@@ -45,15 +45,15 @@ def main(options: Options) -> None:
 
 def compare(config: Config, pictures: int) -> dict[str, Any]:
     """Return the row of one seed."""
-    from headstart.backend import load_keras
+    from headstart.system.backend import load_keras
 
     load_keras()
     import numpy as np
 
-    from headstart.backend import seed_everything
-    from headstart.memory import keep_freed_memory
-    from headstart.model.engine import relative_difference
-    from headstart.run.metrics import compare_stages, measure
+    from headstart.inference.engine import relative_difference
+    from headstart.metrics.classification import compare_stages, measure
+    from headstart.system.backend import seed_everything
+    from headstart.system.memory import keep_freed_memory
 
     data = common.load(config, pictures)
     labels = data.labels(data.test)
@@ -79,7 +79,7 @@ def compare(config: Config, pictures: int) -> dict[str, Any]:
 def network(data: Any, config: Config, folded: bool) -> Any:
     """Return the whole network; without folding it is built as for batch norm that learns, and never unfrozen so."""
     from headstart.model.backbones import load_backbone
-    from headstart.model.graph import build_model
+    from headstart.model.network import build_model
 
     built_as = config if folded else dataclasses.replace(config, batch_norm="training")
     return build_model(*load_backbone(config), data.image_shape, len(data.class_names), built_as, "float32")
@@ -89,8 +89,8 @@ def train_head(model: Any, data: Any, config: Config) -> None:
     """Train the head on features of the training part."""
     import keras
 
-    from headstart.model.graph import feature_model
     from headstart.model.head import head_model, standardise
+    from headstart.model.network import feature_model
 
     learner, images = head_model(model), data.images(data.train)
     features = feature_model(model).predict(images, config.batch_size, verbose=0)
@@ -108,8 +108,8 @@ def fine_tune(model: Any, data: Any, config: Config) -> float:
     """Fine-tune all layers, as `headstart.trainer.fine_tuning_stage` does, and return the seconds."""
     import keras
 
-    from headstart.backend import resolve_jit, seed_everything
-    from headstart.model.graph import unfreeze
+    from headstart.model.network import unfreeze
+    from headstart.system.backend import resolve_jit, seed_everything
     from headstart.training.batches import Batches
     from headstart.training.optimizer import fine_tuning_optimizer
 

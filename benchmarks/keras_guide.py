@@ -17,10 +17,10 @@ from tensorflow import data as tf_data
 from benchmarks.common import accuracy, load, machine
 from headstart.config import Config
 from headstart.data.dataset import Dataset
-from headstart.files import write_json
+from headstart.metrics.classification import measure
 from headstart.model.backbones import load_backbone
-from headstart.model.folding import recast
-from headstart.run.metrics import measure
+from headstart.model.fast.folding import recast
+from headstart.system.files import write_json
 
 FROZEN_RATE, FINE_TUNING_RATE = 1e-3, 1e-5  # Adam's default, and the guide's for fine-tuning
 MOST_CACHE_BYTES, MOST_SHUFFLED = 2e9, 10_000
@@ -40,7 +40,7 @@ def build(config: Config, classes: int) -> tuple[keras.Model, keras.Model]:
 
 
 def preprocessed(images: Any, mode: str) -> Any:
-    """Return pictures in 0..255 as the backbone wants them; `mode` is that of `headstart.model.graph.normalisation`."""
+    """Return pictures in 0..255 as the backbone wants them; `mode` is that of `headstart.model.network.normalisation`."""
     if mode in ("none", "unit"):
         return images if mode == "none" else images / 255
     return keras.applications.imagenet_utils.preprocess_input(images, mode=mode)

@@ -110,12 +110,12 @@ def prepare_headstart(path: str, folder: Path) -> Callable[[], dict[str, Any]]:
 
 
 def prepare_keras(path: str, folder: Path, batch_size: int, precision: str) -> Callable[[], dict[str, Any]]:
-    from headstart.backend import load_keras
+    from headstart.system.backend import load_keras
 
     keras = load_keras()
     import headstart as hs
-    from headstart.model.engine import precision_of
-    from headstart.model.folding import recast
+    from headstart.inference.engine import precision_of
+    from headstart.model.fast.folding import recast
 
     names, model = hs.Run(path).class_names, keras.models.load_model(Path(path) / "model.keras", compile=False)
     if precision != precision_of(model):

@@ -86,12 +86,12 @@ def preparations(options: Options, config: Config, images: np.ndarray, labels: n
 
 def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> Callable[[], dict[str, Any]]:
     """Return what measures an epoch of our own fine-tuning, put together as `headstart.trainer.fine_tuning_stage` does."""
-    from headstart.backend import load_keras, resolve_jit, resolve_precision, seed_everything, without_autotuning
+    from headstart.system.backend import load_keras, resolve_jit, resolve_precision, seed_everything, without_autotuning
 
     keras = load_keras()
-    from headstart.memory import keep_freed_memory
     from headstart.model.backbones import load_backbone
-    from headstart.model.graph import build_model, feature_model, frozen_cut, tuning_model, unfreeze
+    from headstart.model.network import build_model, feature_model, frozen_cut, tuning_model, unfreeze
+    from headstart.system.memory import keep_freed_memory
     from headstart.training.batches import Batches
     from headstart.training.features import StoredRows
     from headstart.training.optimizer import fine_tuning_optimizer
@@ -141,7 +141,7 @@ def forward_operations(network: Any, shape: tuple[int, ...]) -> float:
 
 def matrix_product_rate(precision: str, side: int = 4096) -> float:
     """Return how many multiplications and additions a second the backend does in products of large matrices."""
-    from headstart.backend import load_keras
+    from headstart.system.backend import load_keras
 
     ops = load_keras().ops
     matrix = ops.ones((side, side), precision)
@@ -173,7 +173,7 @@ def prepare_pytorch(*arguments: Any) -> Callable[[], dict[str, Any]]:
 
 
 def add_rows(table: common.Table, size: int, pictures: int, found: dict[str, list[dict[str, Any]]]) -> None:
-    from headstart.model.engine import relative_difference
+    from headstart.inference.engine import relative_difference
 
     rates = {name: [pictures / sample["seconds"] for sample in samples] for name, samples in found.items()}
     everything, last_stage = OURS

@@ -106,7 +106,7 @@ def test_a_curve_is_drawn_from_a_run_and_a_record_of_keras(small_run, tmp_path):
 
 def test_extraction_is_measured_beside_keras(tmp_path):
     from benchmarks import extraction
-    from headstart.model.engine import TOLERANCE
+    from headstart.inference.engine import TOLERANCE
 
     options = extraction.Options(
         data="digits", backbone="starter", out=tmp_path, repeats=1, batch_size=32, size=(16,), pictures=2
@@ -125,7 +125,7 @@ def test_the_network_of_the_pytorch_tutorial_is_that_of_keras():
 
     from benchmarks import pytorch_tutorial
     from headstart.config import Config
-    from headstart.model.engine import relative_difference
+    from headstart.inference.engine import relative_difference
 
     keras.utils.set_random_seed(0)
     model = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(None, None, 3))

@@ -10,9 +10,9 @@ import pytest
 
 import headstart as hs
 from conftest import SMALL
-from headstart.evaluate import load_for_evaluation
-from headstart.run.calibration import fit_temperature
-from headstart.run.metrics import compare_stages, measure, verdict
+from headstart.inference.evaluate import load_for_evaluation
+from headstart.metrics.calibration import fit_temperature
+from headstart.metrics.classification import compare_stages, measure, verdict
 from headstart.training.checkpoint import Checkpoint
 
 

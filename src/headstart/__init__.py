@@ -15,9 +15,9 @@ _PUBLIC = {
     "Config": "headstart.config",
     "Dataset": "headstart.data.dataset",
     "HeadstartError": "headstart.errors",
-    "Predictions": "headstart.predict",
-    "Run": "headstart.run.folder",
-    "audit_data": "headstart.audit.job",
+    "Predictions": "headstart.inference.predict",
+    "Run": "headstart.record.folder",
+    "audit_data": "headstart.audit.data",
     "load_data": "headstart.data.load",
     "recipe": "headstart.recipes",
     "train": "headstart.trainer",
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in ("Predictions", "audit_data", "train"):
-        from headstart.backend import load_keras
+        from headstart.system.backend import load_keras
 
         load_keras()  # first, so that the backend starts without its chatter
     return getattr(importlib.import_module(_PUBLIC[name]), name)

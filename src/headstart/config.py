@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from headstart.errors import HeadstartError
-from headstart.files import written_whole
+from headstart.system.files import written_whole
 
 # Pictures smaller than this give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024

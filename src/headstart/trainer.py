@@ -13,20 +13,18 @@ import keras
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from headstart.audit.job import audit_run
+from headstart.audit.data import audit_run
 from headstart.audit.mirror import mirror_images_may_train
-from headstart.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
-from headstart.data.record import recorded_data, write_record
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
-from headstart.evaluate import predict_logits
-from headstart.files import remove_partial, write_json
-from headstart.memory import keep_freed_memory
+from headstart.groups import write_seeds
+from headstart.inference.evaluate import predict_logits
 from headstart.model.backbones import load_backbone, refuse_unusable
-from headstart.model.graph import (
+from headstart.model.head import head_model, standardise
+from headstart.model.network import (
     adapt_batch_norm,
     all_layers,
     build_model,
@@ -34,13 +32,15 @@ from headstart.model.graph import (
     tuning_model,
     unfreeze,
 )
-from headstart.model.head import head_model, standardise
-from headstart.names import count
 from headstart.plan import job as plan
-from headstart.run import Run
-from headstart.run.results import write_results
-from headstart.run.seeds import write_seeds
-from headstart.run.tracking import refuse_missing_extras, tracked
+from headstart.record.folder import Run
+from headstart.record.split import recorded_data, write_record
+from headstart.record.tracking import refuse_missing_extras, tracked
+from headstart.results import write_results
+from headstart.system.backend import is_out_of_memory, resolve_jit, resolve_precision, seed_everything, versions
+from headstart.system.files import remove_partial, write_json
+from headstart.system.memory import keep_freed_memory
+from headstart.system.text import count
 from headstart.training.batches import Batches, Rows, head_batch_size
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import FrozenLayers, worthwhile_cut

@@ -17,8 +17,8 @@ import pytest
 from PIL import Image
 
 from headstart.data.load import load_data
-from headstart.download import explained_download
 from headstart.errors import HeadstartError
+from headstart.system.download import explained_download
 
 ABSENT_HASH = "0" * 64
 
@@ -196,7 +196,7 @@ def free_port():
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])
 @pytest.mark.parametrize("problem", ["refused", "absent", "cut", "silent", "stalled", "corrupted"])
 def test_failed_download_says_how_to_go_on_without_a_network(tmp_path, server, fetch, monkeypatch, source, problem):
-    monkeypatch.setattr("headstart.download.PATIENCE", 0.5)
+    monkeypatch.setattr("headstart.system.download.PATIENCE", 0.5)
     (tmp_path / "corrupted").write_bytes(b"not what the hash says")
     address = f"http://127.0.0.1:{free_port()}/c.tar.gz" if problem == "refused" else f"{server}/{problem}"
     fetch(address, ABSENT_HASH)

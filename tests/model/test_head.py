@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.model.graph import build_model, without_augmentation
 from headstart.model.head import forward, head, head_model, logit_gradients, standardise
+from headstart.model.network import build_model, without_augmentation
 
 CLASSES = 5
 FROM_SCRATCH = {"weights": "none", "fine_tune_from": "all"}

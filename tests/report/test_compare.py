@@ -6,7 +6,7 @@ import pytest
 
 import headstart as hs
 from conftest import SMALL
-from headstart.cli import main
+from headstart.cli.main import main
 from headstart.report.compare import Comparison
 
 

@@ -5,7 +5,7 @@ import pytest
 import headstart as hs
 from headstart.config import replace
 from headstart.model.backbones import load_backbone
-from headstart.model.graph import build_model, feature_model, unfreeze
+from headstart.model.network import build_model, feature_model, unfreeze
 from headstart.training.features import FrozenLayers, StoredRows, prune, worthwhile_cut
 
 
@@ -77,8 +77,8 @@ def test_one_engine_computes_the_features_of_all_splits(fewest, used, network, d
     """All splits together have 744 images, and none of them alone as many as 700."""
     assert len(digits.train) + len(digits.validation) + len(digits.test) == 744
     started = []
-    monkeypatch.setattr("headstart.model.engine.FEWEST_PICTURES", fewest)
-    monkeypatch.setattr("headstart.model.engine.compiled_by_openvino", lambda *inputs: started.append(inputs))
+    monkeypatch.setattr("headstart.inference.engine.FEWEST_PICTURES", fewest)
+    monkeypatch.setattr("headstart.inference.engine.compiled_by_openvino", lambda *inputs: started.append(inputs))
     for rows in (digits.validation, digits.test):
         FrozenLayers(network[0], digits, network[1]).features(rows, 0, "test pictures")
     assert len(started) == 2 * used

@@ -10,10 +10,10 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from headstart.audit.job import can_audit
+from headstart.audit.data import can_audit
 from headstart.data.dataset import Dataset
-from headstart.files import write_json
-from headstart.run.folder import Run
+from headstart.record.folder import Run
+from headstart.system.files import write_json
 
 logger = logging.getLogger("headstart")
 
@@ -105,7 +105,7 @@ def mirror_images_may_train(run: Run, frozen: Any, data: Dataset, checkpoint: An
     What was found lies in `mirror.json`. Where the user has typed `--flip`, it is only said.
 
     Args:
-        frozen: see `headstart.audit.job.all_features`.
+        frozen: see `headstart.audit.data.all_features`.
         checkpoint: what time and memory this takes is added to it.
     """
     config = run.config

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from headstart.data.picture import Decoding
+from headstart.data.decode import Decoding
 from headstart.errors import HeadstartError
 
 TRAIN, VALIDATION, TEST = 0, 1, 2

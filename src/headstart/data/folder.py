@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from headstart.data.dataset import Pictures
+from headstart.data.decode import Decoded, Decoding, UnreadablePicture, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.data.layout import read_layout
-from headstart.data.picture import Decoded, Decoding, UnreadablePicture, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.errors import HeadstartError
-from headstart.files import cache_folder, is_disk_full, unwritable, write_json, written_whole
-from headstart.progress import track
+from headstart.system.files import cache_folder, is_disk_full, unwritable, write_json, written_whole
+from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
 
@@ -42,7 +42,7 @@ def read_folder(
 
     Args:
         size: height and width in pixels.
-        fit: `crop`, `squash` or `pad`; `auto` chooses by the images' shapes, see `headstart.data.picture.choose_fit`.
+        fit: `crop`, `squash` or `pad`; `auto` chooses by the images' shapes, see `headstart.data.decode.choose_fit`.
         layout, known: see `headstart.data.layout.read_layout`.
         decoding: how a run's images were decoded, instead of `fit`.
 

@@ -11,7 +11,7 @@ from headstart.config import suggestion
 from headstart.data.dataset import PART_NAMES, TEST, TRAIN, VALIDATION
 from headstart.data.walk import Folder, skipped_words, walk
 from headstart.errors import HeadstartError
-from headstart.names import count
+from headstart.system.text import count
 
 # What splits are called. Evaluation data choose nothing, so they are a test.
 SPLIT_WORDS = {

@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from headstart.backend import load_keras
 from headstart.config import Config, replace, suggestion
 from headstart.data.cifar import read_cifar, unpickle
 from headstart.data.dataset import TEST, TRAIN, Dataset, Pictures, split
+from headstart.data.decode import Decoding
 from headstart.data.folder import read_folder
-from headstart.data.picture import Decoding
 from headstart.data.walk import is_ours
-from headstart.download import explained_download
 from headstart.errors import HeadstartError
+from headstart.system.backend import load_keras
+from headstart.system.download import explained_download
 
 # What may stand before the name of a data set that comes with Headstart, where a folder has the same name.
 BUILT_IN = "builtin:"

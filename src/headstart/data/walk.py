@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from headstart.data.picture import RAW_ENDINGS, is_image
+from headstart.data.decode import RAW_ENDINGS, is_image
 from headstart.errors import HeadstartError
 
 # Folders and files that systems and programs leave beside a user's own; hidden ones begin with a dot.

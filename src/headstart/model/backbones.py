@@ -7,9 +7,9 @@ from typing import NamedTuple
 import keras
 
 from headstart.config import Config, suggestion
-from headstart.download import explained_download
 from headstart.errors import HeadstartError
 from headstart.model import starter
+from headstart.system.download import explained_download
 
 
 class Backbone(NamedTuple):
@@ -17,7 +17,7 @@ class Backbone(NamedTuple):
 
     Attributes:
         factory: name in `keras.applications`.
-        preprocess: what its ImageNet weights were trained with, see `headstart.model.graph`.
+        preprocess: what its ImageNet weights were trained with, see `headstart.model.network`.
             "none" where the network normalises inside.
         smallest: smallest side in pixels that it accepts.
     """

@@ -31,7 +31,7 @@ def head(classes: int, config: Config) -> list[layers.Layer]:
 
 
 def head_layers(model: keras.Model) -> list[layers.Layer]:
-    """Return the layers of the head in a network of `headstart.model.graph.build_model`, or in one that a run saved."""
+    """Return the layers of the head in a network of `headstart.model.network.build_model`, or in one that a run saved."""
     return model.layers[model.layers.index(model.get_layer("features")) + 1 :]
 
 

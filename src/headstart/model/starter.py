@@ -8,7 +8,7 @@ from keras import layers
 from safetensors.numpy import load_file, save_file
 
 from headstart.errors import HeadstartError
-from headstart.files import checksum
+from headstart.system.files import checksum
 
 WEIGHTS = Path(__file__).with_name("starter.safetensors")
 CHECKSUM = WEIGHTS.with_suffix(".sha256")

@@ -18,12 +18,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from headstart.backend import computing, installed, processor, usable_cores
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
-from headstart.files import cache_folder, write_json
-from headstart.model.openvino import FEWEST_PICTURES
+from headstart.inference.openvino import FEWEST_PICTURES
+from headstart.system.backend import computing, installed, processor, usable_cores
+from headstart.system.files import cache_folder, write_json
 from headstart.training.features import images_in_use
 
 logger = logging.getLogger("headstart")
@@ -62,7 +62,7 @@ def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: boo
 
 
 def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, Costs]:
-    """Run `headstart.plan.measure` on a sample of the training pictures, in a process of its own."""
+    """Run `headstart.plan.rehearse` on a sample of the training pictures, in a process of its own."""
     with tempfile.TemporaryDirectory(dir=cache_folder("plan")) as name:
         folder = Path(name)
         rows = np.random.default_rng(0).choice(data.train, min(SAMPLE, len(data.train)), replace=False)
@@ -71,7 +71,7 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
             "config": dataclasses.asdict(config), "sizes": sizes, "pictures": images_in_use(data),
             "classes": len(data.class_names), "decoded_at_image_size": bool(data.pictures.files),
         })  # fmt: skip
-        command = [sys.executable, "-m", "headstart.plan.measure", name]
+        command = [sys.executable, "-m", "headstart.plan.rehearse", name]
         # The same backend and package, whichever way this process came to them.
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}

@@ -3,11 +3,11 @@
 from typing import Any
 
 from headstart.config import Config
-from headstart.names import count, shortened
+from headstart.metrics.calibration import is_applied
+from headstart.metrics.claim import known_images
+from headstart.metrics.classification import SIGNIFICANT
 from headstart.report.html import percent, points
-from headstart.run.calibration import is_applied
-from headstart.run.claim import known_images
-from headstart.run.metrics import SIGNIFICANT
+from headstart.system.text import count, shortened
 
 MOST_ADVICE = 5
 # From where on a figure is worth a sentence.

@@ -7,9 +7,9 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from headstart.names import count as counted
-from headstart.names import shortened
 from headstart.report.html import E
+from headstart.system.text import count as counted
+from headstart.system.text import shortened
 
 WIDTH, HEIGHT = 420, 260
 LEFT, RIGHT, TOP, BOTTOM = 44, 12, 14, 40

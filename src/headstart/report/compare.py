@@ -10,12 +10,12 @@ import numpy as np
 from headstart.config import Config, option_name
 from headstart.data.dataset import PART_NAMES, TEST
 from headstart.errors import HeadstartError
-from headstart.names import printable
+from headstart.metrics.claim import known_images
+from headstart.metrics.classification import SIGNIFICANT, compare_stages
+from headstart.record.folder import Run
 from headstart.report import charts
 from headstart.report.html import E, contents, duration, named, p_value, percent, points, section, signed, table, write_page
-from headstart.run.claim import known_images
-from headstart.run.folder import Run
-from headstart.run.metrics import SIGNIFICANT, compare_stages
+from headstart.system.text import printable
 
 
 class Comparison:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from headstart.data.dataset import Dataset
-from headstart.explain import heat_maps, overlay
+from headstart.inference.explain import heat_maps, overlay
 from headstart.report.html import E, named, percent, picture
 
 MOST_IN_GALLERY = 10

@@ -9,8 +9,8 @@ from xml.etree.ElementTree import Element, tostring
 
 from PIL import Image
 
-from headstart.files import written_whole
-from headstart.names import MOST_COLUMNS, printable, shortened
+from headstart.system.files import written_whole
+from headstart.system.text import MOST_COLUMNS, printable, shortened
 
 STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("style.css", "sort.js"))
 # No request leaves the page, and nothing in it runs but our own script.

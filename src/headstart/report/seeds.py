@@ -3,12 +3,12 @@
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from headstart.metrics.calibration import is_applied
+from headstart.metrics.claim import between, known_images, what_it_holds_for
+from headstart.record.folder import Run
 from headstart.report import charts
 from headstart.report.html import E, contents, duration, p_value, percent, points, section, signed, table, write_page
-from headstart.report.page import again, title
-from headstart.run.calibration import is_applied
-from headstart.run.claim import between, known_images, what_it_holds_for
-from headstart.run.folder import Run
+from headstart.report.run_page import again, title
 
 FIGURE_NAMES = {
     "accuracy": "accuracy", "top_5": "top 5", "loss": "log loss", "brier": "Brier score", "ece": "calibration error (ECE)",

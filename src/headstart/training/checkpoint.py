@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from headstart.errors import HeadstartError
-from headstart.files import write_json, written_whole
-from headstart.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
+from headstart.system.files import write_json, written_whole
+from headstart.system.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
 
 FORMAT = 5  # since 5, fine-tuning trains a copy of the backbone alone: what was kept before has another order
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from headstart.backend import computing, has_gpu, processor
 from headstart.config import ALL, Config
 from headstart.data.dataset import Dataset
-from headstart.files import cache_folder, written_whole
-from headstart.model.engine import Engine
-from headstart.model.graph import augmentation, feature_model, frozen_cut
-from headstart.model.openvino import FEWEST_PICTURES
-from headstart.progress import track
+from headstart.inference.engine import Engine
+from headstart.inference.openvino import FEWEST_PICTURES
+from headstart.model.network import augmentation, feature_model, frozen_cut
+from headstart.system.backend import computing, has_gpu, processor
+from headstart.system.files import cache_folder, written_whole
+from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
 

@@ -7,9 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.backend import without_autotuning
-from headstart.memory import give_back_freed_memory
-from headstart.progress import Bar
+from headstart.system.backend import without_autotuning
+from headstart.system.memory import give_back_freed_memory
+from headstart.system.progress import Bar
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 

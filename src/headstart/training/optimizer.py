@@ -2,8 +2,8 @@
 
 import keras
 
-from headstart.backend import adam_in_one_pass
 from headstart.config import Config
+from headstart.system.backend import adam_in_one_pass
 
 
 class LayerwiseAdamW(keras.optimizers.Adam):  # AdamW is the same class, but insists on a decay

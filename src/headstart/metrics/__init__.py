@@ -1,0 +1,1 @@
+"""Figures from logits and labels: pure functions of arrays."""

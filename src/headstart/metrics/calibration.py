@@ -1,0 +1,137 @@
+"""Probabilities out of logits, and how far they can be trusted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from headstart.system.text import count
+
+CALIBRATION_BINS = 15
+# Temperatures are searched, and compared, on a grid of their logarithm: from 1/20 to 20 in steps of 5 %.
+LOG_TEMPERATURES = np.linspace(-3, 3, 121)
+# Standard deviation, about 0, of the logarithm of a temperature before anything is known: a factor of 1.4 either way. With
+# 20 simulated images of a well-calibrated network the log loss then rises by 0.002 to 0.004 in the mean, without it by 0.04
+# to 0.06; with 20 images of one that is 2.5 times too sure, it falls by nine tenths of what is possible.
+LOG_TEMPERATURE_DEVIATION = 0.35
+# A gain of fewer standard errors may well be chance, and the simpler model stays (Breiman et al. 1984, the rule of one
+# standard error). In the same simulations a well-calibrated network was changed in 2 of 100 cases with 200 images and in
+# 6 to 20 with fewer; without the rule in all.
+STANDARD_ERRORS = 1.0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A temperature, and whether the images that it was fitted on support it.
+
+    Attributes:
+        images: how many it was fitted on.
+        fitted: the temperature that fits them best, drawn towards 1 where they are few.
+        gain: by how much it lowers the log loss of an image, in nats, on images that it was not fitted on.
+        standard_error: of the gain; 0 where nothing was fitted.
+        applied: whether the logits are divided by it.
+        reason: why it is applied or not, as the end of a sentence.
+    """
+
+    images: int
+    fitted: float
+    gain: float
+    standard_error: float
+    applied: bool
+    reason: str
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by: `fitted`, or 1 where that is not applied."""
+        return self.fitted if self.applied else 1.0
+
+
+def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """Return float64 (N, classes), the softmax of logits that were divided by a temperature."""
+    return softmax(np.float64(logits) / temperature, axis=1)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """Fit the temperature by which logits are divided for the least log loss (Guo et al. 2017), as far as there is evidence.
+
+    The logarithm of the temperature has a normal prior about 0, so that a few images leave it near 1 and thousands decide
+    alone. It is applied only where that is supported: each image's loss at the temperature fitted on all others is compared
+    with its loss at 1 (leave-one-out cross-validation), and the mean gain must be at least one standard error. Where no
+    image is mistaken, nothing is fitted: the loss would fall without end as the temperature falls.
+
+    Args:
+        logits: float (N, classes), of images that the network was not trained on.
+        labels: int (N,).
+    """
+    images = len(labels)
+    if (logits.argmax(axis=1) == labels).all():
+        return Calibration(images, 1.0, 0.0, 0.0, False, "the network makes no mistake on them")
+    losses = losses_by_temperature(logits, labels)
+    penalty = np.square(LOG_TEMPERATURES) / (2 * LOG_TEMPERATURE_DEVIATION**2)
+    totals = losses.sum(axis=1) + penalty
+    fitted = float(np.exp(lowest_point(LOG_TEMPERATURES, totals)))
+    # The temperature of all but one image hardly differs between images; the grid's is near enough.
+    without = (totals[:, None] - losses).argmin(axis=0)
+    gains = losses[len(LOG_TEMPERATURES) // 2] - losses[without, np.arange(images)]
+    gain = float(gains.mean())
+    if images == 1:
+        return Calibration(images, fitted, 0.0, 0.0, False, "one image cannot support it")
+    error = float(gains.std(ddof=1) / np.sqrt(images))
+    applied = gain > 0 and gain >= STANDARD_ERRORS * error
+    change = f"on images left out in turn the log loss {'falls' if gain > 0 else 'rises'} by {abs(gain):.2g}"
+    chance = ", which may be chance" if gain > 0 and not applied else ""
+    reason = f"{change}, with a standard error of {error:.2g}{chance}"
+    return Calibration(images, fitted, gain, error, applied, reason)
+
+
+def losses_by_temperature(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the log loss of each image at each of `LOG_TEMPERATURES`, float64 (temperatures, N)."""
+    # In float32, which is exact to seven digits here and twice as fast with a thousand classes.
+    relative = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
+    given = relative[np.arange(len(labels)), labels].astype(np.float64)
+    factors = np.exp(-LOG_TEMPERATURES)
+    return np.array([np.log(np.exp(relative * np.float32(one)).sum(axis=1, dtype=np.float64)) - given * one for one in factors])
+
+
+def lowest_point(places: np.ndarray, values: np.ndarray) -> float:
+    """Return where values on evenly spaced places are lowest, between these by the parabola through three."""
+    middle = int(values.argmin())
+    if middle in (0, len(values) - 1):
+        return float(places[middle])
+    before, lowest, after = values[middle - 1 : middle + 2]
+    return float(places[middle] + (before - after) / (2 * (before - 2 * lowest + after)) * (places[1] - places[0]))
+
+
+def is_applied(figures: dict[str, Any]) -> bool:
+    """Whether the logits of a stage are divided by a temperature; an older Headstart always did.
+
+    Args:
+        figures: of a stage in `metrics.json`.
+    """
+    return figures["calibration"]["applied"] if "calibration" in figures else "temperature" in figures
+
+
+def calibration_in_words(figures: dict[str, Any]) -> str:
+    """Say on how many validation images a temperature was fitted, and whether and why it is applied.
+
+    Args:
+        figures: of a stage in `metrics.json`; an older Headstart did not record how many.
+    """
+    if "calibration" not in figures:
+        return f"temperature {figures['temperature']:.2f}, fitted on validation"
+    found = figures["calibration"]
+    images = count(found["images"], "validation image")
+    if found["fitted"] == 1.0:
+        return f"no temperature is fitted on {images}: {found['reason']}"
+    applied = "is applied" if found["applied"] else "is not applied"
+    return f"temperature {found['fitted']:.2f}, fitted on {images}, {applied}: {found['reason']}"
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pictures, mean confidence and accuracy, each (bins,), of the bins of confidence that hold any picture."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    counts, sure, correct = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, right))
+    held = counts > 0
+    return counts[held], sure[held] / counts[held], correct[held] / counts[held]

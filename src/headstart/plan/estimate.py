@@ -1,0 +1,129 @@
+"""From costs to a prediction: each part's cost times how often it is done, in time, memory and disk."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headstart.audit.data import LABEL_COMPONENTS, can_audit
+from headstart.config import Config, replace
+from headstart.data.dataset import Dataset
+from headstart.plan.costs import Costs, NotMeasured
+from headstart.system.memory import available_memory
+from headstart.training.batches import head_batch_size
+from headstart.training.features import MOST_CACHE_BYTES
+
+# Of the free memory so much is planned with, since predictions err.
+MARGIN = 0.9
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a training will take.
+
+    Attributes:
+        seconds: by stage, named as in `metrics.json`, and `results`: the last look at validation and test, and the report.
+        memory: the most bytes that its process will hold.
+        disk: bytes of features and maps in the cache.
+    """
+
+    seconds: dict[str, float]
+    memory: float
+    disk: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name.replace('_', '-')} {duration(seconds)}" for name, seconds in self.seconds.items())
+        return (
+            f"{duration(self.total)} ({parts}); {gigabytes(self.memory)} of memory, {gigabytes(self.disk)} of disk for features"
+        )
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
+
+
+def predict(
+    config: Config, data: Dataset, cost: Costs, preparation: float | None = None, missing: Sequence[int] | None = None
+) -> Prediction:
+    """Return what a training with `config`, all its seeds together, will take.
+
+    Args:
+        cost: at the image size, of `costs_at`.
+        preparation: seconds, where they are known.
+        missing: how many pictures each file of features that is not cached yet has; None: all of them.
+
+    Raises:
+        NotMeasured: the maps that fine-tuning would start from do not fit the cache, so that it would do other work.
+    """
+    train, validation, test = map(len, (data.train, data.validation, data.test))
+    everything = train + validation + test
+    audited = can_audit(config)
+    cut = audited and cost["disk_picture"] > cost["feature_bytes"]  # fine-tuning starts from maps
+    missing = [train] * config.views + [validation, test] if missing is None else missing
+    disk = cost["disk_picture"] * (config.views * train + validation + test) if audited else 0.0
+    if cut and disk > MOST_CACHE_BYTES:
+        raise NotMeasured(
+            f"the maps would take {gigabytes(disk)}: fine-tuning would start from the pictures, which was not measured"
+        )
+
+    seconds = {"preparation": cost["build"] if preparation is None else preparation}
+    if audited:
+        seconds["features"] = (cost["start"] if missing else 0.0) + sum(missing) * cost["picture"]
+        pairs = everything**2 / 2 * cost["audit_pair"]
+        seconds["audit"] = cost["audit_start"] + everything * cost["audit_picture"] + pairs
+    if not config.from_scratch:
+        rows = config.views * train if audited else train
+        steps = rows // (head_batch_size(rows) if audited else min(rows, config.batch_size))
+        epoch = steps * cost["head_step"] + validation * cost["head_score"] + cost["head_save"]
+        seconds["head"] = cost["head_start"] + config.head_epochs * epoch
+    results = 0.0 if audited else (validation + test) * cost.get("head_score", 0.0)
+    if config.epochs:
+        rows = config.views * train if cut else train
+        batch = min(rows, config.batch_size)
+        epochs = max(config.epochs, math.ceil(config.fewest_steps / (rows // batch)))
+        epoch = rows // batch * batch * cost["tune_picture"] + validation * cost["tune_score"] + cost["tune_save"]
+        seconds["training" if config.from_scratch else "fine_tuning"] = cost["tune_start"] + epochs * epoch
+        results += (validation + test) * cost["tune_score"]
+    seconds["results"] = results + cost.get("report", 0.0)
+    if config.seeds > 1:  # all share the features
+        seconds = {name: value * (1 if name == "features" else config.seeds) for name, value in seconds.items()}
+    return Prediction(seconds, held(config, data, cost), disk)
+
+
+def held(config: Config, data: Dataset, cost: Costs) -> float:
+    """Return the most bytes that a training holds: what was measured on a sample, and what grows with the pictures."""
+    working = cost["memory"]
+    if config.epochs:
+        working = max(working, cost["tune_memory"] + config.batch_size * cost["memory_picture"])
+    pictures = data.pictures.images.nbytes
+    if can_audit(config):
+        # float16 features twice while their views are joined, and in the audit float32 components and shades of 32 x 32.
+        everything = len(data.train) + len(data.validation) + len(data.test)
+        pictures += 2 * config.views * everything * int(cost["feature_bytes"])
+        working = max(working, cost["memory"] + 4 * everything * (LABEL_COMPONENTS + 2 * 32 * 32))
+    return working + pictures
+
+
+def fit_memory(config: Config, data: Dataset, cost: Costs) -> Config:
+    """Return `config` with the largest batch that fits, the wanted one halved; the learning rate follows in proportion.
+
+    The proportion is that of Goyal et al. 2017, "Accurate, large minibatch SGD".
+    """
+    fitting, free = config, available_memory()
+    if not config.epochs:
+        return config
+    while fitting.batch_size > 1 and (
+        0 < cost["largest_batch"] < fitting.batch_size or held(fitting, data, cost) > MARGIN * free
+    ):  # fmt: skip
+        fitting = replace(fitting, batch_size=fitting.batch_size // 2)
+    if fitting.batch_size == config.batch_size:
+        return config
+    rate = config.learning_rate * fitting.batch_size / config.batch_size
+    return replace(fitting, learning_rate=max(1e-8, rate))

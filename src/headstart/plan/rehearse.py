@@ -1,0 +1,314 @@
+"""What a picture and a step cost on this machine: every stage of a training, run for a moment in a process of its own.
+
+A process of its own, since it begins with nothing in memory, can be killed for holding too much without
+taking a training along, and leaves no trace in the seeds and names of the training that follows.
+"""
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from PIL import Image
+
+from headstart.audit.data import PAIR_COMPONENTS, can_audit, principal_components
+from headstart.audit.duplicates import candidates, near_duplicates
+from headstart.audit.labels import out_of_fold_probabilities
+from headstart.config import ALL, Config
+from headstart.errors import HeadstartError
+from headstart.inference.engine import forward
+from headstart.model.backbones import load_backbone
+from headstart.model.head import head_model
+from headstart.model.network import build_model, feature_model, frozen_cut, tuning_model, unfreeze
+from headstart.plan.estimate import MARGIN
+from headstart.system.backend import has_gpu, is_out_of_memory, resolve_precision, seed_everything, without_autotuning
+from headstart.system.files import write_json
+from headstart.system.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
+from headstart.trainer import FINE_TUNED, FROZEN, compile_fine_tuning, compile_frozen
+from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
+from headstart.training.checkpoint import Checkpoint, assign, values
+from headstart.training.features import EXTRACTION_BATCH
+
+# So long a rate is measured, in seconds, and on so many batches at least.
+WINDOW, FEWEST_BATCHES = 2.0, 3
+# Steps that build and compile, before the clock counts.
+WARM_UP = 2
+MOST_STEPS = 300
+# On CPUs the batch grows to the wanted one where the memory allows, and that takes less than this, in seconds.
+LONGEST = 10.0
+# Rows among which similar ones are looked for, to learn what a pair costs.
+PAIR_ROWS = 16_384
+
+
+def main() -> None:
+    """Answer the request that lies in the folder named on the command line; see `headstart.plan.costs.measure_apart`."""
+    folder = Path(sys.argv[1])
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    with np.load(folder / "pictures.npz") as sample:
+        images, labels = sample["images"], sample["labels"]
+    answer: dict[str, Any] = {}
+    try:
+        config = Config(**request["config"])
+        known: dict[str, float] = {}
+        for size in request["sizes"]:
+            shown = resized(images, size) if request["decoded_at_image_size"] else images
+            sized = dataclasses.replace(config, image_size=size)
+            cost = measure(sized, shown, labels, request["classes"], request["pictures"], folder, known)
+            # What works on cached features does not depend on the pictures' size.
+            known = {name: value for name, value in cost.items() if name.startswith(("audit_", "head_")) and can_audit(config)}
+            answer[str(size)] = cost
+            keras.utils.clear_session()
+    except HeadstartError as error:
+        answer = {"error": str(error)}
+    write_json(folder / "answer.json", answer)
+
+
+def measure(
+    config: Config, images: np.ndarray, labels: np.ndarray, classes: int, pictures: int, folder: Path, known: dict[str, float]
+) -> dict[str, float]:
+    """Return what the parts of a training cost, in seconds and bytes.
+
+    Args:
+        images, labels: a sample of the training pictures, uint8 (N, H, W, 3), and their classes, int (N,).
+        pictures: how many there are in all splits, by which the engine of the frozen layers is chosen.
+        folder: an existing one, on the disk where features are cached.
+        known: costs that need not be measured again.
+
+    Returns:
+        Seconds to `build` the network; to `start` the frozen layers' engine, and for each `picture` that goes through
+        it, of which `disk_picture` bytes are kept, `feature_bytes` without maps; `audit_start`, and for each
+        `audit_picture` and `audit_pair` of pictures; of the head and of fine-tuning (`head_...`, `tune_...`) for the
+        `start`, a training step or picture, to `score` a picture of validation, and to `save` an epoch. The most bytes
+        of `memory` held until fine-tuning; in it `tune_memory`, and `memory_picture` for each picture of a batch. The
+        `largest_batch` that a GPU took, 0 on a CPU.
+    """
+    forget_peak_memory()
+    begin = time.monotonic()
+    keep_freed_memory()
+    seed_everything(config.seed, config.deterministic)
+    precision = resolve_precision(config.precision)
+    model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
+    cost = {"build": time.monotonic() - begin} | known
+    inputs, cut = images, ""
+    if can_audit(config):
+        cut = frozen_cut(model, config) if config.epochs and config.fine_tune_from != ALL else ""
+        extraction, features, maps = extract(feature_model(model, cut), images, pictures, folder)
+        cost |= extraction
+        if not known:
+            cost |= audit_costs(images, features, np.resize(labels, len(features)))
+            cost |= head_costs(head_model(model), features, labels, LARGEST_HEAD_BATCH, config, folder)
+        inputs = maps if cut else images
+    elif not config.from_scratch:
+        cost |= head_costs(model, images, labels, config.batch_size, config, folder)
+    cost["memory"] = 1e6 * peak_memory_mb()
+    if not config.epochs:
+        return cost
+    unfreeze(model, config)
+
+    def learner() -> keras.Model:
+        tuned = tuning_model(model, cut)
+        compile_fine_tuning(tuned, config, steps=1000)
+        return tuned
+
+    return cost | tuning_costs(learner, inputs, labels, classes, config, folder)
+
+
+def extract(
+    extractor: keras.Model, images: np.ndarray, pictures: int, folder: Path
+) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
+    """Pass pictures through frozen layers for a moment, and keep what they give, on disk as a training does.
+
+    Returns:
+        Costs; pooled features, float16 (M, C); and feature maps, float16 (M, h, w, c), or features where there are none.
+    """
+    clock = Clock(warm_up=1)  # the engine starts with the first batch
+
+    def batches() -> Iterator[np.ndarray]:
+        number = 0
+        while not clock.done:
+            rows = np.arange(number, number + EXTRACTION_BATCH) % len(images)
+            yield images[rows]
+            number += EXTRACTION_BATCH
+
+    shapes, limit = [output.shape[1:] for output in extractor.outputs], np.finfo(np.float16).max
+    files = [folder / f"output-{number}" for number in range(len(shapes))]
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(file.open("wb")) for file in files]
+        clock.start()
+        for outputs in forward(extractor, batches(), pictures):
+            for stream, rows in zip(streams, outputs, strict=True):
+                stream.write(rows.clip(-limit, limit).astype(np.float16).tobytes())
+            clock.tick()
+        for stream in streams:
+            stream.flush()
+            os.fsync(stream.fileno())
+        clock.ticks[-1] = time.monotonic()
+    kept = [np.memmap(file, np.float16, "r").reshape(-1, *shape) for file, shape in zip(files, shapes, strict=True)]
+    cost = {
+        "start": clock.before, "picture": clock.each / EXTRACTION_BATCH,
+        "feature_bytes": 2.0 * math.prod(shapes[0]), "disk_picture": 2.0 * sum(map(math.prod, shapes)),
+    }  # fmt: skip
+    return cost, np.array(kept[0]), kept[-1]
+
+
+class Clock(keras.callbacks.Callback):
+    """Times batches: how long it takes `before` there is a first one, and then `each`; ends a training after `WINDOW`."""
+
+    def __init__(self, warm_up: int = WARM_UP) -> None:
+        super().__init__()
+        self.warm_up = warm_up
+
+    def start(self) -> None:
+        self.ticks = [time.monotonic()]
+
+    def tick(self) -> None:
+        self.ticks.append(time.monotonic())
+
+    @property
+    def timed(self) -> list[float]:
+        return self.ticks[self.warm_up :]
+
+    @property
+    def done(self) -> bool:
+        return len(self.timed) > FEWEST_BATCHES and self.timed[-1] - self.timed[0] > WINDOW
+
+    @property
+    def each(self) -> float:
+        return (self.timed[-1] - self.timed[0]) / (len(self.timed) - 1)
+
+    @property
+    def before(self) -> float:
+        return max(0.0, self.timed[0] - self.ticks[0] - self.warm_up * self.each)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.start()
+
+    on_test_begin = on_train_begin
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        float(logs["loss"])  # waits for the device
+        self.tick()
+        self.model.stop_training = self.done
+
+    def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+        float(logs["loss"])
+        self.tick()
+
+
+def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return what the audit costs: the principal components once, pixels and labels by picture, features by pair."""
+    count = min(len(images), len(features))  # beyond it the sample repeats itself, and repetitions are all alike
+    images, features, labels = images[:count], features[:count], labels[:count]
+    # Each class twice at least, for the folds.
+    kept = np.flatnonzero(np.bincount(labels)[labels] > 1)
+    begin = time.monotonic()
+    components = principal_components(features)
+    started = time.monotonic()
+    near_duplicates(images, np.arange(len(images)), components[:, :PAIR_COMPONENTS])
+    if len(np.unique(labels[kept])) > 1:
+        out_of_fold_probabilities(components[kept], np.unique(labels[kept], return_inverse=True)[1])
+    looked = time.monotonic()
+    deque(candidates(np.random.default_rng(0).normal(size=(PAIR_ROWS, PAIR_COMPONENTS))), maxlen=0)
+    return {
+        "audit_start": started - begin, "audit_picture": (looked - started) / len(images),
+        "audit_pair": (time.monotonic() - looked) / (PAIR_ROWS**2 / 2),
+    }  # fmt: skip
+
+
+def head_costs(
+    learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, config: Config, folder: Path
+) -> dict[str, float]:
+    """Return what the frozen stage costs: its start, a step, a picture to validate, a checkpoint."""
+    compile_frozen(learner, config, steps=1000)
+    fitting, scoring = timed(learner, inputs, labels, batch_size)
+    return {
+        "head_start": fitting.before + scoring.before, "head_step": fitting.each, "head_score": scoring.each / batch_size,
+        "head_save": save_seconds(learner, FROZEN, folder),
+    }  # fmt: skip
+
+
+def tuning_costs(
+    learner: Callable[[], keras.Model], inputs: np.ndarray, labels: np.ndarray, classes: int, config: Config, folder: Path
+) -> dict[str, float]:
+    """Return what fine-tuning costs, and how its memory grows with the batch.
+
+    On CPUs the batch grows as long as time and memory allow, and what a larger one would hold follows from two smaller
+    ones. On a GPU it is halved until it fits.
+    """
+    options: dict[str, Any] = {"classes": classes, "mix": config.mix if inputs.dtype == np.uint8 else "none"}
+    peaks: dict[int, float] = {}
+    model, starts, gpu = learner(), [], has_gpu()
+    kept, batch = values(model.variables), config.batch_size
+    growing = sorted({max(1, batch // 16), max(1, batch // 4), batch})
+    while True:
+        batch = batch if gpu else growing.pop(0)
+        forget_peak_memory()
+        try:
+            fitting, scoring = timed(model, inputs, labels, batch, **options)
+        except Exception as error:
+            if batch == 1 or not (gpu and is_out_of_memory(error)):
+                raise
+            batch //= 2
+            assign(model.variables, kept)  # JAX has given away the arrays that the failed step began with
+            model = learner()
+            continue
+        starts.append(fitting.before + scoring.before)
+        peaks[batch] = 1e6 * peak_memory_mb()
+        if gpu or not growing:
+            break
+        longer = fitting.each / batch * growing[0] * (WARM_UP + 2 * FEWEST_BATCHES)
+        if len(peaks) > 1 and (longer > LONGEST or line(peaks, growing[0]) > MARGIN * available_memory()):
+            break
+    return {
+        "tune_start": max(starts), "tune_picture": fitting.each / batch, "tune_score": scoring.each / batch,
+        "tune_save": save_seconds(model, FINE_TUNED, folder), "tune_memory": line(peaks, 0),
+        "memory_picture": line(peaks, 1) - line(peaks, 0), "largest_batch": float(batch if gpu else 0),
+    }  # fmt: skip
+
+
+def line(values_at: dict[int, float], place: float) -> float:
+    """Return the value at a place on the line through the two largest places, which does not fall; one alone is constant."""
+    (first, low), (last, high) = sorted(values_at.items())[-2:] if len(values_at) > 1 else 2 * list(values_at.items())
+    slope = max(0.0, (high - low) / (last - first)) if last > first else 0.0
+    return high + slope * (place - last)
+
+
+def timed(learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, **options: Any) -> tuple[Clock, Clock]:
+    """Train and then evaluate a compiled model for a moment; return the clocks of both."""
+    fitting, scoring = Clock(), Clock()
+    labels, rows = np.resize(labels, len(inputs)), np.resize(np.arange(len(inputs)), MOST_STEPS * batch_size)
+    training = Batches(inputs, labels, rows, batch_size, 0, **options)
+    validation = Batches(
+        inputs, labels, rows[: (WARM_UP + FEWEST_BATCHES) * batch_size], batch_size, None, options.get("classes", 0)
+    )
+    learner.fit(without_autotuning(training), callbacks=[fitting], shuffle=False, verbose=0)
+    learner.evaluate(without_autotuning(validation), callbacks=[scoring], verbose=0)
+    return fitting, scoring
+
+
+def save_seconds(model: keras.Model, stage: str, folder: Path) -> float:
+    """Return how long a checkpoint after an epoch takes."""
+    begin = time.monotonic()
+    checkpoint, weights = Checkpoint(folder / "checkpoint"), values(model.variables)
+    checkpoint.save(stage, model=weights, optimizer=values(model.optimizer.variables), kept=weights)
+    seconds = time.monotonic() - begin
+    checkpoint.remove()
+    return seconds
+
+
+def resized(images: np.ndarray, size: int) -> np.ndarray:
+    """Return pictures as a folder's are decoded for another image size, uint8 (N, size, size, 3)."""
+    return np.stack([np.asarray(Image.fromarray(image).resize((size, size))) for image in images])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What a run keeps of its data: the split of each image, so that every later reader uses that split or says what changed."""
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.config import Config
+from headstart.data.dataset import PART_NAMES, Dataset, Pictures
+from headstart.data.decode import Decoding
+from headstart.data.load import configured_data, read_pictures
+from headstart.errors import HeadstartError
+from headstart.system.files import write_csv, write_json
+from headstart.system.text import count
+
+# Of an image that is in no split: left out by --drop-duplicates, or by --limit or as a copy of another.
+NEAR_DUPLICATE, UNUSED = "near-duplicate", "unused"
+COLUMNS = ("image", "class", "split", "digest")
+
+
+def write_record(folder: Path, data: Dataset) -> None:
+    """Write `data.json` and `split.csv`: for each image its name, class, split and a digest of its pixels."""
+    pictures, splits = data.pictures, np.full(len(data.pictures.labels), UNUSED, dtype=object)
+    splits[data.left_out] = NEAR_DUPLICATE
+    for name, rows in zip(PART_NAMES, (data.train, data.validation, data.test), strict=True):
+        splits[rows] = name
+    classes = [pictures.class_names[label] for label in pictures.labels.tolist()]
+    rows_of_all = zip(pictures.names, classes, splits, hexadecimal(pictures.digests), strict=True)
+    write_csv(folder / "split.csv", COLUMNS, rows_of_all)
+    write_json(folder / "data.json", data.summary())
+
+
+def hexadecimal(digests: np.ndarray) -> list[str]:
+    """Return digests, (N,) bytes of 16, as text."""
+    return [bytes(digest).hex() for digest in digests]
+
+
+def read_split(folder: Path) -> list[dict[str, str]]:
+    """Return the rows of a run's `split.csv`; of a run by an older Headstart, which has none, nothing."""
+    try:
+        with (folder / "split.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            reader = csv.DictReader(file)
+            rows = list(reader)
+    except FileNotFoundError:
+        return []
+    if tuple(reader.fieldnames or ()) != COLUMNS or not all(row["digest"] for row in rows):
+        raise HeadstartError(f"{folder / 'split.csv'} is damaged: bring the original back, or train again")
+    return rows
+
+
+def decoding_of(entry: dict[str, Any]) -> Decoding:
+    """Return the decoding that an entry of a JSON file, `decoding`, describes."""
+    known = entry.get("decoding") or {}
+    span = known.get("grey_range")
+    return Decoding(known.get("fit", "crop"), (span[0], span[1]) if span else None)
+
+
+def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> Dataset:
+    """Return a run's data with the split that it was trained with, each split in the order of `split.csv`.
+
+    Args:
+        config: of the run, for where its data are.
+        data: the data, if they are loaded already.
+
+    Raises:
+        HeadstartError: the data have changed since, or `data` are split in another way; the message says what.
+    """
+    rows = read_split(folder)
+    if not rows:  # a run by an older Headstart
+        return data or configured_data(config)
+    summary = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    if not data and Path(config.data).is_absolute() and not Path(config.data).exists():
+        raise HeadstartError(
+            f"the images of {folder} are no longer in {config.data}: bring them back, or write where they are now as data in "
+            f"{folder / 'config.toml'}"
+        )
+    pictures = data.pictures if data else read_pictures(
+        config.data, summary["picture_shape"][0], layout=config.layout, decoding=decoding_of(summary)
+    )  # fmt: skip
+    if changes := differences(rows, pictures):
+        raise HeadstartError(
+            f"{pictures.source} has changed since {folder} was trained on it: {changes}\n"
+            f"Bring the old images back, or start a new run; headstart evaluate {folder} --data measures on other images"
+        )
+    splits = np.array([row["split"] for row in rows])
+    train, validation, test = (np.flatnonzero(splits == name) for name in PART_NAMES)
+    left_out = np.flatnonzero(splits == NEAR_DUPLICATE)
+    recorded = Dataset(pictures, train, validation, test, tuple(summary["duplicates"]), left_out)
+    if data and any(
+        not np.array_equal(np.sort(one), other)
+        for one, other in ((data.training_candidates, recorded.training_candidates),
+                           (data.validation, recorded.validation), (data.test, recorded.test))
+    ):  # fmt: skip
+        raise HeadstartError(f"the data that were given are split in another way than {folder} records: leave them out")
+    return recorded
+
+
+def differences(rows: Sequence[dict[str, str]], pictures: Pictures) -> str:
+    """Say in words how images differ from those that a run recorded; nothing where they do not."""
+    names, digests = list(pictures.names), hexadecimal(pictures.digests)
+    classes = [pictures.class_names[label] for label in pictures.labels.tolist()]
+    if [(row["image"], row["digest"], row["class"]) for row in rows] == list(zip(names, digests, classes, strict=True)):
+        return ""
+    before = {row["image"]: (row["digest"], row["class"]) for row in rows}
+    now = dict(zip(names, zip(digests, classes, strict=True), strict=True))
+    shared = before.keys() & now.keys()
+    kinds = [
+        ("gone", sorted(before.keys() - now.keys())),
+        ("new", sorted(now.keys() - before.keys())),
+        ("with other pixels", sorted(name for name in shared if before[name][0] != now[name][0])),
+        ("of another class", sorted(name for name in shared if before[name][1] != now[name][1])),
+    ]
+    words = [f"{count(len(found), 'image')} {what} (such as {found[0]})"
+             for what, found in kinds if found]  # fmt: skip
+    return ", ".join(words) or "the images have another order"

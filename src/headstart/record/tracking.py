@@ -1,0 +1,200 @@
+"""A run's figures for TensorBoard and MLflow, copied from its history and metrics; the run folder stays the truth."""
+
+import dataclasses
+import importlib.util
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from headstart.config import Config
+from headstart.errors import HeadstartError
+from headstart.metrics.classification import single_figures
+from headstart.record.folder import Run
+from headstart.system.files import write_json
+
+logger = logging.getLogger("headstart")
+
+# What MLflow keeps of a run besides figures; the model and the arrays stay where they are.
+ARTIFACTS = (".json", ".toml", ".csv", ".html", ".txt")
+MLFLOW_SETTINGS = {
+    # A server that has gone must not hold training up; MLflow itself would try for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where results go
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # to other servers than the one that was asked for
+}
+
+
+def refuse_missing_extras(config: Config) -> None:
+    """Say how to install what `--tensorboard` or `--mlflow` need, before anything slow starts."""
+    for wanted, option, module in ((config.tensorboard, "tensorboard", "tensorboardX"), (config.mlflow, "mlflow", "mlflow")):
+        if wanted and importlib.util.find_spec(module) is None:
+            raise HeadstartError(f"--{option} needs a package that is not installed: pip install 'headstart[{option}]'")
+
+
+class TensorBoard:
+    """Event files in the run's folder `tensorboard`, written anew by every process that works on the run."""
+
+    def __init__(self, run: Run) -> None:
+        from tensorboardX import SummaryWriter
+
+        folder = run.path / "tensorboard"
+        shutil.rmtree(folder, ignore_errors=True)  # else a run that goes on would show its first epochs twice
+        self.writer, self.sent = SummaryWriter(str(folder)), 0
+
+    def update(self, history: list[dict[str, Any]]) -> None:
+        """Write the rows that are new."""
+        for row in history[self.sent :]:
+            for name, value in epoch_figures(row).items():
+                self.writer.add_scalar(name, value, row["epoch"])
+        self.sent = len(history)
+        self.writer.flush()
+
+    def finish(self, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+        """Write the final figures, too."""
+        self.update(history)
+        for name, value in final_figures(metrics).items():
+            self.writer.add_scalar(name, value, 0)
+
+    def close(self, status: str) -> None:
+        self.writer.close()
+
+
+class MLflow:
+    """A run on an MLflow server, which a resumed run goes on with; its id lies in `mlflow.json`.
+
+    A server that goes away is left alone until the end of the run, when it is tried once more.
+
+    Raises:
+        HeadstartError: no server answers at the beginning of a new run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        for name, value in MLFLOW_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        from mlflow.tracking import MlflowClient
+
+        self.run, self.uri = run, run.config.mlflow
+        # Which epochs the server has; None: it must be asked.
+        self.sent: set[tuple[str, int]] | None = None
+        self.lost = False
+        goes_on = (run.path / "mlflow.json").exists()
+        try:
+            self.client = MlflowClient(self.uri)
+            self.run_id = run.read_json("mlflow.json")["run_id"] if goes_on else self.begin()
+        except Exception as error:
+            raise HeadstartError(
+                f"--mlflow: there is no MLflow server at {self.uri} ({first_line(error)}); start one or leave the option out"
+            ) from None
+        if goes_on:
+            with self.without_harm():
+                self.client.update_run(self.run_id, status="RUNNING")
+
+    def begin(self) -> str:
+        """Make a run, with all options as parameters, and return its id."""
+        from mlflow.entities import Param
+
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "headstart")
+        experiment = self.client.get_experiment_by_name(name)
+        experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(name)
+        run_id = self.client.create_run(experiment_id, run_name=str(self.run.path)).info.run_id
+        options = dataclasses.asdict(self.run.config).items()
+        self.client.log_batch(run_id, params=[Param(option, str(value)) for option, value in options])
+        write_json(self.run.path / "mlflow.json", {"uri": self.uri, "run_id": run_id})
+        return run_id
+
+    @contextmanager
+    def without_harm(self) -> Iterator[None]:
+        """Warn, once, of any failure inside the block, and go on without the server."""
+        try:
+            yield
+        except Exception as error:  # what MLflow, its stores and the network can raise has no common name
+            if not self.lost:
+                logger.warning("MLflow at %s is lost (%s); the run goes on without it", self.uri, first_line(error))
+            self.lost, self.sent = True, None
+
+    def update(self, history: list[dict[str, Any]]) -> None:
+        """Send the rows that the server does not have."""
+        if not self.lost:
+            with self.without_harm():
+                self.send(history)
+
+    def send(self, history: list[dict[str, Any]]) -> None:
+        if self.sent is None:
+            self.sent = {
+                (stage, metric.step)
+                for stage in {row["stage"] for row in history}
+                for metric in self.client.get_metric_history(self.run_id, f"{stage}/val_loss")
+            }
+        for row in history:
+            if (row["stage"], row["epoch"]) not in self.sent:
+                self.log(epoch_figures(row), row["epoch"])
+                self.sent.add((row["stage"], row["epoch"]))
+
+    def log(self, figures: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now = round(1000 * time.time())
+        self.client.log_batch(self.run_id, [Metric(name, value, now, step) for name, value in figures.items()])
+
+    def finish(self, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+        """Send what is missing, the final figures and the files of the report."""
+        with self.without_harm():
+            self.send(history)
+            self.log(final_figures(metrics), 0)
+            for file in sorted(self.run.path.iterdir()):
+                if file.suffix in ARTIFACTS:
+                    self.client.log_artifact(self.run_id, str(file))
+            self.client.log_artifacts(self.run_id, str(self.run.path / "images"), "images")
+            self.client.set_terminated(self.run_id, "FINISHED")
+            if self.lost:
+                logger.info("MLflow at %s is back, and has the whole run", self.uri)
+
+    def close(self, status: str) -> None:
+        if status != "FINISHED" and not self.lost:
+            with self.without_harm():
+                self.client.set_terminated(self.run_id, status)
+
+
+@contextmanager
+def tracked(run: Run) -> Iterator[list[TensorBoard | MLflow]]:
+    """Yield what copies a run's figures while it is carried out: a list, empty unless options ask for more.
+
+    Of each, `update(history)` wants the rows of all finished epochs, and `finish(history, metrics)` those and
+    the content of `metrics.json`, once the run folder is complete.
+    """
+    trackers: list[TensorBoard | MLflow] = []
+    status = "FAILED"
+    try:
+        if run.config.tensorboard:
+            trackers.append(TensorBoard(run))
+        if run.config.mlflow:
+            trackers.append(MLflow(run))
+        yield trackers
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        for tracker in trackers:
+            tracker.close(status)
+
+
+def epoch_figures(row: dict[str, Any]) -> dict[str, float]:
+    """Return the figures of a history row by the names that trackers show, `frozen/val_accuracy`."""
+    return {f"{row['stage']}/{name}": value for name, value in row.items() if name not in ("stage", "epoch")}
+
+
+def final_figures(metrics: dict[str, Any]) -> dict[str, float]:
+    """Return the single numbers of `metrics.json` by the names that trackers show, `test/frozen/accuracy`."""
+    test = {f"test/{stage}": single_figures(figures) for stage, figures in metrics["test"].items()}
+    groups = test | {name: metrics[name] for name in ("comparison", "seconds") if name in metrics}
+    return {f"{group}/{name}": float(value) for group, figures in groups.items() for name, value in figures.items()}
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

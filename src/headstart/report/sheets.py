@@ -1,0 +1,66 @@
+"""Contact sheets: what the audit found, as pictures."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from headstart.data.dataset import Dataset
+from headstart.report.plots import sheet, show
+from headstart.system.text import count, printable, shortened
+
+PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
+NAME = 11  # columns of a class's name that fit above a picture
+
+
+def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dict[str, Any]]) -> None:
+    """Near-duplicates side by side, from the surest to the least sure; those across two parts come before the others.
+
+    Args:
+        pairs: int (M, 2), indices of pictures.
+        found: what `audit.json` says of each pair.
+    """
+    rows, columns = PAIRS
+    across = [row for row, entry in enumerate(found) if entry["parts"][0] != entry["parts"][1]]
+    title = (
+        f"{count(len(found), 'near-duplicate')}, {len(across)} of them across two parts" if found else "no near-duplicates found"
+    )
+    canvas.suptitle(title)
+    # Those across two parts first; of a series of alike pictures, which makes hundreds of pairs, each one once.
+    seen: set[int] = set()
+    shown: list[int] = []
+    for row in sorted(range(len(found)), key=lambda row: (found[row]["parts"][0] == found[row]["parts"][1], row)):
+        inside = found[row]["parts"][0] == found[row]["parts"][1]
+        if seen.isdisjoint(pairs[row].tolist()) and not (inside and len(shown) >= rows * columns):
+            shown.append(row)
+            seen.update(pairs[row].tolist())
+    chosen = np.linspace(0, len(shown) - 1, min(rows * columns, len(shown))).round().astype(int)
+    for axes, number in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
+        row = shown[number]
+        first, second = data.images(pairs[row])
+        gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
+        show(axes, np.concatenate([first, gap, second], axis=1))
+        axes.set_title("\n".join(short(found[row][side]) for side in ("first", "second")), fontsize=7)
+
+
+def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: list[dict[str, Any]]) -> None:
+    """The first labels of the ranking, with what is given and what is suggested.
+
+    Args:
+        indices: int (M,), of images, ranked.
+        found: what `audit.json` says of each.
+    """
+    rows, columns = SUSPECTS
+    canvas.suptitle(f"the first of {count(len(found), 'suspect label')}" if found else "no label is suspect")
+    chosen = list(zip(indices, found, strict=True))[: rows * columns]
+    for axes, (index, entry) in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
+        show(axes, data.images(np.array([index]))[0])
+        given, suggested = (shortened(entry[key], NAME) for key in ("given", "suggested"))
+        title = f"{entry['rank']}, {entry['certainty']}: {given}\n{100 * entry['suggested_probability']:.0f} %: {suggested}?"
+        axes.set_title(title, fontsize=8)
+
+
+def short(name: str, most: int = 24) -> str:
+    """Return a printable file name, of a long one its end."""
+    name = printable(name)
+    return name if len(name) <= most else "…" + name[1 - most :]

@@ -1,0 +1,1 @@
+"""What the machine has and does: backend, memory, files, cache, downloads, progress."""

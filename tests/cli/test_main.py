@@ -1,0 +1,249 @@
+import csv
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.cli.main import main
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
+    """Run the command line, check that it refuses as promised, and return what it says."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert len(printed.err.strip().splitlines()) <= 2
+    assert "Traceback" not in printed.err
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "did you mean train"),
+        (["train", "--image-sise", "64"], "did you mean --image-size"),
+        (["train", "--epochs", "many"], "--epochs: invalid literal for int() with base 10: 'many'"),
+        (["train", "--epochs", 60 * "9x"], 60 * "9x" + "' (headstart train --help explains the options)"),
+        (["train", "--epochs", "many", "--zoom", "big"], "could not convert string to float: 'big'"),
+        (
+            ["train", "--mix", "blend"],
+            "invalid choice 'blend' for argument '--mix'. Expected one of ('none', 'mixup', 'cutmix').",
+        ),
+        (["train", "--epochs"], "Missing value for argument '--epochs'. (headstart train --help"),
+        (["train", "--recipe"], "Missing value for argument '--recipe'."),
+        (["train", "--no-flp"], "did you mean --no-flip"),
+        (["train", "--flip", "yes"], "no use for 'yes'"),
+        (["train", "--recipe", "starter", "--views", "3", "--translation", "0"], "--views is 3, but"),
+        (["train", "--budget", "soon"], "such as 90s, 20m or 1.5h"),
+        (["plan", "--image-sise", "64"], "did you mean --image-size"),
+        (["plan", "--data", "missing"], "there is no folder "),
+        (["train", "--image-size", "4"], "8 to 1024"),
+        (["train", "--recipe", "quik"], "did you mean quick"),
+        (["train", "--config", "missing.toml"], "no configuration file missing.toml"),
+        (["train", "--resume", "runs/nothing"], "is not a run"),
+        (["train", "--resume", "runs/nothing", "--epochs", "3"], "leave out --epochs"),
+        (["train", "--data", "missing"], "there is no folder "),
+        (["train", "--data", "digits", "--backbone", "resnet5O"], "did you mean resnet50"),
+        (["train", "--data", "digits", "--backbone", "starter", "--image-size", "8", "--test-fraction", "0.9"], "0.01 to 0.5"),
+        (["evaluate", "nothing"], "is not a run"),
+        (["evaluate"], "Missing from headstart evaluate: RUN folder of a finished run (required)"),
+        (["evaluate", "one", "two"], "no use for 'two'"),
+        (["predict", "nothing", "a.jpg"], "is not a run"),
+        (["train", "--data", "~nobody-here/photos"], "a path begins with ~"),
+        (["train", "--config", "."], ".: Is a directory"),
+    ],
+)
+def test_bad_input_gets_one_or_two_lines_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(arguments, capsys)
+
+
+def stopped(arguments: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str]:
+    """Run the command line, which ends early, and return its status and what it says last."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert isinstance(end.value.code, int)
+    return end.value.code, capsys.readouterr().err.splitlines()[-1]
+
+
+def kill(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+SMALLEST = ["train", "--data", "digits", "--recipe", "starter", "--image-size", "8", "--limit", "50", "--out"]
+
+
+@pytest.mark.parametrize(("stop", "status", "what"), [(kill, 130, "interrupted"), (full, 2, "the disk is full")])
+def test_what_stops_a_run_says_how_to_go_on_with_it(stop, status, what, capsys, monkeypatch, tmp_path):
+    out = tmp_path / "my run"
+    monkeypatch.setattr("headstart.trainer.load_backbone", stop)
+    code, said = stopped([*SMALLEST, str(out)], capsys)
+    assert code == status
+    assert said.startswith(f"headstart: {what}")
+    assert said.endswith(f"go on with headstart train --resume '{out}'")
+    assert stopped(["train", "--resume", str(out)], capsys) == (code, said)
+
+
+def test_the_runs_of_all_seeds_are_gone_on_with_together(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("headstart.trainer.load_backbone", kill)
+    _, said = stopped([*SMALLEST, str(tmp_path / "runs"), "--seeds", "2"], capsys)
+    assert said.endswith(f"--resume {tmp_path / 'runs'}")
+
+
+@pytest.mark.parametrize(("stop", "said"), [(kill, "headstart: interrupted"), (full, "headstart: the disk is full")])
+def test_before_there_is_a_run_there_is_none_to_go_on_with(stop, said, capsys, monkeypatch, tmp_path, small_run):
+    monkeypatch.setattr("headstart.trainer.configured_data", stop)
+    monkeypatch.setattr("headstart.record.folder.Run.predict", stop)
+    for arguments in ([*SMALLEST, str(tmp_path / "run")], ["predict", str(small_run.path), "a.jpg"]):
+        _, last = stopped(arguments, capsys)
+        assert last.startswith(said)
+        assert "--resume" not in last
+
+
+@pytest.mark.parametrize("command", ["train", "audit", "explain", "compare"])
+def test_a_place_that_cannot_be_written_is_said_at_once(command, capsys, monkeypatch, tmp_path, small_run):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("headstart.trainer.configured_data", lambda *_: pytest.fail("loaded data first"))
+    run = str(small_run.path)
+    arguments = {"train": [], "audit": ["digits"], "explain": [run, "a.jpg"], "compare": [run, run]}[command]
+    said = refused([command, *arguments, "--out", str(tmp_path / "file" / "out")], capsys)
+    assert said == f"headstart: {tmp_path / 'file' / 'out'} cannot be written: {tmp_path / 'file'} is a file\n"
+
+
+def test_a_refusal_has_no_colours_on_a_terminal():
+    terminal, other = os.openpty()
+    code = "from headstart.cli.main import main; main(['train', '--epochs', 'many'])"
+    done = subprocess.run([sys.executable, "-c", code], stdout=other, stderr=subprocess.PIPE, env=os.environ | {"TERM": "xterm"})
+    os.close(terminal)
+    os.close(other)
+    assert done.stderr.startswith(b"headstart: Error parsing --epochs: invalid literal")
+    assert b"\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "defaults"),
+    [
+        ([], {"recipe": "quick", "image-size": "64", "batch-size": "128", "head-epochs": "10"}),
+        (["--recipe", "starter"], {"recipe": "starter", "image-size": "32", "epochs": "12"}),
+        (["--config", "mine.toml"], {"recipe": "starter", "image-size": "32", "epochs": "7"}),
+        (["--config", "mine.toml", "--recipe=notebook"], {"recipe": "notebook", "views": "1", "epochs": "7"}),
+    ],
+)
+@pytest.mark.parametrize("command", ["train", "plan"])
+def test_the_help_shows_the_defaults_that_hold(command, arguments, defaults, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('recipe = "starter"\nepochs = 7\n')
+    with pytest.raises(SystemExit) as end:
+        main([command, *arguments, "--help"])
+    assert end.value.code == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for option, default in defaults.items():
+        described = printed.split(f" --{option} ")[1].split("(default: ")[1]
+        assert described.split(")")[0] == default
+
+
+def test_an_audits_help_shows_the_defaults_that_a_training_shares():
+    from headstart.cli.main import AUDIT_OPTIONS
+
+    for name in set(AUDIT_OPTIONS) - {"out"}:
+        assert getattr(hs.Config(), name) == getattr(hs.recipe("quick"), name)
+
+
+def test_a_toml_file_sets_options_and_the_command_line_overrides_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text('recipe = "starter"\ndata = "digits"\nepochs = 7\nhead_epochs = 9\n')
+    taken = {}
+
+    def train(config, *, overwrite, typed):
+        taken.update(vars(config), overwrite=overwrite, typed=typed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("headstart.trainer.train", train)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--config", "mine.toml", "--epochs", "2"])
+    assert end.value.code == 130
+    assert (taken["backbone"], taken["epochs"], taken["head_epochs"], taken["overwrite"]) == ("starter", 2, 9, False)
+    assert taken["typed"] == {"recipe", "data", "epochs", "head_epochs"}
+
+
+def test_an_unknown_option_in_a_toml_file_gets_a_suggestion(capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text("epoch = 7\n")
+    assert "did you mean epochs" in refused(["train", "--config", str(tmp_path / "mine.toml")], capsys)
+
+
+@pytest.mark.parametrize(
+    "line", ["recipe = 3", "recipe = []", 'name = "x"', 'config = "x"', 'data = "\\u0000"', "epochs = 1979-05-27"]
+)
+def test_whatever_a_toml_file_holds_is_refused_in_words(line, capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text(line)
+    refused(["train", "--config", str(tmp_path / "mine.toml")], capsys)
+
+
+def test_predictions_come_in_three_formats(small_run, digits, capsys, tmp_path):
+    Image.fromarray(digits.images(digits.test[:1])[0]).save(tmp_path / "one.png")
+    arguments = ["predict", str(small_run.path), str(tmp_path / "one.png"), "--format"]
+    main([*arguments, "table"])
+    assert capsys.readouterr().out.startswith(str(tmp_path / "one.png"))
+    main([*arguments, "json"])
+    entry = json.loads(capsys.readouterr().out)[0]
+    main([*arguments, "csv"])
+    row = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert entry["class"] == row["class"] == max(entry["probabilities"], key=entry["probabilities"].get)
+    assert {name: float(row[name]) for name in digits.class_names} == entry["probabilities"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_any_name_reaches_any_console_and_no_escape_sequence_does(encoding, small_run, digits, monkeypatch, tmp_path):
+    name = os.fsdecode("\u4f60\x1b[31m\n".encode() + b"\xe9.png")
+    Image.fromarray(digits.images(digits.test[:1])[0]).save(tmp_path / name)
+    for kind in ("table", "json", "csv"):
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        (tmp_path / "broken\x1b\n.png").write_bytes(b"no picture")
+        main(["predict", str(small_run.path), str(tmp_path), "--format", kind])
+        for stream in (out, err):
+            stream.flush()
+            assert b"\x1b" not in stream.buffer.getvalue()
+        printed = out.buffer.getvalue().decode(encoding)
+        if kind == "json":
+            assert os.fsencode(json.loads(printed)[0]["picture"]) == os.fsencode(tmp_path / name)
+        else:
+            assert len(printed.splitlines()) == (1 if kind == "table" else 2)
+            assert "\\x1b[31m\\n" in printed
+        assert err.buffer.getvalue().decode(encoding).count("skipped") == 1
+
+
+def test_evaluate_prints_the_runs_own_figures(small_run, capsys):
+    main(["evaluate", str(small_run.path)])
+    assert json.loads(capsys.readouterr().out)["accuracy"] == small_run.metrics["test"]["fine_tuned"]["accuracy"]
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, headstart.cli.main as c; c.main(['--help']); print(sorted({'keras', 'numpy', 'tyro'} & sys.modules.keys()))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed.strip().endswith("[]")
+
+
+def test_the_help_of_train_names_every_option_with_its_range(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--help"])
+    assert end.value.code == 0
+    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "8 to 1024" in printed
+    assert "--label-smoothing" in printed

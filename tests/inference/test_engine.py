@@ -1,0 +1,95 @@
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.inference import engine
+from headstart.model.backbones import load_backbone
+from headstart.model.fast.folding import recast
+from headstart.model.network import build_model, frozen_cut, tuning_model, without_augmentation
+
+
+@pytest.fixture(scope="module")
+def network() -> keras.Model:
+    """Two outputs, a map and its mean, from pictures."""
+    keras.utils.set_random_seed(0)
+    pictures = keras.Input((16, 16, 3), dtype="uint8")
+    maps = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(keras.layers.Rescaling(1 / 255)(pictures))
+    return keras.Model(pictures, [keras.layers.GlobalAveragePooling2D()(maps), maps])
+
+
+def batches(count: int = 10, last: int = 3) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 256, (size, 16, 16, 3), dtype=np.uint8) for size in [8] * (count - 1) + [last]]
+
+
+def run(network: keras.Model, monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
+    monkeypatch.setattr(engine, "FEWEST_PICTURES", 1)
+    return list(engine.forward(network, batches(), 75))
+
+
+def test_openvino_gives_what_keras_gives_in_the_order_of_the_batches(network, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="headstart")
+    outputs = run(network, monkeypatch)
+    assert "engine: OpenVINO, float32" in caplog.text
+    for batch, given in zip(batches(), outputs, strict=True):
+        for values, expected in zip(given, network.predict_on_batch(batch), strict=True):
+            np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_an_engine_starts_once_and_gives_the_same_for_every_part(network, monkeypatch):
+    monkeypatch.setattr(engine, "FEWEST_PICTURES", 50)
+    started = []
+    compiled_by_openvino = engine.compiled_by_openvino
+    monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: started.append(inputs) or compiled_by_openvino(*inputs))
+    used = engine.Engine(network)
+    first, second = list(used.outputs(batches(), 75)), list(used.outputs(batches(), 75))
+    few = list(used.outputs(batches(2), 11))
+    assert len(started) == 1
+    np.testing.assert_array_equal(first[0][0], second[0][0])
+    np.testing.assert_array_equal(few[0][0], network.predict_on_batch(batches()[0])[0])
+
+
+def test_mixed_precision_is_converted_and_stays_within_its_tolerance(network, monkeypatch, caplog):
+    caplog.set_level("INFO", logger="headstart")
+    outputs = run(recast(network, "mixed_bfloat16"), monkeypatch)
+    assert "engine: OpenVINO, bfloat16" in caplog.text
+    np.testing.assert_allclose(outputs[3][0], network.predict_on_batch(batches()[3])[0], rtol=0.05, atol=0.01)
+
+
+def test_the_end_of_a_network_in_mixed_precision_is_converted(monkeypatch, caplog):
+    """What fine-tuning trains takes maps; in bfloat16 its beginning must not expect them in that."""
+    caplog.set_level("INFO", logger="headstart")
+    monkeypatch.setattr(engine, "FEWEST_PICTURES", 1)
+    config = hs.recipe("quick", backbone="starter", image_size=32, fine_tune_from="stage3")
+    model = build_model(*load_backbone(config), (32, 32, 3), 4, config, "bfloat16")
+    learner = without_augmentation(tuning_model(model, frozen_cut(model, config)))
+    maps = np.random.default_rng(0).random((8, *learner.input_shape[1:]), np.float32)
+    (logits,) = next(engine.forward(learner, [maps], 8))
+    assert "engine: OpenVINO, bfloat16" in caplog.text
+    np.testing.assert_allclose(logits, learner.predict_on_batch(maps), rtol=0.1, atol=0.05)
+
+
+def test_an_engine_that_computes_something_else_is_refused(network, monkeypatch, caplog):
+    def wrong(model, policy):
+        other = recast(model, policy)
+        other.set_weights([1.01 * weight for weight in model.get_weights()])
+        return other
+
+    monkeypatch.setattr(engine, "recast", wrong)
+    outputs = run(network, monkeypatch)
+    assert "its outputs differ from Keras' by" in caplog.text
+    np.testing.assert_array_equal(outputs[5][0], network.predict_on_batch(batches()[5])[0])
+
+
+def test_without_openvino_keras_does_the_work(network, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert len(run(network, monkeypatch)) == 10
+    assert "Keras computes it" in caplog.text
+
+
+def test_few_pictures_start_no_engine(network, monkeypatch):
+    monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: pytest.fail("started an engine for a few pictures"))
+    assert len(list(engine.forward(network, batches(), 75))) == 10

@@ -1,0 +1,141 @@
+"""Measuring a run again: on its own split, and on other images only as far as it has not learned from them."""
+
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from conftest import SMALL
+from headstart.cli.main import main
+from headstart.inference.evaluate import load_for_evaluation
+
+
+def save(images, labels, root, names):
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = root / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:03d}.png")
+
+
+@pytest.fixture(scope="module")
+def folder(digits, tmp_path_factory):
+    """160 of the digits as files of 16 px."""
+    root = tmp_path_factory.mktemp("digits") / "data"
+    images = digits.images(digits.train[:160]).repeat(2, axis=1).repeat(2, axis=2)
+    save(images, digits.labels(digits.train[:160]), root, digits.class_names)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A run of the frozen stage on them."""
+    options = SMALL | {"data": str(folder), "limit": 0, "epochs": 0}
+    return hs.train(hs.recipe("starter", out=str(tmp_path_factory.mktemp("runs") / "run"), **options))
+
+
+def test_images_that_were_learned_from_are_left_out_and_counted(run, folder, caplog):
+    """All images of the folder are given: only its test split says anything."""
+    with caplog.at_level(logging.INFO, "headstart"):
+        figures = run.evaluate(load_for_evaluation(run, str(folder)))
+    counts = run.read_json("data.json")["pictures"]
+    assert figures["pictures"] == counts["test"]
+    assert figures["left_out"] == {"training": counts["training"], "validation": counts["validation"]}
+    assert figures["accuracy"] == run.metrics["test"]["frozen"]["accuracy"]
+    left_out = counts["training"] + counts["validation"]
+    assert f"{left_out} of 160 images are left out: the run was trained on {counts['training']}" in caplog.text
+
+
+def test_other_images_are_all_measured(run, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
+    save(noise, np.arange(40) % 10, tmp_path, run.class_names)
+    figures = run.evaluate(load_for_evaluation(run, str(tmp_path)))
+    assert figures["pictures"] == 40
+    assert figures["left_out"] == {"training": 0, "validation": 0}
+    assert "without_near_duplicates" not in figures
+
+
+def test_near_duplicates_of_what_was_learned_from_are_reported_apart(run, digits, tmp_path):
+    """Brighter copies of training images beside images that are new."""
+    known = [row for row in run.split if row["split"] == "training"][:20]
+    for number, row in enumerate(known):
+        path = tmp_path / row["class"] / f"copy-{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.open(f"{run.config.data}/{row['image']}").point(lambda shade: shade * 0.9).save(path)
+    rows = digits.train[160:200]
+    save(digits.images(rows).repeat(2, axis=1).repeat(2, axis=2), digits.labels(rows), tmp_path, digits.class_names)
+    figures = run.evaluate(load_for_evaluation(run, str(tmp_path)))
+    assert figures["pictures"] == 60
+    apart = figures["without_near_duplicates"]
+    assert apart["left_out"] >= 18
+    assert apart["pictures"] + apart["left_out"] == 60
+
+
+def test_nothing_is_left_where_all_was_learned_from(run, digits, tmp_path):
+    for row in run.split:
+        if row["split"] == "training":
+            path = tmp_path / row["image"]
+            path.parent.mkdir(exist_ok=True)
+            Image.open(f"{run.config.data}/{row['image']}").save(path)
+    with pytest.raises(hs.HeadstartError, match="none is left to measure on"):
+        run.evaluate(load_for_evaluation(run, str(tmp_path)))
+
+
+@pytest.mark.parametrize("kind", ["one class", "only test", "an empty folder", "train and val"])
+def test_data_that_could_not_train(run, digits, tmp_path, kind):
+    rows, names = digits.train[160:200], digits.class_names
+    images, labels = digits.images(rows).repeat(2, axis=1).repeat(2, axis=2), digits.labels(rows)
+    if kind == "one class":
+        rows, expected = labels == labels[0], int((labels == labels[0]).sum())
+        save(images[rows], labels[rows], tmp_path, names)
+    elif kind == "only test":
+        expected = 40
+        save(images, labels, tmp_path / "test", names)
+    elif kind == "an empty folder":
+        expected = 40
+        save(images, labels, tmp_path, names)
+        (tmp_path / "unsure").mkdir()
+    else:
+        expected = 40
+        save(images[:30], labels[:30], tmp_path / "train", names)
+        save(images[30:], labels[30:], tmp_path / "val", names)
+    assert run.evaluate(load_for_evaluation(run, str(tmp_path)))["pictures"] == expected
+
+
+def test_a_run_is_evaluated_from_another_directory(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    options = SMALL | {"data": "data", "limit": 0, "epochs": 0, "head_epochs": 1}
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options))
+    assert run.config.data == str(folder)
+    monkeypatch.chdir(tmp_path)
+    assert np.array_equal(load_for_evaluation(hs.Run("run")).test, load_for_evaluation(run).test)
+
+
+def test_images_are_decoded_as_the_run_decoded_its_own(tmp_path, digits):
+    """Wide images, whose evidence lies at an end."""
+    images = digits.images(digits.train[:80])
+    wide = np.full((80, 16, 64, 3), 128, np.uint8)
+    wide[:, :, :16] = images.repeat(2, axis=1).repeat(2, axis=2)
+    save(wide, digits.labels(digits.train[:80]) % 2, tmp_path / "data", ("even", "odd"))
+    options = SMALL | {"data": str(tmp_path / "data"), "limit": 0, "epochs": 0, "head_epochs": 1}
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options))
+    assert run.decoding.fit == "squash"
+    data = load_for_evaluation(run, str(tmp_path / "data"))
+    assert data.pictures.decoding.fit == "squash"
+    row = int(data.test[0])
+    as_trained = run.predict(data.images(data.test[:1])).probabilities
+    as_file = run.predict(tmp_path / "data" / data.pictures.files[row]).probabilities
+    np.testing.assert_allclose(as_file, as_trained, atol=1e-5)
+
+
+def test_predict_says_what_it_did_not_use(run, folder, tmp_path, capsys):
+    (tmp_path / "some").mkdir()
+    source = next((folder / "3").iterdir())
+    (tmp_path / "some" / "no-ending").write_bytes(source.read_bytes())
+    (tmp_path / "some" / "notes.txt").write_text("no image")
+    (tmp_path / "some" / ".hidden").mkdir()
+    main(["predict", str(run.path), str(tmp_path / "some")])
+    printed = capsys.readouterr()
+    assert "no-ending" in printed.out
+    assert "not used: 1 x hidden or system folder, 1 x no image (.txt)" in printed.err

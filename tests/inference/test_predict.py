@@ -1,0 +1,189 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import softmax
+
+import headstart as hs
+from headstart.data.decode import read_picture
+
+
+@pytest.fixture(scope="module")
+def folder(digits, tmp_path_factory):
+    """The first ten test digits as files, and one that is no picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, image in enumerate(digits.images(digits.test[:10])):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    (folder / "broken.jpg").write_bytes(b"no picture")
+    return folder
+
+
+def test_files_arrays_and_images_give_the_same(small_run, digits, folder):
+    arrays = digits.images(digits.test[:10])
+    expected = small_run.predict(arrays).probabilities
+    assert expected.shape == (10, 10)
+    np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
+    for pictures in ([Image.fromarray(array) for array in arrays], list(arrays), sorted(folder.glob("*.png"))):
+        np.testing.assert_allclose(small_run.predict(pictures, batch_size=3).probabilities, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_probabilities_are_calibrated_unless_the_run_knows_no_temperature(small_run, digits, tmp_path):
+    copy = hs.Run(shutil.copytree(small_run.path, tmp_path / "copy"))
+    pictures = digits.images(digits.test)
+    logits = small_run.test_logits("fine_tuned")
+    for temperature in (2.5, None):
+        manifest = json.loads((small_run.path / "manifest.json").read_text()) | {"temperature": temperature}
+        if temperature is None:
+            del manifest["temperature"]
+        (copy.path / "manifest.json").write_text(json.dumps(manifest))
+        expected = softmax(logits / (temperature or 1), axis=1)
+        run = hs.Run(copy.path)
+        np.testing.assert_allclose(run.predict(pictures).probabilities, expected, rtol=1e-3, atol=1e-4)
+        assert run.evaluate(digits)["temperature"] == (temperature or 1)
+
+
+def test_the_mean_over_mirror_images(small_run, digits, tmp_path):
+    copy = shutil.copytree(small_run.path, tmp_path / "copy")
+    options = (copy / "config.toml").read_text()
+    (copy / "config.toml").write_text(options.replace("flip = false", "flip = true"))
+    run, pictures = hs.Run(copy), digits.images(digits.test)
+    both = [np.log(run.predict(images).probabilities) for images in (pictures, pictures[:, :, ::-1].copy())]
+    expected = softmax(np.mean(both, axis=0), axis=1)
+    np.testing.assert_allclose(run.predict(pictures, batch_size=7, mirror=True).probabilities, expected, rtol=1e-3, atol=1e-5)
+    right = expected.argmax(axis=1) == digits.labels(digits.test)
+    assert run.evaluate(digits, mirror=True)["accuracy"] == right.mean() != run.evaluate(digits)["accuracy"]
+
+
+@pytest.mark.parametrize("use", [hs.Run.predict, hs.Run.evaluate])
+def test_mirror_images_of_what_must_not_be_mirrored_are_refused(use, small_run, digits):
+    with pytest.raises(hs.HeadstartError, match=r"with --no-flip.*leave out --mirror"):
+        use(small_run, digits, mirror=True)
+
+
+def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):
+    predictions = small_run.predict(folder)
+    assert len(predictions.names) == len(predictions.labels) == len(predictions.confidences) == 10
+    assert [line.split(":")[0] for line in predictions.unreadable] == [str(folder / "broken.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("pictures", "message"),
+    [
+        ("missing.jpg", "no file or folder missing.jpg"),
+        ([], "no pictures"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "no pictures"),
+        (np.zeros((8, 8, 3)), r"must be uint8 .* not float64 \(8, 8, 3\); numpy\.uint8\(255 \* array\)"),
+        (np.full((8, 8, 3), 200.0), r"numpy\.uint8\(array\)"),
+        (np.full((8, 8, 3), -1.0), "scale it to 0..255"),
+        (np.full((8, 8), 60_000, np.uint16), "scale it to 0..255"),
+        (np.zeros((8, 8), bool), r"numpy\.uint8\(255 \* array\)"),
+        (np.zeros((8, 8, 3), complex), "not complex128"),
+        (np.zeros((3, 8, 8), np.uint8), r"numpy\.moveaxis\(array, 0, -1\)"),
+        (np.zeros((2, 3, 8, 8), np.uint8), r"numpy\.moveaxis\(array, 1, -1\)"),
+        (np.zeros((9, 8, 8), np.uint8), r"array\[\.\.\., None\]"),
+        (np.zeros((2, 8, 8, 5), np.uint8), "must be uint8"),
+        (np.zeros((8, 3), np.uint8), r"not uint8 \(8, 3\)"),
+        (np.uint8(3), "must be uint8"),
+        (None, "NoneType is no picture: give a path"),
+        ([None], "NoneType is no picture"),
+        ([[1, 2], [3, 4]], "int is no picture"),
+        (io.StringIO("text"), "mode 'rb'"),
+        (b"no picture", "none of 1 picture can be read; the first is picture 0: these bytes are no image"),
+    ],
+)
+def test_what_cannot_be_classified_is_said(small_run, pictures, message):
+    with pytest.raises(hs.HeadstartError, match=message) as refusal:
+        small_run.predict(pictures)
+    assert "\n" not in str(refusal.value)
+
+
+def test_whatever_evidently_is_a_picture_is_taken_as_one(small_run, digits, folder):
+    array, file = digits.images(digits.test[:1])[0], folder / "0.png"
+    grey, content = array[..., 0], file.read_bytes()
+    expected = small_run.predict(array).probabilities[0]
+    with file.open("rb") as opened:
+        given = [grey, grey[..., None], grey[None, ..., None], content, bytearray(content), opened, np.array([str(file)]),
+                 np.dstack([array, np.full_like(grey, 255)]), keras.ops.convert_to_tensor(array), [[file], (array,)]]  # fmt: skip
+        predictions = small_run.predict(given)
+    assert len(predictions.names) == len(set(predictions.names)) + 1 == 11  # the file's name is there twice
+    for probabilities in predictions.probabilities:
+        np.testing.assert_allclose(probabilities, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_pillow_image_is_turned_as_its_camera_says(small_run, digits, tmp_path):
+    image = Image.fromarray(digits.images(digits.test[:1])[0]).resize((64, 64)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned a quarter
+    image.save(tmp_path / "turned.png", exif=exif)
+    expected = small_run.predict(tmp_path / "turned.png").probabilities
+    with Image.open(tmp_path / "turned.png") as opened:
+        np.testing.assert_allclose(small_run.predict(opened).probabilities, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_nothing_readable_is_an_error(small_run, folder):
+    with pytest.raises(hs.HeadstartError, match="none of 1 picture"):
+        small_run.predict(folder / "broken.jpg")
+
+
+def test_one_picture_is_classified_without_starting_keras(small_run, folder):
+    lines = (
+        "import sys; from headstart.cli.main import main",
+        f"main(['predict', {str(small_run.path)!r}, {str(folder / '0.png')!r}, '--format', 'json'])",
+        "assert 'keras' not in sys.modules",
+    )
+    given = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)
+    image = read_picture(folder / "0.png", *small_run.image_shape[:2])
+    logits = small_run.model.predict(image[None], verbose=0)
+    expected = softmax(logits / small_run.temperature, axis=1)[0]
+    np.testing.assert_allclose(list(json.loads(given.stdout)[0]["probabilities"].values()), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_without_openvino_keras_classifies(small_run, folder, monkeypatch):
+    fast = small_run.predict(folder / "0.png").probabilities
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    np.testing.assert_allclose(hs.Run(small_run.path).predict(folder / "0.png").probabilities, fast, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_many_pictures_are_classified_as_a_few(gpu, small_run, digits, monkeypatch):
+    images = digits.images(digits.test[:5])
+    few = small_run.predict(images).probabilities
+    monkeypatch.setattr("headstart.inference.predict.FEWEST_PICTURES", 2)
+    monkeypatch.setattr("headstart.inference.predict.has_gpu", lambda: gpu)
+    np.testing.assert_allclose(hs.Run(small_run.path).predict(images).probabilities, few, rtol=1e-3, atol=1e-4)
+
+
+def test_a_network_for_openvino_that_is_not_the_runs_own_is_refused(small_run, folder, tmp_path):
+    copy = shutil.copytree(small_run.path, tmp_path / "copy")
+    (copy / "model.bin").write_bytes(b"something else")
+    with pytest.raises(hs.HeadstartError, match=r"model\.bin is missing or not the file"):
+        hs.Run(copy).predict(folder / "0.png")
+
+
+def test_other_data_are_matched_by_class_name(small_run, digits, folder, tmp_path):
+    from headstart.inference.evaluate import load_for_evaluation
+
+    # Only two of the classes, so that they have other numbers than in training.
+    for name in ("7", "3"):
+        (tmp_path / name).mkdir()
+        chosen = digits.test[digits.labels(digits.test) == int(name)]
+        for number, image in enumerate(digits.images(chosen)):
+            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
+    figures = small_run.evaluate(load_for_evaluation(small_run, str(tmp_path)))
+    per_class = small_run.metrics["test"]["fine_tuned"]["per_class"]
+    recalls = [figures["per_class"][name]["recall"] for name in ("3", "7")]
+    assert recalls == [per_class[name]["recall"] for name in ("3", "7")]
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
+    import dataclasses
+
+    stranger = dataclasses.replace(digits, pictures=dataclasses.replace(digits.pictures, class_names=tuple("abcdefghij")))
+    with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
+        small_run.evaluate(stranger)

@@ -1,0 +1,68 @@
+import numpy as np
+import pytest
+
+from headstart.metrics.calibration import reliability
+from headstart.metrics.classification import compare_stages, measure, verdict
+
+
+def test_the_interval_is_wilsons():
+    # 970 of 1,000: Wilson's interval is 95.75 to 97.89 %.
+    labels = np.zeros(1000, int)
+    logits = np.tile([5.0, 0.0], (1000, 1))
+    logits[:30] = [0.0, 5.0]
+    figures = measure(logits, labels, ("a", "b"))
+    assert figures["accuracy"] == 0.97
+    np.testing.assert_allclose(figures["interval"], [0.9575, 0.9789], atol=2e-4)
+    assert figures["per_class"]["a"]["recall"] == 0.97
+    assert figures["confusion"] == [[970, 30], [0, 0]]
+
+
+def test_a_class_that_never_occurs_gives_no_warning_and_no_part_of_the_mean():
+    figures = measure(np.eye(3), np.array([0, 1, 1]), ("a", "b", "c"))
+    assert figures["per_class"]["c"]["support"] == 0
+    assert figures["macro"]["recall"] == (1 + 0.5) / 2
+
+
+def test_classes_may_be_called_like_figures():
+    figures = measure(np.eye(2), np.array([0, 1]), ("accuracy", "macro avg"))
+    assert figures["per_class"]["accuracy"] == {"precision": 1.0, "recall": 1.0, "f1-score": 1.0, "support": 1}
+
+
+def test_the_first_five_count_only_with_more_than_ten_classes():
+    logits = np.tile(np.arange(11.0), (2, 1))
+    assert measure(logits, np.array([6, 5]), tuple("abcdefghijk"))["top_5"] == 0.5
+    assert "top_5" not in measure(logits[:, :10], np.array([6, 5]), tuple("abcdefghij"))
+
+
+def test_brier_score_and_calibration_error_by_hand():
+    # Sure by 75 % four times and right twice: the error is 25 points.
+    logits = np.tile(np.log([0.75, 0.25]), (4, 1))
+    figures = measure(logits, np.array([0, 0, 1, 1]), ("a", "b"))
+    assert figures["ece"] == pytest.approx(0.25)
+    assert figures["brier"] == pytest.approx((2 * 0.25**2 + 2 * 0.75**2) / 2)
+    assert figures["loss"] == pytest.approx(-np.log([0.75, 0.25]).mean())
+
+
+def test_the_bins_of_a_network_that_is_always_certain():
+    counts, confidences, accuracies = reliability(np.eye(2)[[0, 0, 1]], np.array([0, 1, 1]))
+    assert (counts.tolist(), confidences.tolist(), accuracies.tolist()) == ([3], [1.0], [pytest.approx(2 / 3)])
+
+
+def logits_right_on(right: list[bool]) -> np.ndarray:
+    return np.eye(2)[[0 if one else 1 for one in right]]
+
+
+def test_mcnemars_exact_test():
+    # 1 against 8 of 9 that differ: 2 * (1 + 9) / 2**9.
+    frozen, fine_tuned = logits_right_on([True] + 8 * [False] + 5 * [True]), logits_right_on([False] + 13 * [True])
+    comparison = compare_stages(frozen, fine_tuned, np.zeros(14, int))
+    assert comparison == {"only_frozen_right": 1, "only_fine_tuned_right": 8, "p_value": pytest.approx(20 / 512)}
+    assert verdict(comparison).startswith("fine-tuning helped: 8 ")
+    backwards = compare_stages(fine_tuned, frozen, np.zeros(14, int))
+    assert verdict(backwards).startswith("fine-tuning did harm: 1 ")
+
+
+def test_stages_that_agree_cannot_be_told_apart():
+    comparison = compare_stages(np.eye(2), np.eye(2), np.array([0, 0]))
+    assert comparison["p_value"] == 1.0
+    assert "cannot be told" in verdict(comparison)

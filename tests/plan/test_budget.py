@@ -1,0 +1,102 @@
+import dataclasses
+import json
+import subprocess
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from conftest import COSTS, SMALL
+from headstart.config import read_toml
+from headstart.plan.budget import prepare, table, worth_measuring
+from headstart.plan.costs import NotMeasured, costs_at, keep, kept, measured
+from headstart.plan.estimate import MARGIN, predict
+
+LARGER = COSTS | {name: 4 * COSTS[name] for name in ("picture", "tune_picture", "tune_score", "disk_picture")}
+
+
+@pytest.fixture
+def known(digits, tmp_path, monkeypatch):
+    """A configuration whose costs on 64 and 128 px are known, though of a machine that does not exist."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", None)  # nothing is measured
+    config = hs.recipe("quick", batch_size=32, fewest_steps=0)
+    keep(config, digits, {64: COSTS, 128: LARGER})
+    return config
+
+
+def test_a_budget_is_spent_on_size_then_epochs_then_views(known, digits):
+    def chosen(budget: str, *typed: str) -> tuple[int, int, int]:
+        config = prepare(dataclasses.replace(known, budget=budget), digits, typed)
+        return config.image_size, config.epochs, config.views
+
+    assert chosen("1h") == (64, 3, 2)  # digits are 8 px: nothing is known of enlarging them more than 8 times
+    for size, epochs, views in [(48, 1, 1), (48, 2, 1), (64, 1, 1), (64, 1, 2), (64, 2, 1)]:
+        config = dataclasses.replace(known, image_size=size, epochs=epochs, views=views)
+        needed = predict(config, digits, costs_at(kept(known, digits), size)).total
+        found = chosen(f"{needed / MARGIN + 0.5:.2f}s")
+        assert (size, epochs, views) <= found < (64, 3, 2)
+        assert chosen(f"{needed / MARGIN - 0.5:.2f}s") < found or found != (size, epochs, views)
+    assert chosen("1h", "image_size", "views") == (64, 3, 1)
+    assert chosen("1h", "epochs") == (64, known.epochs, 2)
+
+
+def test_a_budget_that_is_too_short_is_refused_with_what_the_least_takes(known, digits):
+    with pytest.raises(hs.HeadstartError, match=r"--budget 1s is too short: .* takes about \d+ s here; give --budget 1m"):
+        prepare(dataclasses.replace(known, budget="1s"), digits)
+
+
+def test_without_a_budget_nothing_but_the_batch_is_changed(known, digits):
+    assert prepare(known, digits) == known
+
+
+def test_a_training_that_is_shorter_than_the_measurement_does_not_wait_for_it(digits):
+    assert not worth_measuring(hs.recipe("starter", **SMALL), digits)
+    assert worth_measuring(hs.recipe("best"), digits)
+
+
+def test_a_failed_measurement_does_not_stop_a_training(digits, tmp_path, monkeypatch, caplog):
+    def killed(*args, **kwargs):
+        return subprocess.CompletedProcess(args, -9, "", "")
+
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    monkeypatch.setattr(subprocess, "run", killed)
+    config = hs.recipe("best")
+    with caplog.at_level("WARNING", "headstart"):
+        assert prepare(config, digits) == config
+    assert "ended with status -9" in caplog.text
+    with pytest.raises(NotMeasured):
+        prepare(dataclasses.replace(config, budget="1h"), digits)
+
+
+def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    asked = hs.recipe("starter", out=str(tmp_path / "run"), budget="1h", **SMALL | {"epochs": 1})
+    run = hs.train(asked, digits, typed={"views"})
+    assert read_toml(run.path / "config.toml")["epochs"] == 3
+    content = json.loads((run.path / "plan.json").read_text())
+    assert content["chosen"] == {"epochs": 3}
+    assert content["asked"] == {"epochs": 1}
+    predicted, took = content["predicted"]["seconds"], content["took"]["seconds"]
+    assert predicted.keys() == took.keys() == {*run.metrics["seconds"], "results"}
+    assert took["total"] == pytest.approx(run.metrics["seconds"]["total"] + took["results"], abs=0.1)
+    assert np.isfinite(list(predicted.values())).all()
+    assert all(value > 0 for value in content["costs"].values() if value != content["costs"]["largest_batch"])
+    assert "predicted" in (run.path / "log.txt").read_text().splitlines()[-1]
+
+    # What was measured is kept, and the report's seconds have been learned.
+    monkeypatch.setattr(subprocess, "run", None)
+    again = measured(run.config, digits, [run.config.image_size])
+    assert again == kept(run.config, digits)
+    assert again[run.config.image_size]["report"] > 0
+
+
+def test_the_table_has_a_row_for_each_size_and_says_what_cannot_be_foretold(known, monkeypatch):
+    costs = {32: COSTS | {"disk_picture": 1e10}, 64: COSTS}
+    monkeypatch.setattr("headstart.plan.budget.measured", lambda *args, **options: costs)
+    lines = table(dataclasses.replace(known, data="digits"), {"recipe", "data"}).splitlines()
+    assert lines[0].split() == [
+        "size", "preparation", "features", "audit", "head", "fine-tuning", "results", "total", "batch", "memory", "disk",
+    ]  # fmt: skip
+    assert lines[1].split()[:2] == ["quick", "64"]
+    assert lines[2].startswith("quick, 32 px: the maps would take")

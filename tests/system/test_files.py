@@ -1,0 +1,182 @@
+import contextlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from safetensors.numpy import save_file
+
+from headstart.errors import HeadstartError, UnwritableError
+from headstart.system import files
+from headstart.system.files import cache_folder, refuse_unwritable, remove_partial, written_whole
+
+
+@contextlib.contextmanager
+def small_files(most: int = 1000):
+    """Let no file grow beyond some bytes: what a full disk does to whoever writes it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+BIG = np.random.default_rng(0).random((100, 100))
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("state.json", lambda partial: partial.write_text(json.dumps(BIG.tolist()))),
+        ("array.npy", lambda partial: np.save(partial, BIG)),
+        ("checkpoint.safetensors", lambda partial: save_file({"weights": BIG}, partial)),
+        ("model.keras", lambda partial: keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)]).save(partial)),
+        ("plot.png", lambda partial: Figure().savefig(partial)),
+    ],
+)
+def test_a_full_disk_is_an_error_in_words_whoever_writes(name, write, tmp_path):
+    (tmp_path / name).write_text("old")
+    refused = pytest.raises(UnwritableError, match=rf"the disk is full: .*{name} cannot be written; make room")
+    with refused, small_files(), written_whole(tmp_path / name) as partial:
+        write(partial)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+def test_a_folder_that_has_gone_is_an_error_in_words(tmp_path):
+    with pytest.raises(UnwritableError, match=r"run/state\.json cannot be written: No such file"):
+        files.write_json(tmp_path / "run" / "state.json", "content")
+
+
+def test_what_cannot_be_read_while_a_file_is_written_stays_that_error(tmp_path):
+    with pytest.raises(FileNotFoundError, match="missing"), written_whole(tmp_path / "copy") as partial:
+        partial.write_bytes((tmp_path / "missing").read_bytes())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / ("\u4f60" * 83 + ".json")
+    files.write_json(path, "content")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Nothing of a cache is known yet, and the system's temporary files lie in a folder of the test's."""
+    files.writable_cache.cache_clear()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    yield tmp_path / "tmp"
+    files.writable_cache.cache_clear()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "read-only", "no home"])
+def test_a_cache_that_cannot_be_written_is_made_elsewhere_and_said_once(place, temporary, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / place))
+    if place == "no home":
+        for name in ("HEADSTART_CACHE", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    if place == "read-only":  # whose permissions would not keep root from writing
+        monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    folders = [cache_folder(kind) for kind in ("features", "plan", "features")]
+    assert folders[0] == folders[2] == temporary / f"headstart-{os.getuid()}" / "features"
+    assert folders[1].is_dir()
+    assert folders[0].parent.stat().st_mode & 0o777 == 0o700
+    assert len(caplog.messages) == 1
+    assert "HEADSTART_CACHE=FOLDER" in caplog.text
+
+
+def read_only(**_):
+    raise OSError(30, "Read-only file system")
+
+
+@pytest.mark.parametrize("taken", ["link", "open to all"])
+def test_a_folder_that_others_can_reach_is_not_used(taken, temporary, tmp_path, monkeypatch):
+    expected = temporary / f"headstart-{os.getuid()}"
+    if taken == "link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        expected.symlink_to(tmp_path / "theirs")
+    else:
+        expected.mkdir()
+        expected.chmod(0o777)
+    monkeypatch.setenv("HEADSTART_CACHE", "/proc/nothing")
+    folder = cache_folder("features").parent
+    assert folder.parent == temporary
+    assert folder != expected
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_any_place_it_is_said_how_to_choose_one(temporary, tmp_path, monkeypatch):
+    temporary.rmdir()
+    monkeypatch.setenv("HEADSTART_CACHE", "/proc/nothing")
+    with pytest.raises(HeadstartError, match="set HEADSTART_CACHE"):
+        cache_folder("features")
+
+
+def test_what_is_in_the_way_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    refuse_unwritable(tmp_path / "new" / "folder")
+    with pytest.raises(UnwritableError, match=f"{tmp_path}/file is a file"):
+        refuse_unwritable(tmp_path / "file" / "run")
+    with pytest.raises(UnwritableError, match="File name too long"):
+        refuse_unwritable(tmp_path / ("a" * 300))
+    monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(UnwritableError, match=f"{tmp_path} is read-only"):
+        refuse_unwritable(tmp_path / "run")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+
+    def interrupted_write():
+        with written_whole(path) as partial:
+            partial.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        interrupted_write()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_good_write_replaces_the_file(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    with written_whole(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_processes_may_write_the_same_file(tmp_path):
+    path = tmp_path / "features.npy"
+    other = f"import pathlib; from headstart.system import files; files.write_json(pathlib.Path({str(path)!r}), 'theirs')"
+    with written_whole(path) as partial:
+        partial.write_text("ours")
+        subprocess.run([sys.executable, "-c", other], check=True)
+        assert path.read_text() == '"theirs"\n'
+    assert path.read_text() == "ours"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    kept, path = tmp_path / "config.toml", tmp_path / "checkpoint" / "state.json"
+    kept.touch()
+    killed = (
+        f"import os, pathlib; from headstart.system import files\nwith files.written_whole(pathlib.Path({str(path)!r})) as partial:\n"
+        "    partial.touch(); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", killed], check=False)
+    assert len(list(path.parent.iterdir())) == 1
+    remove_partial(tmp_path)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [kept]

@@ -1,0 +1,131 @@
+import csv
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from conftest import SMALL
+from headstart import trainer
+from headstart.cli.main import print_result
+from headstart.groups import write_seeds
+from headstart.training import features
+
+# Without flips the second view is drawn at random, and batch norm that will learn starts from pictures drawn at random:
+# the seeds must agree on both.
+OPTIONS = SMALL | {"epochs": 1, "seeds": 3, "seed": 5, "views": 2, "limit": 200, "batch_norm": "training"}
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """A folder of three seeds, stopped before the last and gone on with, and what was extracted meanwhile."""
+    extracted, patch = [], pytest.MonkeyPatch()
+    view_batches, carry_out = features.view_batches, trainer.carry_out
+
+    def counted(data, indices, config, view, name):
+        extracted.append(name)
+        return view_batches(data, indices, config, view, name)
+
+    def stopped(run, data):
+        if run.path.name == "seed-7":
+            raise KeyboardInterrupt
+        return carry_out(run, data)
+
+    out = tmp_path_factory.mktemp("runs") / "seeds"
+    patch.setattr(features, "view_batches", counted)
+    patch.setattr(trainer, "carry_out", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        hs.train(hs.recipe("starter", out=str(out), **OPTIONS))
+    patch.setattr(trainer, "carry_out", carry_out)
+    assert not hs.Run(out).finished
+    run = trainer.resume(out)
+    patch.undo()
+    return run, extracted
+
+
+def test_features_are_extracted_once_for_all_seeds(seeds):
+    assert len(seeds[1]) == len(set(seeds[1])) == 4  # two views, validation, test
+
+
+def test_each_seed_is_a_whole_run_of_its_own_on_the_same_pictures(seeds):
+    runs = [hs.Run(seeds[0].path / f"seed-{seed}") for seed in (5, 6, 7)]
+    assert all(run.finished and run.config.seeds == 1 for run in runs)
+    assert len({run.array("labels_validation").tobytes() for run in runs}) == 1
+    assert len({run.test_logits("fine_tuned").tobytes() for run in runs}) == 3
+    runs[2].model  # noqa: B018
+
+
+def test_the_first_seed_is_what_a_single_run_would_be(seeds, tmp_path):
+    single = hs.train(hs.recipe("starter", out=str(tmp_path / "single"), **OPTIONS | {"seeds": 1}))
+    assert (single.path / "history.csv").read_bytes() == (seeds[0].path / "seed-5" / "history.csv").read_bytes()
+    assert single.metrics["test"] == hs.Run(seeds[0].path / "seed-5").metrics["test"]
+
+
+def test_mean_deviation_and_range_are_those_of_the_runs(seeds, capsys):
+    summary = seeds[0].read_json("seeds.json")
+    accuracies = [hs.Run(seeds[0].path / f"seed-{seed}").metrics["test"]["fine_tuned"]["accuracy"] for seed in summary["seeds"]]
+    figures = summary["test"]["fine_tuned"]["accuracy"]
+    assert summary["seeds"] == [5, 6, 7]
+    assert figures["values"] == accuracies
+    assert figures["range"] == [min(accuracies), max(accuracies)]
+    assert (figures["mean"], figures["deviation"]) == (np.mean(accuracies), np.std(accuracies, ddof=1))
+    assert {"frozen", "fine_tuned"} == summary["test"].keys()
+    assert len(summary["gain"]["values"]) == 3
+    print_result(seeds[0])
+    printed = list(csv.reader(capsys.readouterr().out.splitlines(), delimiter=" "))
+    assert printed[1][:2] == ["fine_tuned", f"{figures['mean']:.4f}"]
+
+
+def test_the_page_of_the_seeds_has_their_figures_and_links_to_theirs(seeds):
+    run = seeds[0]
+    page = (run.path / "report.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
+    summary = run.read_json("seeds.json")
+    accuracy, gain = summary["test"]["fine_tuned"]["accuracy"], summary["gain"]
+    for value in (*accuracy["range"], *accuracy["values"], *summary["test"]["frozen"]["accuracy"]["values"]):
+        assert f"{100 * value:.2f} %" in page
+    assert f"{100 * gain['mean']:+.2f} points".replace("-", "\N{MINUS SIGN}") in page
+    for value in gain["values"]:
+        assert f"{100 * value:+.2f}</td>".replace("-", "\N{MINUS SIGN}") in page
+    assert f"deviation of {100 * accuracy['deviation']:.2f} points" in page
+    links = re.findall(r'href="([^#"][^"]*)"', page)
+    assert links == [f"seed-{seed}/report.html" for seed in (5, 6, 7)]
+    assert all((run.path / link).is_file() for link in links)
+    assert "--seeds 3" in re.sub("<[^>]*>", "", page)
+    assert page.count('class="mark') == 6
+
+
+def test_the_page_of_seeds_without_fine_tuning_speaks_of_no_gain(seeds, tmp_path):
+    runs = [hs.Run(shutil.copytree(seeds[0].path / f"seed-{seed}", tmp_path / f"seed-{seed}")) for seed in (5, 6)]
+    for run in runs:
+        run.metrics.pop("comparison")
+        run.metrics["test"].pop("fine_tuned")
+    shutil.copy(seeds[0].path / "config.toml", tmp_path)
+    write_seeds(hs.Run(tmp_path), runs)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "in the mean of 2 seeds" in page
+    assert "Fine-tun" not in re.sub("<details>.*</details>", "", page, flags=re.DOTALL)
+
+
+def test_seeds_that_were_tested_on_known_images_say_so(seeds, tmp_path, caplog):
+    runs = [hs.Run(shutil.copytree(seeds[0].path / f"seed-{seed}", tmp_path / f"seed-{seed}")) for seed in (5, 6)]
+    for run in runs:
+        run.metrics["test"]["fine_tuned"]["near_duplicates_in_training"] = run.metrics["test"]["fine_tuned"]["pictures"] - 1
+    shutil.copy(seeds[0].path / "config.toml", tmp_path)
+    write_seeds(hs.Run(tmp_path), runs)
+    page = re.sub("<[^>]*>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
+    for said in (page, caplog.text):
+        assert "test images have a near-duplicate in training" in said
+        assert "not for new ones" in said
+    assert "95 % interval over pictures" not in page
+
+
+def test_a_finished_folder_is_left_alone_and_says_which_runs_it_holds(seeds):
+    assert trainer.resume(seeds[0].path).finished
+    with pytest.raises(hs.HeadstartError, match=r"holds 3 runs: name one, such as .*seed-5"):
+        seeds[0].predict(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_seeds_beyond_the_largest_are_refused():
+    with pytest.raises(hs.HeadstartError, match="lower --seed"):
+        hs.Config(seed=2**31 - 1, seeds=2)
