@@ -30,10 +30,10 @@ RESULTS = Path(__file__).parent / "results"
 class Options:
     """What every table can be told."""
 
-    data: str = "cifar10"  # cifar10, cifar100, digits, or the path of a picture folder or CIFAR files
+    data: str = "cifar10"  # cifar10, cifar100, digits, or the path of an image folder or CIFAR files
     backbone: str = "resnet50"  # name of a registered backbone, or the path of a .keras file without top
     repeats: int = 5  # measurements of each contender
-    batch_size: int = 64  # pictures a batch, of every contender
+    batch_size: int = 64  # images a batch, of every contender
     out: Path = RESULTS  # folder of the results
 
 
@@ -98,29 +98,29 @@ def configuration(options: Options, image_size: int, **changes: Any) -> hs.Confi
     return hs.recipe("quick", **chosen | changes)
 
 
-def load(config: hs.Config, pictures: int = 0) -> hs.Dataset:
-    """Load a configuration's data; with `pictures`, about as many, of every split the same stratified part."""
+def load(config: hs.Config, images: int = 0) -> hs.Dataset:
+    """Load a configuration's data; with `images`, about as many, of every split the same stratified part."""
     data = configured_data(config)
     parts = (data.train, data.validation, data.test)
-    share = pictures / sum(map(len, parts)) if pictures else 1.0
+    share = images / sum(map(len, parts)) if images else 1.0
     if share >= 1:
         return data
     classes = len(data.class_names)
-    kept = [stratified_subset(data.pictures, part, number, max(classes, round(share * len(part))), seed=0)
+    kept = [stratified_subset(data.images, part, number, max(classes, round(share * len(part))), seed=0)
             for number, part in enumerate(parts)]  # fmt: skip
     return dataclasses.replace(data, **dict(zip(("train", "validation", "test"), kept, strict=True)))
 
 
-def training_pictures(config: hs.Config, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return uint8 (count, H, W, 3) training pictures, again from the start where they are too few, and int32 labels."""
+def training_images(config: hs.Config, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return uint8 (count, H, W, 3) training images, again from the start where they are too few, and int32 labels."""
     data = configured_data(config)
     rows = np.resize(data.train, count)
     return data.images(rows), data.labels(rows)
 
 
-def whole_batches(pictures: float, batch_size: int) -> int:
-    """Return the nearest number of pictures that fills whole batches, at least two of them."""
-    return batch_size * max(2, round(pictures / batch_size))
+def whole_batches(images: float, batch_size: int) -> int:
+    """Return the nearest number of images that fills whole batches, at least two of them."""
+    return batch_size * max(2, round(images / batch_size))
 
 
 @dataclass
@@ -191,9 +191,9 @@ def section(result: dict[str, Any]) -> str:
     hardware = result["machine"]
     versions = ", ".join(f"{name} {hardware[name]}" for name in ("python", "keras", "tensorflow-cpu", "jax", "openvino", "torch")
                          if name in hardware)  # fmt: skip
-    picture = f"\n![{result['title']}]({result['image']})\n" if result["image"] else ""
+    image = f"\n![{result['title']}]({result['image']})\n" if result["image"] else ""
     return (
-        f"## {result['title']}\n\n{result['text']}\n{picture}\n{markdown(result['rows'])}\n\n"
+        f"## {result['title']}\n\n{result['text']}\n{image}\n{markdown(result['rows'])}\n\n"
         f"`{result['command']}`, {result['date']}, {result['minutes']:g} minutes; {hardware['cores']} cores of "
         f"{hardware['processor']}, {hardware['memory']}, load before {result['load_before']:g}; {versions}.\n"
     )

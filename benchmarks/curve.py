@@ -43,21 +43,21 @@ class Options(common.Options):
     rate: float = 1e-5  # its learning rate in fine-tuning, 1e-5 in the guide
     policy: str = "float32"  # its dtype policy; or mixed_bfloat16, which the guide does not mention
     held: bool = False  # freeze its batch norms in fine-tuning, which the guide's training=False does not do in Keras 3
-    pictures: int = 0  # pictures in all, of every part in proportion, to train on in this call; 0: all there are
-    batch_size: int = 64  # pictures a batch of plain Keras; ours is the recipe's
-    image: Path = Path("images/accuracy_over_time.png")  # the picture
+    images: int = 0  # images in all, of every part in proportion, to train on in this call; 0: all there are
+    batch_size: int = 64  # images a batch of plain Keras; ours is the recipe's
+    image: Path = Path("images/accuracy_over_time.png")  # the image
 
 
 def main(options: Options) -> None:
     table = common.Table("curve", "Accuracy over time", TEXT, options, image=f"../{options.image}")
     folder = options.out / "curve"
     folder.mkdir(parents=True, exist_ok=True)
-    subset = f"-{options.pictures}" if options.pictures else ""
+    subset = f"-{options.images}" if options.images else ""
     runs = [f"runs/benchmark-{size}px{subset}" for size in options.train]
     for size, out in zip(options.train, runs, strict=True):
         config = common.configuration(options, size, batch_size=128, out=out)
         with tempfile.TemporaryDirectory() as cache:
-            common.in_own_process(train, config, options.pictures, HEADSTART_CACHE=cache)
+            common.in_own_process(train, config, options.images, HEADSTART_CACHE=cache)
     for run in [*options.runs, *runs]:
         write_json(folder / f"headstart-{Path(run).name}.json", points_of(run))
     for size in options.size:
@@ -65,7 +65,7 @@ def main(options: Options) -> None:
         name = ", ".join(traits(size, options))
         file = folder / f"keras-{re.sub('[^a-z0-9.]+', '-', name)}.json"
         common.in_own_process(
-            record, config, name, options.held, options.rate, options.policy, options.minutes, options.pictures, file
+            record, config, name, options.held, options.rate, options.policy, options.minutes, options.images, file
         )
     lines = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*.json"))]
     lines.sort(key=lambda line: (not line["headstart"], line["side"]))
@@ -75,10 +75,10 @@ def main(options: Options) -> None:
     table.write()
 
 
-def train(config: Config, pictures: int) -> None:
+def train(config: Config, images: int) -> None:
     import headstart as hs
 
-    hs.train(config, common.load(config, pictures), overwrite=True)
+    hs.train(config, common.load(config, images), overwrite=True)
 
 
 def traits(size: int, options: Options) -> list[str]:
@@ -88,8 +88,8 @@ def traits(size: int, options: Options) -> list[str]:
         found.append(options.policy)
     if options.held:
         found.append("batch norm frozen")
-    if options.pictures:
-        found.append(f"{options.pictures:,} pictures")
+    if options.images:
+        found.append(f"{options.images:,} images")
     return found
 
 

@@ -14,12 +14,12 @@ import tyro
 from benchmarks import common
 from headstart.config import Config
 
-TEXT = """Pooled features of the frozen network from raw pictures, enlarging included, in pictures a second: the engine of
+TEXT = """Pooled features of the frozen network from raw images, enlarging included, in images a second: the engine of
 `headstart train` after its first batch, against `model.predict` of the same network in plain Keras, compiled and warm.
 Start-up is what the engine takes until its first batch is there, converting and compiling the network; it comes once
 for a part of the data and is not in the ratio. The difference is that of all features, relative, in the L2 norm."""
 AIM = 2.5
-# How many pictures the engine is told of: those of a real job, of which the measured ones are a sample.
+# How many images the engine is told of: those of a real job, of which the measured ones are a sample.
 JOB = 60_000
 
 
@@ -28,15 +28,15 @@ class Options(common.Options):
     """Measure feature extraction."""
 
     size: tuple[int, ...] = (64, 96, 224)  # sides in pixels
-    pictures: int = 1024  # pictures a measurement at 96 px; at other sizes as many as take about as long
+    images: int = 1024  # images a measurement at 96 px; at other sizes as many as take about as long
 
 
 def main(options: Options) -> None:
     table = common.Table("extraction", "Extraction of features", TEXT, options)
     for size in options.size:
         config = common.configuration(options, size)
-        count = common.whole_batches(options.pictures * (96 / size) ** 2, options.batch_size)
-        images, _ = common.training_pictures(config, count)
+        count = common.whole_batches(options.images * (96 / size) ** 2, options.batch_size)
+        images, _ = common.training_images(config, count)
         with (common.contender(prepare_engine, config, images) as engine,
               common.contender(prepare_keras, config, images) as keras):  # fmt: skip
             found = common.alternate({"engine": engine, "keras": keras}, options.repeats)
@@ -84,15 +84,15 @@ def add_row(table: common.Table, size: int, count: int, found: dict[str, list[di
     start_up = [sample["start_up"] for sample in found["engine"]]
     table.rows.append({
         "side, px": size,
-        "Headstart, pictures/s": common.median(ours),
-        "Keras `predict`, pictures/s": common.median(theirs),
+        "Headstart, images/s": common.median(ours),
+        "Keras `predict`, images/s": common.median(theirs),
         "times as fast": common.ratio(ours, theirs),
         "aim": AIM,
         "start-up, s": common.median(start_up),
         "features differ by": relative_difference(found["engine"][0]["features"], found["keras"][0]["features"]),
         "precision": found["engine"][0]["precision"],
     })  # fmt: skip
-    table.samples[str(size)] = {"pictures": count, "headstart": ours, "keras": theirs, "start_up": start_up}
+    table.samples[str(size)] = {"images": count, "headstart": ours, "keras": theirs, "start_up": start_up}
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from benchmarks import common
 from headstart.config import ALL, Config
 
 TEXT = """The network with its batch norms folded into the convolutions against the same network with them standing, held in
-inference mode. Before training, both have one head, learned on features: how far their logits on the test pictures are
-apart, relative in the L2 norm, and at most. Then both are fine-tuned alike, everything unfrozen: the same pictures in the
-same order, optimizer, rates and epochs. p is that of McNemar's exact test of the two on the same test pictures; the
+inference mode. Before training, both have one head, learned on features: how far their logits on the test images are
+apart, relative in the L2 norm, and at most. Then both are fine-tuned alike, everything unfrozen: the same images in the
+same order, optimizer, rates and epochs. p is that of McNemar's exact test of the two on the same test images; the
 seconds include compiling."""
 
 
@@ -26,7 +26,7 @@ class Options(common.Options):
     """Measure what folding changes."""
 
     size: tuple[int, ...] = (64,)  # sides in pixels
-    pictures: int = 10_000  # pictures in all, of training, validation and test in proportion; 0: all there are
+    images: int = 10_000  # images in all, of training, validation and test in proportion; 0: all there are
     epochs: int = 2  # epochs of fine-tuning
     rates: tuple[float, ...] = (3e-4,)  # learning rates of fine-tuning, lowered in proportion where the steps are few
     repeats: int = 1  # the whole of it, with other seeds
@@ -38,12 +38,12 @@ def main(options: Options) -> None:
         config = common.configuration(
             options, size, fine_tune_from=ALL, epochs=options.epochs, learning_rate=rate, precision="float32", seed=seed
         )
-        found = common.in_own_process(compare, config, options.pictures)
+        found = common.in_own_process(compare, config, options.images)
         table.rows.append({"side, px": size, "rate": rate, "seed": seed} | found)
         table.write()
 
 
-def compare(config: Config, pictures: int) -> dict[str, Any]:
+def compare(config: Config, images: int) -> dict[str, Any]:
     """Return the row of one seed."""
     from headstart.system.backend import load_keras
 
@@ -55,7 +55,7 @@ def compare(config: Config, pictures: int) -> dict[str, Any]:
     from headstart.system.backend import seed_everything
     from headstart.system.memory import keep_freed_memory
 
-    data = common.load(config, pictures)
+    data = common.load(config, images)
     labels = data.labels(data.test)
     keep_freed_memory()
     seed_everything(config.seed, deterministic=False)
@@ -86,7 +86,7 @@ def network(data: Any, config: Config, folded: bool) -> Any:
 
 
 def train_head(model: Any, data: Any, config: Config) -> None:
-    """Train the head on features of the training part."""
+    """Train the head on features of the training split."""
     import keras
 
     from headstart.model.head import head_model, standardise
@@ -116,7 +116,7 @@ def fine_tune(model: Any, data: Any, config: Config) -> float:
     classes = len(data.class_names)
     seed_everything(config.seed + 1, deterministic=False)
     unfreeze(model, config)
-    batches = Batches(data.pictures.images, data.pictures.labels, data.train, config.batch_size, config.seed + 1, classes)
+    batches = Batches(data.source.images, data.source.labels, data.train, config.batch_size, config.seed + 1, classes)
     model.compile(
         fine_tuning_optimizer(config, config.epochs * batches.num_batches),
         keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=resolve_jit(),

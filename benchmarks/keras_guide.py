@@ -40,7 +40,7 @@ def build(config: Config, classes: int) -> tuple[keras.Model, keras.Model]:
 
 
 def preprocessed(images: Any, mode: str) -> Any:
-    """Return pictures in 0..255 as the backbone wants them; `mode` is that of `headstart.model.network.normalisation`."""
+    """Return images in 0..255 as the backbone wants them; `mode` is that of `headstart.model.network.normalisation`."""
     if mode in ("none", "unit"):
         return images if mode == "none" else images / 255
     return keras.applications.imagenet_utils.preprocess_input(images, mode=mode)
@@ -69,22 +69,22 @@ def compile_for(model: keras.Model, rate: float) -> None:
 
 
 def pipeline(images: np.ndarray, labels: np.ndarray, config: Config, training: bool) -> tf_data.Dataset:
-    """Return batches of pictures, resized and, for training, mirrored and turned, as in the guide."""
+    """Return batches of images, resized and, for training, mirrored and turned, as in the guide."""
     size = config.image_size
     resize = keras.layers.Resizing(size, size)
-    pictures = tf_data.Dataset.from_tensor_slices((images, labels))
-    if training:  # a folder's pictures come class by class
-        pictures = pictures.shuffle(min(len(labels), MOST_SHUFFLED), seed=0)
-    pictures = pictures.map(lambda x, y: (resize(x), y))
+    images = tf_data.Dataset.from_tensor_slices((images, labels))
+    if training:  # a folder's images come class by class
+        images = images.shuffle(min(len(labels), MOST_SHUFFLED), seed=0)
+    images = images.map(lambda x, y: (resize(x), y))
     if training:
         augmenters = [keras.layers.RandomFlip("horizontal")] * config.flip + [keras.layers.RandomRotation(0.1)]
         for layer in augmenters:
-            pictures = pictures.map(lambda x, y, layer=layer: (layer(x), y))
-    batches = pictures.batch(config.batch_size).prefetch(tf_data.AUTOTUNE)
+            images = images.map(lambda x, y, layer=layer: (layer(x), y))
+    batches = images.batch(config.batch_size).prefetch(tf_data.AUTOTUNE)
     return batches.cache() if 12 * size * size * len(labels) < MOST_CACHE_BYTES else batches
 
 
-def record(config: Config, name: str, held: bool, rate: float, policy: str, minutes: float, pictures: int, file: Path) -> None:
+def record(config: Config, name: str, held: bool, rate: float, policy: str, minutes: float, images: int, file: Path) -> None:
     """Train as the guide does until the time is over, and write seconds and test accuracy after each epoch to a file.
 
     The seconds are those of loading the backbone and of training with validation; those of the test do not count.
@@ -97,7 +97,7 @@ def record(config: Config, name: str, held: bool, rate: float, policy: str, minu
     """
     keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(policy)
-    data = load(config, pictures)
+    data = load(config, images)
     training, validation, test = pipelines(data, config)
     content: dict[str, Any] = {
         "name": f"Keras, {name}", "headstart": False, "side": config.image_size, "environment": machine(), "points": [],
@@ -150,14 +150,14 @@ def prepare_predict(config: Config, images: np.ndarray) -> Callable[[], dict[str
     return predict
 
 
-def run_frozen(config: Config, pictures: int) -> dict[str, Any]:
+def run_frozen(config: Config, images: int) -> dict[str, Any]:
     """Train the head through the frozen backbone for the configured epochs; see `benchmarks.frozen`.
 
     Returns:
         `test`, its accuracy, and `epochs`, the seconds of each.
     """
     keras.utils.set_random_seed(0)
-    data = load(config, pictures)
+    data = load(config, images)
     model, _ = build(config, len(data.class_names))
     compile_frozen(model)
     training, validation, test = pipelines(data, config)
@@ -168,7 +168,7 @@ def run_frozen(config: Config, pictures: int) -> dict[str, Any]:
 
 
 def pipelines(data: Dataset, config: Config) -> list[tf_data.Dataset]:
-    """Return batches of the training, validation and test parts."""
+    """Return batches of the training, validation and test splits."""
     parts = (data.train, data.validation, data.test)
     return [pipeline(data.images(part), data.labels(part), config, part is data.train) for part in parts]
 
@@ -179,7 +179,7 @@ def measured(model: keras.Model, test: tf_data.Dataset, data: Dataset) -> dict[s
 
 
 def pooled_features(model: keras.Model, images: np.ndarray, config: Config) -> np.ndarray:
-    """Return the pooled features, float32 (N, channels), of uint8 pictures."""
+    """Return the pooled features, float32 (N, channels), of uint8 images."""
     resized = keras.layers.Resizing(config.image_size, config.image_size)(np.float32(images))
     return keras.Model(model.input, model.get_layer("pool").output).predict(resized, config.batch_size, verbose=0)
 

@@ -21,7 +21,7 @@ from benchmarks import common
 
 TEXT = """A folder of JPEG files to a class for each: `run.predict(folder)`, with all that it does at each call after the first,
 against a loop of `keras.utils.load_img` and `model.predict` of the same model file, loaded and warm: in the precision in
-which Headstart chose to train it, and in float32, Keras' default. Where files are larger than the model's pictures, the
+which Headstart chose to train it, and in float32, Keras' default. Where files are larger than the model's images, the
 two decode and shrink them in different ways, and need not agree on every class. The last row is one file, a whole process
 each: `headstart predict` against a script that loads the model with Keras."""
 AIM = 2.5
@@ -37,9 +37,9 @@ print(np.argmax(model.predict(np.uint8(keras.utils.img_to_array(image))[None], v
 class Options(common.Options):
     """Measure prediction."""
 
-    run: str = ""  # folder of a finished run; empty: a frozen one on 1,000 pictures is trained for it
+    run: str = ""  # folder of a finished run; empty: a frozen one on 1,000 images is trained for it
     size: int = 96  # side in pixels of that run's network
-    pictures: int = 5000  # JPEG files, of the test part's pictures
+    images: int = 5000  # JPEG files, of the test split's images
     side: tuple[int, ...] = (0, 512)  # sides of the files in pixels; 0: the data's own
     repeats: int = 3  # measurements of each contender
 
@@ -52,7 +52,7 @@ def main(options: Options) -> None:
         run = options.run or common.in_own_process(train, options, folder)
         data, trained_in = common.load(hs.Run(run).config), hs.Run(run).manifest["precision"]
         precisions = sorted({"float32", trained_in})
-        rows = np.resize(data.test, options.pictures)
+        rows = np.resize(data.test, options.images)
         for side in options.side:
             files = Path(folder) / f"files-{side}"
             write_files(data.images(rows), files, side)
@@ -90,9 +90,9 @@ def train(options: Options, folder: str) -> str:
 def write_files(images: np.ndarray, folder: Path, side: int) -> None:
     folder.mkdir()
     for number, image in enumerate(images):
-        picture = Image.fromarray(image)
-        picture = picture.resize((side, side), Image.Resampling.BICUBIC) if side else picture
-        picture.save(folder / f"{number:06}.jpg", quality=95)
+        image = Image.fromarray(image)
+        image = image.resize((side, side), Image.Resampling.BICUBIC) if side else image
+        image.save(folder / f"{number:06}.jpg", quality=95)
 
 
 def prepare_headstart(path: str, folder: Path) -> Callable[[], dict[str, Any]]:

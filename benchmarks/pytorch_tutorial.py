@@ -37,7 +37,7 @@ class ResNet50(nn.Module):
         self.fc = nn.Linear(2048, classes)
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """Return the pooled features (B, 2048) of normalised pictures (B, 3, H, W)."""
+        """Return the pooled features (B, 2048) of normalised images (B, 3, H, W)."""
         return self.blocks(self.pool(self.stem(images).relu())).mean((2, 3))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -70,8 +70,8 @@ def convolution(layers: Layers, name: str) -> nn.Sequential:
     return nn.Sequential(conv, norm)
 
 
-class Pictures(torch.utils.data.Dataset):
-    """The tutorial's transforms on pictures in memory: resized, mirrored at random, normalised."""
+class Source(torch.utils.data.Dataset):
+    """The tutorial's transforms on images in memory: resized, mirrored at random, normalised."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, size: int, preprocess: str, flip: bool) -> None:
         self.images, self.labels = torch.from_numpy(images), torch.from_numpy(np.int64(labels))
@@ -81,19 +81,19 @@ class Pictures(torch.utils.data.Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        picture = self.images[index].permute(2, 0, 1).float()
-        picture = nn.functional.interpolate(picture[None], (self.size, self.size), mode="bilinear")[0]
+        image = self.images[index].permute(2, 0, 1).float()
+        image = nn.functional.interpolate(image[None], (self.size, self.size), mode="bilinear")[0]
         if self.flip and torch.rand(()) < 0.5:
-            picture = picture.flip(2)
-        return normalised(picture, self.preprocess), self.labels[index]
+            image = image.flip(2)
+        return normalised(image, self.preprocess), self.labels[index]
 
 
-def normalised(picture: torch.Tensor, preprocess: str) -> torch.Tensor:
-    """Return a picture (3, H, W), RGB, 0..255, as the network was trained."""
+def normalised(image: torch.Tensor, preprocess: str) -> torch.Tensor:
+    """Return an image (3, H, W), RGB, 0..255, as the network was trained."""
     if preprocess == "caffe":
-        return picture.flip(0) - torch.tensor(CAFFE_MEAN)[:, None, None]
+        return image.flip(0) - torch.tensor(CAFFE_MEAN)[:, None, None]
     if preprocess == "torch":
-        return (picture / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+        return (image / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
     raise ValueError(f"a ResNet-50 is not fed {preprocess!r}")
 
 
@@ -113,8 +113,8 @@ def prepare_fine_tuning(
     if fast:
         model = model.to(memory_format=torch.channels_last)
     network = torch.compile(model) if compiled else model
-    pictures = Pictures(images, labels, config.image_size, backbone["preprocess"], config.flip)
-    loader = torch.utils.data.DataLoader(pictures, batch_size=config.batch_size, shuffle=True)
+    images = Source(images, labels, config.image_size, backbone["preprocess"], config.flip)
+    loader = torch.utils.data.DataLoader(images, batch_size=config.batch_size, shuffle=True)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.1)
     train_epoch(network, loader, optimizer, scheduler, fast)
@@ -152,8 +152,8 @@ def train_epoch(
 
 
 def pooled_features(model: ResNet50, images: np.ndarray, config: Config, preprocess: str) -> np.ndarray:
-    """Return the pooled features, float32 (N, 2048), of uint8 pictures."""
+    """Return the pooled features, float32 (N, 2048), of uint8 images."""
     model.eval()
-    pictures = Pictures(images, np.zeros(len(images)), config.image_size, preprocess, flip=False)
+    images = Source(images, np.zeros(len(images)), config.image_size, preprocess, flip=False)
     with torch.no_grad():
-        return model.features(torch.stack([picture for picture, _ in pictures])).numpy()
+        return model.features(torch.stack([image for image, _ in images])).numpy()

@@ -20,7 +20,7 @@ import tyro
 from benchmarks import common
 from headstart.config import ALL, LAST_STAGE, Config
 
-TEXT = """One epoch of fine-tuning on as many pictures, in pictures a second, without validation and after an epoch to
+TEXT = """One epoch of fine-tuning on as many images, in images a second, without validation and after an epoch to
 warm up. Keras is `fit` as its guide has it, with everything unfrozen and `jit_compile="auto"`; "batch norm frozen" is
 the same with the batch norms left untrainable, which the guide's `training=False` does not bring about in Keras 3.
 PyTorch is its tutorial's loop. The last stage trains on maps that the layers before it gave once, while the head's
@@ -40,7 +40,7 @@ class Options(common.Options):
     """Measure steps of fine-tuning."""
 
     size: tuple[int, ...] = (64, 96)  # sides in pixels
-    pictures: int = 384  # pictures a measurement at 96 px; at other sizes as many as take about as long
+    images: int = 384  # images a measurement at 96 px; at other sizes as many as take about as long
     table: str = "steps"  # name of the results; another one for another backbone
     compiled: bool = False  # PyTorch with torch.compile too, which needs a C++ compiler and minutes
 
@@ -50,8 +50,8 @@ def main(options: Options) -> None:
     table = common.Table(options.table, title, TEXT, options)
     for size in options.size:
         config = common.configuration(options, size)
-        images, labels = common.training_pictures(
-            config, common.whole_batches(options.pictures * (96 / size) ** 2, options.batch_size)
+        images, labels = common.training_images(
+            config, common.whole_batches(options.images * (96 / size) ** 2, options.batch_size)
         )
         with contextlib.ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -172,23 +172,23 @@ def prepare_pytorch(*arguments: Any) -> Callable[[], dict[str, Any]]:
     return prepare_fine_tuning(*arguments)
 
 
-def add_rows(table: common.Table, size: int, pictures: int, found: dict[str, list[dict[str, Any]]]) -> None:
+def add_rows(table: common.Table, size: int, images: int, found: dict[str, list[dict[str, Any]]]) -> None:
     from headstart.inference.engine import relative_difference
 
-    rates = {name: [pictures / sample["seconds"] for sample in samples] for name, samples in found.items()}
+    rates = {name: [images / sample["seconds"] for sample in samples] for name, samples in found.items()}
     everything, last_stage = OURS
     for name, values in rates.items():
         peer, sample = name not in OURS, found[name][0]
         table.rows.append({
             "side, px": size,
             "": name,
-            "pictures/s": common.median(values),
+            "images/s": common.median(values),
             "share of a matrix product's rate": None if peer else common.median(values) * sample["operations"] / sample["peak"],
             "everything is ... times as fast": common.ratio(rates[everything], values) if peer else None,
             "the last stage is ... times as fast": common.ratio(rates[last_stage], values) if peer else None,
             "features differ by": relative_difference(sample["features"], found[GUIDE][0]["features"]),
         })  # fmt: skip
-    table.samples[str(size)] = {"pictures": pictures, **rates}
+    table.samples[str(size)] = {"images": images, **rates}
 
 
 if __name__ == "__main__":

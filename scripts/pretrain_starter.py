@@ -14,8 +14,9 @@ import sys
 import numpy as np
 
 import headstart as hs
-from headstart.data.dataset import TRAIN, Pictures, split
-from headstart.data.load import read_pictures
+from headstart.data.dataset import TRAIN, Source
+from headstart.data.load import read_source
+from headstart.data.splits import split_source
 from headstart.model import starter
 
 # Small, since these parts only watch the training; the rest learns.
@@ -29,23 +30,23 @@ def main(arguments: list[str]) -> None:
     config = hs.recipe(
         "scratch", **{"out": "runs/starter-pretraining"} | HELD_OUT | {k: ast.literal_eval(v) for k, v in options.items()}
     )
-    run = hs.train(config, split(read_cifar100(file), **HELD_OUT))
+    run = hs.train(config, split_source(read_cifar100(file), **HELD_OUT))
     backbone = starter.build()
     backbone.set_weights(run.model.get_layer("backbone").get_weights())
     starter.save_weights(backbone)
     print(f"wrote {starter.WEIGHTS}, {starter.WEIGHTS.stat().st_size / 1e6:.1f} MB")
 
 
-def read_cifar100(file: str | None) -> Pictures:
-    """Return all 60,000 images as one training part."""
+def read_cifar100(file: str | None) -> Source:
+    """Return all 60,000 images as one training split."""
     if file is None:
-        pictures = read_pictures("cifar100", 32)
-        images, labels = pictures.images, pictures.labels
+        source = read_source("cifar100", 32)
+        images, labels = source.images, source.labels
     else:
         with np.load(file) as arrays:
             images, labels = arrays["x"], arrays["y"].astype(np.int32)
     names = tuple(f"class {label}" for label in range(100))
-    return Pictures(images, labels, names, np.full(len(labels), TRAIN, np.int8), "cifar100")
+    return Source(images, labels, names, np.full(len(labels), TRAIN, np.int8), "cifar100")
 
 
 if __name__ == "__main__":

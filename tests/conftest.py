@@ -12,7 +12,7 @@ import headstart as hs
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory):
-    """Keep the tests' features and pictures out of the user's cache."""
+    """Keep the tests' features and images out of the user's cache."""
     os.environ["HEADSTART_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -40,10 +40,10 @@ SMALL = {
 
 # What parts of a training cost on a machine that does not exist, at 64 px.
 COSTS = {
-    "build": 3.0, "start": 5.0, "picture": 0.01, "feature_bytes": 200.0, "disk_picture": 1000.0, "audit_start": 1.0,
-    "audit_picture": 0.001, "audit_pair": 1e-8, "head_start": 2.0, "head_step": 0.01, "head_score": 1e-5, "head_save": 0.1,
-    "tune_start": 4.0, "tune_picture": 0.02, "tune_score": 0.01, "tune_save": 1.0, "memory": 1e9, "tune_memory": 1e9,
-    "memory_picture": 1e6, "largest_batch": 0.0,
+    "build": 3.0, "start": 5.0, "image": 0.01, "feature_bytes": 200.0, "disk_image": 1000.0, "audit_start": 1.0,
+    "audit_image": 0.001, "audit_pair": 1e-8, "head_start": 2.0, "head_step": 0.01, "head_score": 1e-5, "head_save": 0.1,
+    "tune_start": 4.0, "tune_image": 0.02, "tune_score": 0.01, "tune_save": 1.0, "memory": 1e9, "tune_memory": 1e9,
+    "memory_image": 1e6, "largest_batch": 0.0,
 }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def test_a_ratio_is_the_median_of_the_pairs_and_not_of_the_sides():
     assert common.ratio([4.0, 40.0, 6.0], [2.0, 20.0, 2.0]) == 2.0
 
 
-def test_a_part_of_the_pictures_keeps_the_proportions_of_parts_and_classes():
+def test_a_part_of_the_images_keeps_the_proportions_of_parts_and_classes():
     config = common.configuration(common.Options(data="digits", backbone="starter"), 16)
     whole, part = common.load(config), common.load(config, 600)
     for name in ("train", "validation", "test"):
@@ -76,14 +76,14 @@ def test_values_are_shown_with_three_figures(value, text):
 def test_results_hold_what_they_depend_on_and_no_paths_and_become_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["/somewhere/benchmarks/extraction.py", "--data", "/home/me/photos", "--size", "64"])
     table = common.Table("extraction", "Extraction", "What it is.", common.Options(out=tmp_path))
-    table.rows += [{"side, px": 64, "pictures/s": 812.0}, {"side, px": 96, "aim": 2.5}]
+    table.rows += [{"side, px": 64, "images/s": 812.0}, {"side, px": 96, "aim": 2.5}]
     table.write()
     content = json.loads((tmp_path / "extraction.json").read_text())
     assert content["command"] == "python -m benchmarks.extraction --data photos --size 64"
     assert {"processor", "memory", "cores", "keras", "numpy"} <= content["machine"].keys()
     write_page(tmp_path, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    assert "| side, px | pictures/s | aim |\n| --- | --- | --- |\n| 64 | 812 |  |\n| 96 |  | 2.50 |" in page
+    assert "| side, px | images/s | aim |\n| --- | --- | --- |\n| 64 | 812 |  |\n| 96 |  | 2.50 |" in page
     assert "/home" not in page
     assert "page.md: Extraction\n" in capsys.readouterr().out
 
@@ -108,15 +108,13 @@ def test_extraction_is_measured_beside_keras(tmp_path):
     from benchmarks import extraction
     from headstart.inference.engine import TOLERANCE
 
-    options = extraction.Options(
-        data="digits", backbone="starter", out=tmp_path, repeats=1, batch_size=32, size=(16,), pictures=2
-    )
+    options = extraction.Options(data="digits", backbone="starter", out=tmp_path, repeats=1, batch_size=32, size=(16,), images=2)
     extraction.main(options)
     content = json.loads((tmp_path / "extraction.json").read_text())
     (row,) = content["rows"]
     assert row["features differ by"] < TOLERANCE[row["precision"]]
-    assert row["times as fast"] == pytest.approx(row["Headstart, pictures/s"] / row["Keras `predict`, pictures/s"])
-    assert content["samples"]["16"]["pictures"] == 64
+    assert row["times as fast"] == pytest.approx(row["Headstart, images/s"] / row["Keras `predict`, images/s"])
+    assert content["samples"]["16"]["images"] == 64
 
 
 def test_the_network_of_the_pytorch_tutorial_is_that_of_keras():

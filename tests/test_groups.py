@@ -12,7 +12,7 @@ from headstart.cli.main import print_result
 from headstart.groups import write_seeds
 from headstart.training import features
 
-# Without flips the second view is drawn at random, and batch norm that will learn starts from pictures drawn at random:
+# Without flips the second view is drawn at random, and batch norm that will learn starts from images drawn at random:
 # the seeds must agree on both.
 OPTIONS = SMALL | {"epochs": 1, "seeds": 3, "seed": 5, "views": 2, "limit": 200, "batch_norm": "training"}
 
@@ -48,7 +48,7 @@ def test_features_are_extracted_once_for_all_seeds(seeds):
     assert len(seeds[1]) == len(set(seeds[1])) == 4  # two views, validation, test
 
 
-def test_each_seed_is_a_whole_run_of_its_own_on_the_same_pictures(seeds):
+def test_each_seed_is_a_whole_run_of_its_own_on_the_same_images(seeds):
     runs = [hs.Run(seeds[0].path / f"seed-{seed}") for seed in (5, 6, 7)]
     assert all(run.finished and run.config.seeds == 1 for run in runs)
     assert len({run.array("labels_validation").tobytes() for run in runs}) == 1
@@ -110,14 +110,14 @@ def test_the_page_of_seeds_without_fine_tuning_speaks_of_no_gain(seeds, tmp_path
 def test_seeds_that_were_tested_on_known_images_say_so(seeds, tmp_path, caplog):
     runs = [hs.Run(shutil.copytree(seeds[0].path / f"seed-{seed}", tmp_path / f"seed-{seed}")) for seed in (5, 6)]
     for run in runs:
-        run.metrics["test"]["fine_tuned"]["near_duplicates_in_training"] = run.metrics["test"]["fine_tuned"]["pictures"] - 1
+        run.metrics["test"]["fine_tuned"]["near_duplicates_in_training"] = run.metrics["test"]["fine_tuned"]["images"] - 1
     shutil.copy(seeds[0].path / "config.toml", tmp_path)
     write_seeds(hs.Run(tmp_path), runs)
     page = re.sub("<[^>]*>", "", (tmp_path / "report.html").read_text(encoding="utf-8"))
     for said in (page, caplog.text):
         assert "test images have a near-duplicate in training" in said
         assert "not for new ones" in said
-    assert "95 % interval over pictures" not in page
+    assert "95 % interval over images" not in page
 
 
 def test_a_finished_folder_is_left_alone_and_says_which_runs_it_holds(seeds):

@@ -15,9 +15,9 @@ def copy(small_run, tmp_path):
 
 def audited(run: hs.Run, data: hs.Dataset, known: int, **changes) -> None:
     """Write an audit that finds a near-duplicate in training of so many test images."""
-    names = data.pictures.names
+    names = data.source.names
     pairs = [
-        {"first": names[one], "second": names[data.train[0]], "parts": ["test", "training"], "similarity": 0.99} | changes
+        {"first": names[one], "second": names[data.train[0]], "splits": ["test", "training"], "similarity": 0.99} | changes
         for one in data.test[:known]
     ]
     (run.path / "audit.json").write_text(json.dumps({"near_duplicates": pairs}))
@@ -31,7 +31,7 @@ def test_the_test_images_that_resemble_training_images_are_counted_and_left_out(
     count = len(digits.test)
     assert found["near_duplicates_in_training"] == 5
     assert found["without_near_duplicates"]["accuracy"] == 10 / (count - 5)
-    assert found["without_near_duplicates"]["pictures"] == count - 5
+    assert found["without_near_duplicates"]["images"] == count - 5
     assert "images_alike" not in found
 
 

@@ -109,7 +109,7 @@ def test_fine_tuning_on_cached_maps_is_fine_tuning_of_the_saved_model(digits, tm
     assert figures["accuracy"] > run.metrics["test"]["frozen"]["accuracy"]
 
 
-def test_few_pictures_get_more_epochs(digits, tmp_path):
+def test_few_images_get_more_epochs(digits, tmp_path):
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"epochs": 1, "fewest_steps": 12}), digits)
     steps = len(digits.train) // SMALL["batch_size"]
     assert sum(row["stage"] == "fine_tuned" for row in run.history) == -(-12 // steps)
@@ -129,17 +129,17 @@ def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
         hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"fine_tune_from": "stage3_conv"}), digits)
 
 
-def test_resuming_on_other_pictures_is_refused(digits, tmp_path):
+def test_resuming_on_other_images_is_refused(digits, tmp_path):
     from headstart.trainer import resume
 
     run = hs.Run.create(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL), digits)
     with pytest.raises(hs.HeadstartError, match="split in another way"):
         resume(run.path, hs.load_data("digits", limit=300, seed=1))
-    changed = digits.pictures.images.copy()
+    changed = digits.source.images.copy()
     changed[digits.train[0]] = 0
-    pictures = dataclasses.replace(digits.pictures, images=changed)
+    images = dataclasses.replace(digits.images, images=changed)
     with pytest.raises(hs.HeadstartError, match="1 image with other pixels"):
-        resume(run.path, dataclasses.replace(digits, pictures=pictures))
+        resume(run.path, dataclasses.replace(digits, images=images))
 
 
 def test_a_run_with_data_of_its_own_keeps_their_split(tmp_path):
@@ -168,7 +168,7 @@ def command(out: Path, *extra: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("stage", "batch_norm"), [("frozen", "auto"), ("fine_tuned", "auto"), ("frozen", "training")],
-    ids=["frozen stage", "fine-tuning", "batch norm adapted to the pictures"],
+    ids=["frozen stage", "fine-tuning", "batch norm adapted to the images"],
 )  # fmt: skip
 def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, batch_norm, small_run, digits, tmp_path):
     undisturbed = small_run

@@ -1,4 +1,4 @@
-"""Headstart: a pretrained backbone learns your pictures in two stages, and says truly how well.
+"""Headstart: a pretrained backbone learns your images in two stages, and says truly how well.
 
 import headstart as hs
 

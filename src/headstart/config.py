@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from headstart.errors import HeadstartError
 from headstart.system.files import written_whole
 
-# Pictures smaller than this give a backbone nothing to look at; larger ones do not fit memory.
+# Source smaller than this give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
 # What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
 ALL, LAST_STAGE = "all", "last-stage"
@@ -38,27 +38,27 @@ class Config:
     """
 
     # What to learn from
-    data: str = option("cifar10", "cifar10, cifar100, digits, or the path of a picture folder or CIFAR files")
+    data: str = option("cifar10", "cifar10, cifar100, digits, or the path of an image folder or CIFAR files")
     out: str = option("", "folder of the run; empty: runs/DATA-BACKBONE-RECIPE")
     recipe: str = option(
         "quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, laptop, scratch"
     )
     layout: Literal["auto", "classes", "splits"] = option(
         "auto",
-        "what the folders of a picture folder are; classes: each is one; splits: those called train, val or test are "
+        "what the folders of an image folder are; classes: each is one; splits: those called train, val or test are "
         "splits; auto: by what they hold",
     )
     fit: Literal["auto", "crop", "squash", "pad"] = option(
         "auto",
-        "how pictures of a folder become square; auto: photographs are cropped to their centre, longer ones squashed "
+        "how images of a folder become square; auto: photographs are cropped to their centre, longer ones squashed "
         "where they share a shape and padded where they do not",
     )
-    validation_fraction: float = option(0.1, "part of the training pictures held out to choose the best epoch", 0.01, 0.5)
-    test_fraction: float = option(0.2, "part held out for the test where the source has no test part", 0.01, 0.5)
+    validation_fraction: float = option(0.1, "part of the training images held out to choose the best epoch", 0.01, 0.5)
+    test_fraction: float = option(0.2, "part held out for the test where the source has no test split", 0.01, 0.5)
     drop_duplicates: bool = option(
-        False, "leave pictures out of training that nearly equal one of validation, the test or training"
+        False, "leave images out of training that nearly equal one of validation, the test or training"
     )
-    limit: int = option(0, "use at most this many pictures of each part; 0: all", 0)
+    limit: int = option(0, "use at most this many images of each part; 0: all", 0)
     seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, MOST_SEED)
     split_seed: int = option(-1, "seed of the splits and of cached random views, if not --seed; -1: --seed", -1, MOST_SEED)
     seeds: int = option(1, "train this many runs, with --seed and the numbers after it, on one split", 1, 1000)
@@ -69,28 +69,28 @@ class Config:
     preprocess: Literal["auto", "caffe", "torch", "tf", "unit", "none"] = option(
         "auto", "what the backbone wants to be fed; auto: what its family was trained with; unit: [0, 1]; none: 0..255"
     )
-    image_size: int = option(64, "side in pixels to which pictures are enlarged for the backbone", SMALLEST_IMAGE, LARGEST_IMAGE)
+    image_size: int = option(64, "side in pixels to which images are enlarged for the backbone", SMALLEST_IMAGE, LARGEST_IMAGE)
     hidden_units: int = option(256, "units of the head's hidden layer; 0: a linear head", 0, 65536)
     dropout: float = option(0.2, "dropout before the hidden layer and before the classes", 0, 0.9)
 
     # Augmentation, in training only, at the data's own size
-    flip: bool = option(True, "mirror pictures left to right (switch it off for digits and text)")
+    flip: bool = option(True, "mirror images left to right (switch it off for digits and text)")
     rotation: float = option(0.02, "largest rotation, as a part of a full turn", 0, 0.5)
     zoom: float = option(0.1, "largest zoom in or out, as a part of the side", 0, 0.9)
     translation: float = option(0.1, "largest shift, as a part of the side", 0, 0.9)
-    rand_augment: bool = option(False, "RandAugment (Cubuk et al. 2020): two random colour and shape operations a picture")
-    mix: Literal["none", "mixup", "cutmix"] = option("none", "blend pairs of pictures and their labels while fine-tuning")
+    rand_augment: bool = option(False, "RandAugment (Cubuk et al. 2020): two random colour and shape operations an image")
+    mix: Literal["none", "mixup", "cutmix"] = option("none", "blend pairs of images and their labels while fine-tuning")
 
     # Frozen stage: the head learns on the features of a backbone that stays as it is
-    cache_features: bool = option(True, "pass each picture once through what is frozen; off: at every epoch, as tutorials do")
-    views: int = option(2, "versions of a training picture to cache: itself, its mirror image, then random ones, as far as the "
+    cache_features: bool = option(True, "pass each image once through what is frozen; off: at every epoch, as tutorials do")
+    views: int = option(2, "versions of a training image to cache: itself, its mirror image, then random ones, as far as the "
                            "augmentation makes any", 1, 64)  # fmt: skip
     head_epochs: int = option(10, "epochs of the frozen stage", 1, 10_000)
     head_learning_rate: float = option(1e-3, "Adam's learning rate in the frozen stage", 1e-8, 10)
 
     # Fine-tuning
     epochs: int = option(2, "epochs of fine-tuning; 0: stop after the frozen stage", 0, 10_000)
-    fewest_steps: int = option(0, "add epochs of fine-tuning until there are this many steps, for few pictures", 0)
+    fewest_steps: int = option(0, "add epochs of fine-tuning until there are this many steps, for few images", 0)
     learning_rate: float = option(3e-4, "AdamW's highest learning rate in fine-tuning", 1e-8, 10)
     warmup_steps: int = option(100, "steps in which the rate rises to it, before it falls as a cosine; fewer than 5 times "
                                "as many steps in all lower the highest rate in proportion", 0)  # fmt: skip
@@ -107,7 +107,7 @@ class Config:
     )
 
     # The machine
-    batch_size: int = option(64, "pictures a training step", 1, 65536)
+    batch_size: int = option(64, "images a training step", 1, 65536)
     precision: Literal["auto", "float32", "bfloat16"] = option(
         "auto", "what the backbone computes in; auto: bfloat16 where the machine is faster with it"
     )
@@ -143,7 +143,7 @@ class Config:
 
     @property
     def adapts_batch_norm(self) -> bool:
-        """Whether batch norm takes over the pictures' statistics before the frozen stage.
+        """Whether batch norm takes over the images' statistics before the frozen stage.
 
         It does where it learns from them later; not with --no-cache-features, the plain way, which is there to be compared with.
         """
@@ -188,7 +188,7 @@ def refuse_impossible(config: Config) -> None:
         (config.epochs == 0 and config.mix != "none",
          f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
         (config.fine_tune_from != ALL and config.cache_features and config.mix != "none",
-         f"--mix {config.mix} blends pictures, and --fine-tune-from {config.fine_tune_from} learns on cached maps: "
+         f"--mix {config.mix} blends images, and --fine-tune-from {config.fine_tune_from} learns on cached maps: "
          "give --fine-tune-from all, or --no-cache-features"),
         (bool(re.search(r"//[^/]*:[^/]*@", config.mlflow)),
          "--mlflow is kept in the run, so it must hold no password: give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),

@@ -22,7 +22,7 @@ def notebook() -> Config:
 
 
 def quick() -> Config:
-    """Two cores, minutes: small pictures, and the last stage fine-tuned on maps that the others computed once.
+    """Two cores, minutes: small images, and the last stage fine-tuned on maps that the others computed once.
 
     CIFAR-10, compressed ImageNet ResNet-50: 80.96 % frozen, 88.61 % fine-tuned, 2.8 minutes, 2.5 GB. At 96 px
     (`--image-size 96`): 87.11 % and 91.64 %, 4.8 minutes, 2.8 GB; at 32 px 67.65 % and 77.76 %, 2.2 minutes. Seed 0,
@@ -36,7 +36,7 @@ def quick() -> Config:
 
 
 def standard() -> Config:
-    """Two cores over a coffee, or a GPU in a minute: as `quick`, with pictures of twice the side.
+    """Two cores over a coffee, or a GPU in a minute: as `quick`, with images of twice the side.
 
     CIFAR-10, as in `quick`: 89.74 % frozen, 93.00 % fine-tuned, 7.5 minutes, 3.0 GB.
     """
@@ -54,7 +54,7 @@ def starter() -> Config:
     CIFAR-10: 83.88 % frozen, 89.74 % fine-tuned, 11.2 minutes; from random weights, with `--weights none
     --epochs 7` in no less time, 81.58 % (2026-11-24). A linear head (`--hidden-units 0 --dropout 0
     --head-learning-rate 3e-3 --epochs 0`) reaches 82.08 % in 53 seconds. Digits at 8 px, by
-    `make demo`: 94.99 % frozen, 98.61 % fine-tuned of 359 test pictures. Two Zen 4 cores, 2026-11-25;
+    `make demo`: 94.99 % frozen, 98.61 % fine-tuned of 359 test images. Two Zen 4 cores, 2026-11-25;
     for the digits an Intel Xeon's, 2026-11-26.
     """
     return Config(
@@ -64,9 +64,9 @@ def starter() -> Config:
 
 
 def laptop() -> Config:
-    """The packaged backbone on some ten thousand pictures or more: no download, no GPU, twenty minutes.
+    """The packaged backbone on some ten thousand images or more: no download, no GPU, twenty minutes.
 
-    Batch norm learns too, and starts from the statistics of the pictures. CIFAR-10, two cores as in `quick`: 83.87 %
+    Batch norm learns too, and starts from the statistics of the images. CIFAR-10, two cores as in `quick`: 83.87 %
     frozen, 91.85 % fine-tuned, 92.64 % with mirror images (`headstart evaluate RUN --mirror`), 13.3 minutes, 1.7 GB.
     """
     return replace(
@@ -78,7 +78,7 @@ def laptop() -> Config:
 def scratch() -> Config:
     """From random weights: how the starter backbone itself is made.
 
-    CIFAR-100: 70.5 % on 1,187 validation pictures, 46 minutes on one Zen 4 core, by
+    CIFAR-100: 70.5 % on 1,187 validation images, 46 minutes on one Zen 4 core, by
     scripts/pretrain_starter.py.
     """
     return Config(

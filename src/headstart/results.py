@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from headstart.audit.data import accuracies_without_twins, finish_audit, twinned_test_pictures
+from headstart.audit.data import accuracies_without_twins, finish_audit, twinned_test_images
 from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import calibration_in_words, fit_temperature
 from headstart.metrics.claim import known_images, what_it_holds_for
@@ -38,7 +38,7 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
     give_back_freed_memory()
     labels = data.labels(data.test)
     stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.has_array(f"test_{stage}")]
-    # Fitted on validation, since the test part chooses nothing.
+    # Fitted on validation, since the test split chooses nothing.
     fitted = {stage: fit_temperature(run.array(f"validation_{stage}"), data.labels(data.validation)) for stage in stages}
     logits = {stage: run.test_logits(stage) for stage in stages}
     on_new = figures_on_new_images(run, data, {stage: logits[stage].argmax(axis=1) == labels for stage in stages})
@@ -68,7 +68,7 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
         low, high = test[stage]["interval"]
         logger.info(
             "test, %s: %.2f %% of %s (%s)",
-            stage.replace("_", "-"), 100 * test[stage]["accuracy"], count(test[stage]["pictures"], "image"),
+            stage.replace("_", "-"), 100 * test[stage]["accuracy"], count(test[stage]["images"], "image"),
             known_images(test[stage]) or f"95 % interval {100 * low:.2f} to {100 * high:.2f}",
         )  # fmt: skip
     if both:
@@ -92,8 +92,8 @@ def figures_on_new_images(run: Run, data: Dataset, correct: dict[str, np.ndarray
     """
     if not (run.path / "audit.json").exists():
         return {stage: {} for stage in correct}
-    audit, names = run.read_json("audit.json"), data.pictures.names
-    known = len(twinned_test_pictures(audit, {names[row] for row in data.train}))
+    audit, names = run.read_json("audit.json"), data.source.names
+    known = len(twinned_test_images(audit, {names[row] for row in data.train}))
     new = accuracies_without_twins(audit, data, correct) if known else {}
     alike = bool(audit.get("alike")) or any(pair.get("alike") for pair in audit["near_duplicates"])
     return {

@@ -1,4 +1,4 @@
-"""The main job: pictures in, two stages of training, a result that tells the truth about itself out."""
+"""The main job: images in, two stages of training, a result that tells the truth about itself out."""
 
 import contextlib
 import dataclasses
@@ -28,11 +28,11 @@ from headstart.model.network import (
     adapt_batch_norm,
     all_layers,
     build_model,
-    take_back,
+    copy_back,
     tuning_model,
     unfreeze,
 )
-from headstart.plan import job as plan
+from headstart.plan import budget as plan
 from headstart.record.folder import Run
 from headstart.record.split import recorded_data, write_record
 from headstart.record.tracking import refuse_missing_extras, tracked
@@ -49,8 +49,8 @@ from headstart.training.optimizer import fine_tuning_optimizer
 
 logger = logging.getLogger("headstart")
 
-# More would change a mean over so many pictures and places by less than their batches differ.
-PICTURES_FOR_STATISTICS = 2048
+# More would change a mean over so many images and places by less than their batches differ.
+IMAGES_FOR_STATISTICS = 2048
 
 # So many classes are named in the log; data.json has all.
 MOST_LISTED = 30
@@ -58,7 +58,7 @@ MOST_LISTED = 30
 FROZEN, FINE_TUNED, SCRATCH = "frozen", "fine_tuned", "scratch"
 
 
-def train(config: Config, data: Dataset | None = None, *, overwrite: bool = False, typed: Collection[str] = ()) -> Run:
+def train(config: Config, data: Dataset | None = None, *, overwrite: bool = False, explicit: Collection[str] = ()) -> Run:
     """Train a classifier and return its finished run.
 
     With `config.seeds` above 1 the run holds one for each seed, in `seed-0` and so on, and `seeds.json`.
@@ -67,7 +67,7 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
         config: all options, from `headstart.recipe` or `headstart.Config`.
         data: the data set, if it is loaded already; else `config.data` is.
         overwrite: replace an existing run in the same folder.
-        typed: names of options that `config.budget` must leave as they are.
+        explicit: names of options that `config.budget` must leave as they are.
 
     Raises:
         HeadstartError: bad input, an existing run, no network, no memory; the message says which.
@@ -79,12 +79,12 @@ def train(config: Config, data: Dataset | None = None, *, overwrite: bool = Fals
     begin = time.monotonic()
     loaded = data or configured_data(config)
     loading = time.monotonic() - begin
-    planned = plan.prepare(config, loaded, typed, loading)
-    if not data and loaded.pictures.files and planned.image_size != config.image_size:
+    planned = plan.prepare(config, loaded, explicit, loading)
+    if not data and loaded.source.files and planned.image_size != config.image_size:
         loaded = configured_data(planned)  # files are decoded at the image size
     run = Run.create(planned, loaded, overwrite=overwrite)
     plan.record_choice(run, config)
-    if "flip" in typed and config.flip:
+    if "flip" in explicit and config.flip:
         write_json(run.path / "mirror.json", {"asked": True})
     if data:
         loaded = recorded_data(run.path, run.config, data)  # in the order that the run records
@@ -111,8 +111,8 @@ def resume(path: str | Path, data: Dataset | None = None) -> Run:
 def carry_out_seeds(run: Run, data: Dataset) -> Run:
     """Do what is still to be done of the runs of all seeds, and write what they say together.
 
-    All keep the split of the first seed: they share the frozen features, which are those of one training part, and
-    differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test pictures.
+    All keep the split of the first seed: they share the frozen features, which are those of one training split, and
+    differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test images.
     """
     with run.log():
         checkpoint = Checkpoint(run.path / "checkpoint")
@@ -189,7 +189,7 @@ def networks(data: Dataset, config: Config, precision: str) -> tuple[keras.Model
     model = build_model(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
     refuse_unknown_layer(model, config)
     if config.adapts_batch_norm:
-        adapt_batch_norm(model, some_pictures(data, config), config)
+        adapt_batch_norm(model, some_images(data, config), config)
     return model, FrozenLayers(model, data, config, worthwhile_cut(model, data, config)), preprocess
 
 
@@ -209,7 +209,7 @@ def frozen_stage(
         frozen.rest()
         standardise(model, (training[step][0] for step in range(training.num_batches)))
     else:
-        learner, (training, validation, test) = model, picture_batches(data, config, seed=config.seed)
+        learner, (training, validation, test) = model, image_batches(data, config, seed=config.seed)
     seed_everything(config.seed, config.deterministic)
     compile_frozen(learner, config, config.head_epochs * training.num_batches)
     fit_stage(
@@ -234,7 +234,7 @@ def fine_tuning_stage(
     if frozen.cut:
         training, validation, test = map_batches(frozen, data, config, classes)
     else:
-        training, validation, test = picture_batches(data, config, seed=config.seed + 1, classes=classes)
+        training, validation, test = image_batches(data, config, seed=config.seed + 1, classes=classes)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / training.num_batches))
     compile_fine_tuning(learner, config, epochs * training.num_batches)
     start = kept_row(checkpoint.epochs_of(FROZEN), len(data.validation))
@@ -245,7 +245,7 @@ def fine_tuning_stage(
         stage, learner, training, validation, checkpoint, epochs=epochs, patience=config.patience,
         class_weight=class_weights(data, config), start=start,
     )  # fmt: skip
-    take_back(learner, model, frozen.cut)
+    copy_back(learner, model, frozen.cut)
     test_once(stage, learner, validation, test, run)
 
 
@@ -267,9 +267,9 @@ def compile_fine_tuning(learner: keras.Model, config: Config, steps: int) -> Non
     )  # fmt: skip
 
 
-def picture_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> list[Batches]:
-    """Return batches of pictures: training shuffled (and mixed, where labels are one-hot), the others in order."""
-    images, labels, size = data.pictures.images, data.pictures.labels, config.batch_size
+def image_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> list[Batches]:
+    """Return batches of images: training shuffled (and mixed, where labels are one-hot), the others in order."""
+    images, labels, size = data.source.images, data.source.labels, config.batch_size
     training = Batches(images, labels, data.train, size, seed, classes, config.mix if classes else "none")
     return [training, *(Batches(images, labels, part, size, None, classes) for part in (data.validation, data.test))]
 
@@ -278,10 +278,10 @@ def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config, checkpo
     """Return batches of features: training in all its views, validation and test as they are."""
     checkpoint.start_clock()
     views = [
-        frozen.features(data.training_candidates, view, f"training pictures, view {view + 1} of {config.views}")
+        frozen.features(data.training_candidates, view, f"training images, view {view + 1} of {config.views}")
         for view in range(config.views)
     ]
-    validation, test = (frozen.features(part, 0, f"{name} pictures")
+    validation, test = (frozen.features(part, 0, f"{name} images")
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     checkpoint.stop_clock("features")
     batch_size = head_batch_size(config.views * len(data.train))
@@ -290,16 +290,16 @@ def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config, checkpo
 
 def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: int) -> list[Batches]:
     """Return batches of the feature maps that fine-tuning starts from: training in all its views, the others as they are."""
-    training = frozen.maps(data.training_candidates, config.views, "training pictures")
-    validation, test = (frozen.maps(part, 1, f"{name} pictures")
+    training = frozen.maps(data.training_candidates, config.views, "training images")
+    validation, test = (frozen.maps(part, 1, f"{name} images")
                         for name, part in (("validation", data.validation), ("test", data.test)))  # fmt: skip
     return output_batches(training, validation, test, data, config, config.batch_size, seed=config.seed + 1, classes=classes)
 
 
-def some_pictures(data: Dataset, config: Config) -> Iterator[np.ndarray]:
-    """Yield training pictures enough for a channel's mean and variance, in batches as fine-tuning has them."""
-    batches, _, _ = picture_batches(data, config, seed=config.data_seed)
-    for step in range(min(batches.num_batches, math.ceil(PICTURES_FOR_STATISTICS / config.batch_size))):
+def some_images(data: Dataset, config: Config) -> Iterator[np.ndarray]:
+    """Yield training images enough for a channel's mean and variance, in batches as fine-tuning has them."""
+    batches, _, _ = image_batches(data, config, seed=config.data_seed)
+    for step in range(min(batches.num_batches, math.ceil(IMAGES_FOR_STATISTICS / config.batch_size))):
         yield batches[step][0]
 
 
@@ -318,7 +318,7 @@ def output_batches(
 
 
 def test_once(stage: str, learner: keras.Model, validation: Batches, test: Batches, run: Run) -> None:
-    """Keep the logits on the validation and test parts, unless an interrupted run did so; the test's choose nothing."""
+    """Keep the logits on the validation and test splits, unless an interrupted run did so; the test's choose nothing."""
     for part, batches in (("validation", validation), ("test", test)):
         if not run.has_array(f"{part}_{stage}"):
             logits = predict_logits(learner, batches, f"{stage.replace('_', '-')} network on the {part} part")
@@ -336,20 +336,20 @@ def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:
 def describe(data: Dataset) -> None:
     """Log what was loaded, with every file that was skipped and every duplicate."""
     logger.info(
-        "%s: %d classes, %d x %d pixels; %s for training, %d for validation, %d for the test", data.pictures.source,
+        "%s: %d classes, %d x %d pixels; %s for training, %d for validation, %d for the test", data.source.name,
         len(data.class_names), *data.image_shape[:2], count(len(data.train), "image"), len(data.validation), len(data.test),
     )  # fmt: skip
-    counts = np.bincount(data.pictures.labels, minlength=len(data.class_names)).tolist()
+    counts = np.bincount(data.source.labels, minlength=len(data.class_names)).tolist()
     listed = [f"{name} {number:,}" for name, number in zip(data.class_names, counts, strict=True)]
     more = f" and {len(listed) - MOST_LISTED} more classes" if len(listed) > MOST_LISTED else ""
     logger.info("classes: %s%s", ", ".join(listed[:MOST_LISTED]), more)
     if untested := [name for name, number in data.class_counts()["test"].items() if not number]:
         logger.warning("no test image, and so no figure, of the class: %s", ", ".join(untested[:MOST_LISTED]))
-    for line in data.pictures.remarks:
+    for line in data.source.remarks:
         logger.info("data: %s", line)
-    if data.pictures.skipped:
-        logger.info("data: not used: %s", skipped_words(data.pictures.skipped))
-    for line in data.pictures.unreadable:
+    if data.source.skipped:
+        logger.info("data: not used: %s", skipped_words(data.source.skipped))
+    for line in data.source.unreadable:
         logger.warning("skipped %s", line)
     for line in data.duplicates:
         logger.warning("duplicate: %s", line)

@@ -11,12 +11,12 @@ from PIL import Image
 import headstart as hs
 from headstart.audit.data import audit_run, examine, finish_audit
 from headstart.cli.main import main
-from headstart.data.dataset import Pictures
+from headstart.data.dataset import Images
 from headstart.system.files import write_json
 
 
 def scene(seed: int) -> Image.Image:
-    """A picture with soft shapes of its own, red for even seeds and blue for odd ones."""
+    """An image with soft shapes of its own, red for even seeds and blue for odd ones."""
     random = np.random.default_rng(seed)
     sides = [Image.fromarray(random.integers(0, 200, (size, size), np.uint8)).resize((40, 40), 3) for size in (3, 5, 9)]
     grey = np.mean([np.asarray(side, np.float32) for side in sides], axis=0)
@@ -25,9 +25,9 @@ def scene(seed: int) -> Image.Image:
     return Image.fromarray(np.uint8(np.clip(colours, 0, 255)))
 
 
-def write(picture: Image.Image, path) -> None:
+def write(image: Image.Image, path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path)
+    image.save(path)
 
 
 @pytest.fixture
@@ -35,8 +35,8 @@ def photos(tmp_path):
     """Two classes with a twin across training and test, one within training, and one wrong label."""
     root = tmp_path / "photos"
     for seed in range(60):
-        part = "test" if seed >= 50 else "val" if seed >= 40 else "train"
-        write(scene(seed), root / part / ("blue" if seed % 2 else "red") / f"{seed:03}.png")
+        split = "test" if seed >= 50 else "val" if seed >= 40 else "train"
+        write(scene(seed), root / split / ("blue" if seed % 2 else "red") / f"{seed:03}.png")
     write(scene(50).transpose(Image.Transpose.FLIP_LEFT_RIGHT), root / "train" / "red" / "twin_of_050.png")
     write(scene(1).crop((1, 1, 39, 39)), root / "train" / "blue" / "twin_of_001.png")
     write(scene(2000), root / "train" / "blue" / "really_red.png")
@@ -82,7 +82,7 @@ def test_a_run_says_how_accurate_it_is_without_twins(photos, tmp_path):
     content = run.read_json("audit.json")
     assert content["accuracy_without_twins"].keys() == {"frozen", "fine_tuned"}
     for stage, figures in content["accuracy_without_twins"].items():
-        assert (figures["pictures"], figures["left_out"]) == (9, 1)
+        assert (figures["images"], figures["left_out"]) == (9, 1)
         low, high = figures["interval"]
         assert low <= figures["accuracy"] <= high
         right = run.test_logits(stage).argmax(axis=1) == np.array([0] * 5 + [1] * 5)
@@ -91,7 +91,7 @@ def test_a_run_says_how_accurate_it_is_without_twins(photos, tmp_path):
 
 def test_dropping_duplicates_leaves_them_out_of_training_alone(photos, tmp_path):
     run = hs.train(config(photos, tmp_path / "run", drop_duplicates=True))
-    assert run.read_json("data.json")["pictures"] == {"training": 41, "validation": 10, "test": 10}
+    assert run.read_json("data.json")["images"] == {"training": 41, "validation": 10, "test": 10}
     assert run.read_json("audit.json")["accuracy_without_twins"]["frozen"]["left_out"] == 0
 
 
@@ -107,37 +107,37 @@ def test_a_class_of_nothing_but_twins_cannot_be_dropped(tmp_path):
 
 
 def test_held_out_labels_are_judged_again_by_the_fine_tuned_network(small_run, digits, tmp_path):
-    """A network that is right and sure of all but one test picture leaves that one suspect, and training's as they were."""
+    """A network that is right and sure of all but one test image leaves that one suspect, and training's as they were."""
     run = hs.Run(shutil.copytree(small_run.path, tmp_path / "run"))
-    for part, rows in (("validation", digits.validation), ("test", digits.test)):
+    for split, rows in (("validation", digits.validation), ("test", digits.test)):
         labels = digits.labels(rows)
         logits = 6 * np.eye(10, dtype=np.float32)[labels]
-        if part == "test":
+        if split == "test":
             logits[7] = 20 * np.eye(10)[(labels[7] + 1) % 10]
-        run.save_array(f"{part}_fine_tuned", logits)
+        run.save_array(f"{split}_fine_tuned", logits)
     audit = run.read_json("audit.json")
-    of_training = [entry for entry in audit["suspects"] if entry["part"] == "training"]
+    of_training = [entry for entry in audit["suspects"] if entry["split"] == "training"]
     given = digits.labels(digits.test)[7]
-    invented = {"name": "training 3", "part": "test", "given": "0", "suggested": "1", "given_probability": 0.0,
+    invented = {"name": "training 3", "split": "test", "given": "0", "suggested": "1", "given_probability": 0.0,
                 "suggested_probability": 1.0}  # fmt: skip
     write_json(run.path / "audit.json", audit | {"suspects": [*of_training, invented]})
     finish_audit(run, digits, ["frozen", "fine_tuned"])
     suspects = run.read_json("audit.json")["suspects"]
     unranked = [[{**entry, "rank": 0} for entry in entries] for entries in (suspects, of_training)]
-    assert [entry for entry in unranked[0] if entry["part"] == "training"] == unranked[1]
+    assert [entry for entry in unranked[0] if entry["split"] == "training"] == unranked[1]
     assert [entry["rank"] for entry in suspects] == list(range(1, len(suspects) + 1))
-    (found,) = [entry for entry in suspects if entry["part"] != "training"]
-    assert (found["part"], found["given"], found["suggested"]) == ("test", str(given), str((given + 1) % 10))
+    (found,) = [entry for entry in suspects if entry["split"] != "training"]
+    assert (found["split"], found["given"], found["suggested"]) == ("test", str(given), str((given + 1) % 10))
     with (run.path / "suspects.csv").open(newline="") as file:
         assert [row["name"] for row in csv.DictReader(file)] == [entry["name"] for entry in suspects]
 
 
 def dataset(images: np.ndarray, labels: np.ndarray, names: str) -> hs.Dataset:
     """A data set of which four fifths are for training and the others for the test."""
-    pictures = Pictures(images, np.int32(labels), tuple(names), np.zeros(len(images), np.int8), "made up")
+    images = Images(images, np.int32(labels), tuple(names), np.zeros(len(images), np.int8), "made up")
     edge = len(images) * 4 // 5
     nothing = np.arange(0)
-    return hs.Dataset(pictures, np.arange(edge), nothing, np.arange(edge, len(images)))
+    return hs.Dataset(images, np.arange(edge), nothing, np.arange(edge, len(images)))
 
 
 def scenes(seeds) -> np.ndarray:

@@ -8,16 +8,16 @@ OTHERS = 60
 
 
 def scene(seed: int, side: int = 48) -> Image.Image:
-    """A picture with detail of every size, unlike any of another seed."""
+    """An image with detail of every size, unlike any of another seed."""
     random = np.random.default_rng(seed)
     layers = [Image.fromarray(random.integers(0, 256, (size, size, 3), np.uint8)).resize((side, side), 3) for size in (3, 5, 9)]
     return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.3)
 
 
 def found(twin: Image.Image, side: int = 48, mirrored: bool = True) -> list[list[int]]:
-    """Compare a picture's twin with it and with others, by features that see nothing but the colours' places roughly."""
-    pictures = [scene(seed).resize((side, side)) for seed in range(OTHERS)] + [twin.resize((side, side))]
-    images = np.stack([np.asarray(picture) for picture in pictures])
+    """Compare an image's twin with it and with others, by features that see nothing but the colours' places roughly."""
+    images = [scene(seed).resize((side, side)) for seed in range(OTHERS)] + [twin.resize((side, side))]
+    images = np.stack([np.asarray(image) for image in images])
     features = np.random.default_rng(0).normal(size=(OTHERS + 1, 16))
     features[-1] = features[0] + 0.1
     pairs, similarity = near_duplicates(images, np.arange(len(images)), features, mirrored)
@@ -29,13 +29,13 @@ def found(twin: Image.Image, side: int = 48, mirrored: bool = True) -> list[list
 @pytest.mark.parametrize(
     "change",
     [
-        lambda picture: picture,
-        lambda picture: picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
-        lambda picture: picture.crop((1, 1, 47, 47)),
-        lambda picture: picture.crop((5, 0, 43, 48)).resize((48, 48)),
-        lambda picture: picture.crop((0, 5, 48, 43)).resize((48, 48)),
-        lambda picture: picture.transform((48, 48), Image.Transform.AFFINE, (1, 0, 2, 0, 1, -2)),
-        lambda picture: ImageEnhance.Brightness(ImageEnhance.Color(picture).enhance(0.2)).enhance(0.7),
+        lambda image: image,
+        lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        lambda image: image.crop((1, 1, 47, 47)),
+        lambda image: image.crop((5, 0, 43, 48)).resize((48, 48)),
+        lambda image: image.crop((0, 5, 48, 43)).resize((48, 48)),
+        lambda image: image.transform((48, 48), Image.Transform.AFFINE, (1, 0, 2, 0, 1, -2)),
+        lambda image: ImageEnhance.Brightness(ImageEnhance.Color(image).enhance(0.2)).enhance(0.7),
     ],
     ids=["the same", "mirrored", "cropped", "wider", "higher", "shifted", "darker and greyer"],
 )
@@ -59,7 +59,7 @@ def test_candidates_are_alike_in_every_component_not_in_the_strongest_alone():
     assert (pairs[:, 1] - pairs[:, 0] == 1000).sum() > 950
 
 
-def test_another_picture_with_the_same_features_is_no_twin():
+def test_another_image_with_the_same_features_is_no_twin():
     assert found(scene(1000)) == []
 
 
@@ -73,12 +73,12 @@ def test_shades_of_grey_are_pillows(size):
     )  # Pillow rounds three times
 
 
-def test_tiny_pictures_and_single_ones_have_no_twins():
+def test_tiny_images_and_single_ones_have_no_twins():
     assert found(scene(0), side=8) == []
     assert len(near_duplicates(np.zeros((1, 32, 32, 3), np.uint8), np.arange(1), np.ones((1, 4)))[0]) == 0
 
 
-def test_flat_pictures_with_the_same_faint_noise_are_no_twins():
+def test_flat_images_with_the_same_faint_noise_are_no_twins():
     images = np.full((5, 32, 32, 3), 200, np.uint8) + 10 * np.arange(5, dtype=np.uint8)[:, None, None, None]
     images[:, ::5, ::7] += 1
     assert len(near_duplicates(images, np.arange(5), np.ones((5, 3)))[0]) == 0

@@ -167,8 +167,8 @@ def test_a_toml_file_sets_options_and_the_command_line_overrides_them(tmp_path, 
     (tmp_path / "mine.toml").write_text('recipe = "starter"\ndata = "digits"\nepochs = 7\nhead_epochs = 9\n')
     taken = {}
 
-    def train(config, *, overwrite, typed):
-        taken.update(vars(config), overwrite=overwrite, typed=typed)
+    def train(config, *, overwrite, explicit):
+        taken.update(vars(config), overwrite=overwrite, explicit=explicit)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("headstart.trainer.train", train)
@@ -176,7 +176,7 @@ def test_a_toml_file_sets_options_and_the_command_line_overrides_them(tmp_path, 
         main(["train", "--config", "mine.toml", "--epochs", "2"])
     assert end.value.code == 130
     assert (taken["backbone"], taken["epochs"], taken["head_epochs"], taken["overwrite"]) == ("starter", 2, 9, False)
-    assert taken["typed"] == {"recipe", "data", "epochs", "head_epochs"}
+    assert taken["explicit"] == {"recipe", "data", "epochs", "head_epochs"}
 
 
 def test_an_unknown_option_in_a_toml_file_gets_a_suggestion(capsys, tmp_path):
@@ -213,14 +213,14 @@ def test_any_name_reaches_any_console_and_no_escape_sequence_does(encoding, smal
         out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
         monkeypatch.setattr(sys, "stdout", out)
         monkeypatch.setattr(sys, "stderr", err)
-        (tmp_path / "broken\x1b\n.png").write_bytes(b"no picture")
+        (tmp_path / "broken\x1b\n.png").write_bytes(b"no image")
         main(["predict", str(small_run.path), str(tmp_path), "--format", kind])
         for stream in (out, err):
             stream.flush()
             assert b"\x1b" not in stream.buffer.getvalue()
         printed = out.buffer.getvalue().decode(encoding)
         if kind == "json":
-            assert os.fsencode(json.loads(printed)[0]["picture"]) == os.fsencode(tmp_path / name)
+            assert os.fsencode(json.loads(printed)[0]["image"]) == os.fsencode(tmp_path / name)
         else:
             assert len(printed.splitlines()) == (1 if kind == "table" else 2)
             assert "\\x1b[31m\\n" in printed

@@ -16,9 +16,9 @@ from headstart.errors import HeadstartError
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 CLASSES = {10: [f"class_{i}" for i in range(10)], 100: [f"class_{i}" for i in range(100)]}
-PICTURES = 24
-PLANES = np.random.default_rng(0).integers(0, 256, (PICTURES, 3072), dtype=np.uint8)
-LABELS = np.arange(PICTURES) % 10
+IMAGES = 24
+PLANES = np.random.default_rng(0).integers(0, 256, (IMAGES, 3072), dtype=np.uint8)
+LABELS = np.arange(IMAGES) % 10
 
 
 class Python2Pickler(pickle._Pickler):
@@ -38,12 +38,12 @@ def write_python(folder, classes):
     names = [name.encode() for name in CLASSES[classes]]
     if classes == 10:
         (folder / "batches.meta").write_bytes(pickled({b"label_names": names, b"num_vis": 3072}))
-        for name, rows in zip(BATCHES, np.split(np.arange(PICTURES), 6), strict=True):
+        for name, rows in zip(BATCHES, np.split(np.arange(IMAGES), 6), strict=True):
             batch = {b"batch_label": name.encode(), b"labels": LABELS[rows].tolist(), b"data": PLANES[rows]}
             (folder / name).write_bytes(pickled(batch))
     else:
         (folder / "meta").write_bytes(pickled({b"fine_label_names": names, b"coarse_label_names": [b"all"]}))
-        for name, rows in (("train", slice(0, 20)), ("test", slice(20, PICTURES))):
+        for name, rows in (("train", slice(0, 20)), ("test", slice(20, IMAGES))):
             labels = LABELS[rows].tolist()
             batch = {b"fine_labels": labels, b"coarse_labels": [0] * len(labels), b"data": PLANES[rows]}
             (folder / name).write_bytes(pickled(batch))
@@ -60,7 +60,7 @@ def write_binary(folder, classes):
     else:
         (folder / "fine_label_names.txt").write_text(names)
         (folder / "coarse_label_names.txt").write_text("all\n")
-        records = np.hstack([np.zeros((PICTURES, 1), np.uint8), LABELS[:, None].astype(np.uint8), PLANES])
+        records = np.hstack([np.zeros((IMAGES, 1), np.uint8), LABELS[:, None].astype(np.uint8), PLANES])
         (folder / "train.bin").write_bytes(records[:20].tobytes())
         (folder / "test.bin").write_bytes(records[20:].tobytes())
 
@@ -97,14 +97,14 @@ def test_folder_and_archive_of_both_layouts(tmp_path, layout, classes, suffix):
     folder = tmp_path / "cifar"
     WRITERS[layout](folder, classes)
     path = archive(folder, suffix) if suffix else folder
-    pictures = read_cifar(path)
-    assert np.array_equal(pictures.images, PLANES.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    assert pictures.images.dtype == np.uint8
-    assert pictures.labels.tolist() == LABELS.tolist()
-    assert pictures.labels.dtype == np.int32
-    assert pictures.class_names == tuple(CLASSES[classes])
-    assert pictures.parts.tolist() == [TRAIN] * 20 + [TEST] * 4
-    assert pictures.source == str(path)
+    source = read_cifar(path)
+    assert np.array_equal(source.images, PLANES.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    assert source.images.dtype == np.uint8
+    assert source.labels.tolist() == LABELS.tolist()
+    assert source.labels.dtype == np.int32
+    assert source.class_names == tuple(CLASSES[classes])
+    assert source.splits.tolist() == [TRAIN] * 20 + [TEST] * 4
+    assert source.name == str(path)
 
 
 @pytest.mark.parametrize("classes", [10, 100])
@@ -121,7 +121,7 @@ def test_real_data_in_both_layouts(real_data):
     assert python.class_names[3] == "cat"
     assert python.class_names == binary.class_names
     assert np.array_equal(python.labels, binary.labels)
-    assert np.array_equal(python.parts, binary.parts)
+    assert np.array_equal(python.splits, binary.splits)
     assert np.array_equal(python.images, binary.images)
 
 

@@ -1,4 +1,4 @@
-"""A folder of pictures: classes, parts, a fixed order, damaged files, and the memory-mapped cache."""
+"""A folder of images: classes, splits, a fixed order, damaged files, and the memory-mapped cache."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from headstart.errors import HeadstartError
 
 
 def fill(folder, count, red=0):
-    """Save pictures 0.png, 1.png, ... whose green is their number."""
+    """Save images 0.png, 1.png, ... whose green is their number."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         Image.new("RGB", (6, 4), (red, number, 0)).save(folder / f"{number}.png")
@@ -37,16 +37,16 @@ def test_class_folders(tmp_path):
     fill(tmp_path / "dog", 2, red=100)
     fill(tmp_path / "cat", 3, red=200)
     fill(tmp_path / ".hidden", 1)
-    (tmp_path / "cat" / "notes.txt").write_text("not a picture, and not named one")
-    pictures = read_folder(tmp_path, 5)
-    assert pictures.class_names == ("cat", "dog")
-    assert pictures.labels.tolist() == [0, 0, 0, 1, 1]
-    assert pictures.files == ("cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png")
-    assert pictures.images.shape == (5, 5, 5, 3)
-    assert pictures.images[:, 2, 2].tolist() == [[200, 0, 0], [200, 1, 0], [200, 2, 0], [100, 0, 0], [100, 1, 0]]
-    assert set(pictures.parts.tolist()) == {TRAIN}
-    assert pictures.unreadable == ()
-    assert pictures.source == str(tmp_path)
+    (tmp_path / "cat" / "notes.txt").write_text("not an image, and not named one")
+    source = read_folder(tmp_path, 5)
+    assert source.class_names == ("cat", "dog")
+    assert source.labels.tolist() == [0, 0, 0, 1, 1]
+    assert source.files == ("cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png")
+    assert source.images.shape == (5, 5, 5, 3)
+    assert source.images[:, 2, 2].tolist() == [[200, 0, 0], [200, 1, 0], [200, 2, 0], [100, 0, 0], [100, 1, 0]]
+    assert set(source.splits.tolist()) == {TRAIN}
+    assert source.unreadable == ()
+    assert source.name == str(tmp_path)
 
 
 def test_order_and_fingerprint_do_not_depend_on_the_order_of_creation(tmp_path):
@@ -73,12 +73,12 @@ def test_parts(tmp_path, names):
         fill(tmp_path / validation / name, 2, red)
         fill(tmp_path / test / name, 1, red)
     (tmp_path / "docs").mkdir()
-    pictures = read_folder(tmp_path, 4)
-    assert pictures.class_names == ("cat", "dog")
-    for part, folder, count in ((TRAIN, train, 3), (VALIDATION, validation, 2), (TEST, test, 1)):
-        chosen = np.flatnonzero(pictures.parts == part)
-        assert {pictures.files[index].split("/")[0] for index in chosen} == {folder}
-        assert np.bincount(pictures.labels[chosen]).tolist() == [count, count]
+    source = read_folder(tmp_path, 4)
+    assert source.class_names == ("cat", "dog")
+    for split, folder, count in ((TRAIN, train, 3), (VALIDATION, validation, 2), (TEST, test, 1)):
+        chosen = np.flatnonzero(source.splits == split)
+        assert {source.files[index].split("/")[0] for index in chosen} == {folder}
+        assert np.bincount(source.labels[chosen]).tolist() == [count, count]
 
 
 def test_class_may_be_missing_in_the_test_part(tmp_path):
@@ -95,8 +95,8 @@ def test_class_that_is_only_in_the_test_part(tmp_path):
 
 
 def test_parts_without_a_training_part(tmp_path):
-    for part in ("val", "test"):
-        (tmp_path / part / "cat").mkdir(parents=True)
+    for split in ("val", "test"):
+        (tmp_path / split / "cat").mkdir(parents=True)
     with pytest.raises(HeadstartError, match=r"has test/ and val/ and no images to train on: put them into .*train"):
         read_folder(tmp_path, 8)
 
@@ -122,9 +122,9 @@ def test_only_one_class(tmp_path):
         read_folder(tmp_path, 4)
 
 
-@pytest.mark.parametrize("loose_pictures", [0, 3])
-def test_root_without_class_folders(tmp_path, loose_pictures):
-    fill(tmp_path, loose_pictures)
+@pytest.mark.parametrize("loose_images", [0, 3])
+def test_root_without_class_folders(tmp_path, loose_images):
+    fill(tmp_path, loose_images)
     with pytest.raises(HeadstartError, match="is no data set: it needs a subfolder of images for each class"):
         read_folder(tmp_path, 4)
 
@@ -136,15 +136,15 @@ def test_unreadable_files_are_named_and_skipped(tmp_path, monkeypatch, request, 
     data = tmp_path / "data"
     fill(data / "cat", 60)
     fill(data / "dog", 60, red=50)
-    (data / "cat" / "30.png").write_text("no picture")
-    pictures = read_folder(data, 4)
-    assert len(pictures.images) == len(pictures.labels) == len(pictures.parts) == len(pictures.files) == 119
-    assert np.bincount(pictures.labels).tolist() == [59, 60]
-    assert "cat/30.png" not in pictures.files
-    (line,) = pictures.unreadable
+    (data / "cat" / "30.png").write_text("no image")
+    source = read_folder(data, 4)
+    assert len(source.images) == len(source.labels) == len(source.splits) == len(source.files) == 119
+    assert np.bincount(source.labels).tolist() == [59, 60]
+    assert "cat/30.png" not in source.files
+    (line,) = source.unreadable
     assert line.startswith("cat/30.png: UnidentifiedImageError")
-    greens = [int(file.split("/")[1].removesuffix(".png")) for file in pictures.files]
-    assert pictures.images[:, 0, 0, 1].tolist() == greens
+    greens = [int(file.split("/")[1].removesuffix(".png")) for file in source.files]
+    assert source.images[:, 0, 0, 1].tolist() == greens
 
 
 def break_files(folder, count):
@@ -157,9 +157,9 @@ def test_a_few_unreadable_files_are_left_out(tmp_path, images, broken):
     fill(tmp_path / "cat", images // 2)
     fill(tmp_path / "dog", images // 2)
     break_files(tmp_path / "cat", broken)
-    pictures = read_folder(tmp_path, 4)
-    assert len(pictures.files) == images - broken
-    assert len(pictures.unreadable) == broken
+    source = read_folder(tmp_path, 4)
+    assert len(source.files) == images - broken
+    assert len(source.unreadable) == broken
 
 
 @pytest.mark.parametrize(("images", "broken"), [(40, 11), (500, 12)])
@@ -189,7 +189,7 @@ def test_reading_leaves_the_warning_filters_as_they_were(tmp_path):
     assert warnings.filters == before
 
 
-def test_memory_mapped_pictures_equal_those_in_memory(tmp_path, request):
+def test_memory_mapped_images_equal_those_in_memory(tmp_path, request):
     fill(tmp_path / "data" / "cat", 3, red=9)
     fill(tmp_path / "data" / "dog", 3)
     in_memory = read_folder(tmp_path / "data", 4)
@@ -271,9 +271,9 @@ def test_what_is_no_image_is_counted_by_kind(tmp_path):
     fill(tmp_path / "cat" / ".ipynb_checkpoints", 1)
     fill(tmp_path / "dog" / "@eaDir", 1)
     fill(tmp_path / "dog" / "thumbnails", 3)
-    pictures = read_folder(tmp_path, 4)
-    assert len(pictures.files) == 4
-    assert pictures.skipped == {
+    source = read_folder(tmp_path, 4)
+    assert len(source.files) == 4
+    assert source.skipped == {
         "no image (.txt)": 2, "no image (.mp4)": 1, "camera raw (.nef)": 1, "hidden or system file": 2,
         "hidden or system folder": 2, "folder of thumbnails": 1,
     }  # fmt: skip
@@ -286,9 +286,9 @@ def test_images_by_their_content_whatever_their_ending(tmp_path):
         Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(tmp_path / "cat" / name, format=kind)
     fill(tmp_path / "dog", 1)
     Image.new("RGB", (8, 8)).save(tmp_path / "dog" / "site.jpg", format="AVIF")
-    pictures = read_folder(tmp_path, 4)
-    assert np.bincount(pictures.labels).tolist() == [5, 2]
-    assert (pictures.skipped, pictures.unreadable) == ({}, ())
+    source = read_folder(tmp_path, 4)
+    assert np.bincount(source.labels).tolist() == [5, 2]
+    assert (source.skipped, source.unreadable) == ({}, ())
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
@@ -300,10 +300,10 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     (data / "dog" / "shelter").symlink_to(tmp_path / "store" / "more")
     (data / "dog" / "again").symlink_to(data)
     (data / "dog" / "gone.png").symlink_to(tmp_path / "store" / "not-mounted.png")
-    pictures = read_folder(data, 4)
-    assert np.bincount(pictures.labels).tolist() == [3, 10]
-    assert pictures.skipped == {"link to a folder above": 1}
-    assert pictures.unreadable == (f"dog/gone.png: it is a link to {tmp_path}/store/not-mounted.png, which is missing",)
+    source = read_folder(data, 4)
+    assert np.bincount(source.labels).tolist() == [3, 10]
+    assert source.skipped == {"link to a folder above": 1}
+    assert source.unreadable == (f"dog/gone.png: it is a link to {tmp_path}/store/not-mounted.png, which is missing",)
 
 
 def test_runs_within_the_data_are_no_class(tmp_path):
@@ -312,9 +312,9 @@ def test_runs_within_the_data_are_no_class(tmp_path):
     fill(tmp_path / "runs" / "first" / "images", 3)
     (tmp_path / "runs" / "first" / "config.toml").write_text("")
     (tmp_path / "runs" / "first" / "split.csv").write_text("")
-    pictures = read_folder(tmp_path, 4)
-    assert pictures.class_names == ("cat", "dog")
-    assert len(pictures.files) == 4
+    source = read_folder(tmp_path, 4)
+    assert source.class_names == ("cat", "dog")
+    assert len(source.files) == 4
 
 
 def long_images(folder, names, size, count=4):
@@ -328,10 +328,10 @@ def long_images(folder, names, size, count=4):
 
 def test_long_images_of_one_shape_are_squashed_and_it_is_said(tmp_path):
     long_images(tmp_path, ("a", "b"), (64, 16))
-    pictures = read_folder(tmp_path, 16)
-    assert pictures.decoding.fit == "squash"
-    assert pictures.images[0, 8, 0].tolist() == [255, 255, 255]
-    assert any("squashed" in line for line in pictures.remarks)
+    source = read_folder(tmp_path, 16)
+    assert source.decoding.fit == "squash"
+    assert source.images[0, 8, 0].tolist() == [255, 255, 255]
+    assert any("squashed" in line for line in source.remarks)
     cropped = read_folder(tmp_path, 16, fit="crop")
     assert cropped.images[0, 8, 0].max() <= 8
     assert any("75 % of each in the mean is cut away" in line for line in cropped.remarks)
@@ -354,11 +354,11 @@ def test_deep_images_share_one_scale_that_is_found_from_them(tmp_path, dtype, su
         for number in range(6):
             image = np.minimum(values + 10 * number, 2000) if label else np.minimum(values + 5 * number, 1500)
             Image.fromarray(image.astype(dtype)).save(tmp_path / name / f"{number}.{suffix}")
-    pictures = read_folder(tmp_path, 64)
-    low, high = pictures.decoding.grey_range
+    source = read_folder(tmp_path, 64)
+    low, high = source.decoding.grey_range
     assert 995 < low < 1010
     assert 1990 < high < 2001
-    assert len(np.unique(pictures.images[-1])) > 200
-    assert 120 < pictures.images[0].max() < 135, "one scale for all, so that a darker image stays darker"
-    again = read_folder(tmp_path, 64, decoding=pictures.decoding)
-    assert np.array_equal(again.images, pictures.images)
+    assert len(np.unique(source.images[-1])) > 200
+    assert 120 < source.images[0].max() < 135, "one scale for all, so that a darker image stays darker"
+    again = read_folder(tmp_path, 64, decoding=source.decoding)
+    assert np.array_equal(again.images, source.images)

@@ -83,7 +83,7 @@ def write_archive(path, folder, files):
 
 
 def planes(start, count):
-    """Pictures that are black but for their number, so that they compress well and all differ."""
+    """Source that are black but for their number, so that they compress well and all differ."""
     data = np.zeros((count, 3072), np.uint8)
     data[:, :4] = np.arange(start, start + count, dtype=np.uint32)[:, None].view(np.uint8)
     return data
@@ -100,10 +100,10 @@ def write_cifar100(path):
 
 def test_digits():
     data = load_data("digits")
-    assert data.pictures.images.shape == (1797, 8, 8, 3)
-    assert data.pictures.images.dtype == np.uint8
-    assert (data.pictures.images.min(), data.pictures.images.max()) == (0, 255)
-    assert np.ptp(data.pictures.images, axis=-1).max() == 0
+    assert data.source.images.shape == (1797, 8, 8, 3)
+    assert data.source.images.dtype == np.uint8
+    assert (data.source.images.min(), data.source.images.max()) == (0, 255)
+    assert np.ptp(data.source.images, axis=-1).max() == 0
     assert data.class_names == tuple("0123456789")
     assert (len(data.train), len(data.validation), len(data.test)) == (1294, 144, 359)
 
@@ -113,7 +113,7 @@ def test_options_reach_the_split():
     assert (len(data.train), len(data.validation), len(data.test)) == (50, 50, 50)
 
 
-def test_picture_folder(tmp_path):
+def test_image_folder(tmp_path):
     for red, name in enumerate(("cat", "dog")):
         (tmp_path / name).mkdir()
         for number in range(5):
@@ -132,8 +132,8 @@ def test_unknown_name(name, hint):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(HeadstartError, match=f"there is no folder {tmp_path}/pictures"):
-        load_data(tmp_path / "pictures")
+    with pytest.raises(HeadstartError, match=f"there is no folder {tmp_path}/images"):
+        load_data(tmp_path / "images")
 
 
 def test_file_that_is_no_data_set(tmp_path):
@@ -143,9 +143,9 @@ def test_file_that_is_no_data_set(tmp_path):
         load_data(path)
 
 
-@pytest.mark.parametrize("name", ["pictures.tar.gz", "pictures.tgz", "pictures.tar"])
+@pytest.mark.parametrize("name", ["images.tar.gz", "images.tgz", "images.tar"])
 def test_archive_that_is_no_cifar(tmp_path, name):
-    write_archive(tmp_path / name, "pictures", {"cat.png": b"a picture"})
+    write_archive(tmp_path / name, "images", {"cat.png": b"an image"})
     with pytest.raises(HeadstartError, match=f"{name} is neither a folder nor a .tar.gz of CIFAR files"):
         load_data(tmp_path / name)
 
@@ -161,7 +161,7 @@ def test_cifar10_is_downloaded(tmp_path, server, fetch):
     files = {name: {b"labels": labels, b"data": planes(10_000 * i, 10_000)} for i, name in enumerate(names)}
     fetch(f"{server}/c.tar.gz", write_archive(tmp_path / "c.tar.gz", "cifar-10-batches-py", files))
     data = load_data("cifar10")
-    assert data.pictures.images.shape == (60_000, 32, 32, 3)
+    assert data.source.images.shape == (60_000, 32, 32, 3)
     assert (len(data.train), len(data.validation), len(data.test)) == (45_000, 5_000, 10_000)
     assert data.test.min() == 50_000
     assert " ".join(data.class_names) == "airplane automobile bird cat deer dog frog horse ship truck"
@@ -181,10 +181,10 @@ def test_cifar100_after_failed_downloads_and_then_without_a_network(tmp_path, se
         load_data("cifar100")
     path.write_bytes(whole)
     downloaded = load_data("cifar100")
-    assert downloaded.pictures.class_names[99] == "class_99"
-    assert downloaded.pictures.fingerprint == load_data(path).pictures.fingerprint
+    assert downloaded.source.class_names[99] == "class_99"
+    assert downloaded.source.fingerprint == load_data(path).source.fingerprint
     fetch(f"{server}/silent", file_hash)
-    assert load_data("cifar100").pictures.fingerprint == downloaded.pictures.fingerprint
+    assert load_data("cifar100").source.fingerprint == downloaded.source.fingerprint
 
 
 def free_port():

@@ -13,11 +13,11 @@ from headstart.model.network import build_model, frozen_cut, tuning_model, witho
 
 @pytest.fixture(scope="module")
 def network() -> keras.Model:
-    """Two outputs, a map and its mean, from pictures."""
+    """Two outputs, a map and its mean, from images."""
     keras.utils.set_random_seed(0)
-    pictures = keras.Input((16, 16, 3), dtype="uint8")
-    maps = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(keras.layers.Rescaling(1 / 255)(pictures))
-    return keras.Model(pictures, [keras.layers.GlobalAveragePooling2D()(maps), maps])
+    images = keras.Input((16, 16, 3), dtype="uint8")
+    maps = keras.layers.Conv2D(4, 3, activation="relu", name="conv")(keras.layers.Rescaling(1 / 255)(images))
+    return keras.Model(images, [keras.layers.GlobalAveragePooling2D()(maps), maps])
 
 
 def batches(count: int = 10, last: int = 3) -> list[np.ndarray]:
@@ -26,7 +26,7 @@ def batches(count: int = 10, last: int = 3) -> list[np.ndarray]:
 
 
 def run(network: keras.Model, monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
-    monkeypatch.setattr(engine, "FEWEST_PICTURES", 1)
+    monkeypatch.setattr(engine, "FEWEST_IMAGES", 1)
     return list(engine.forward(network, batches(), 75))
 
 
@@ -40,7 +40,7 @@ def test_openvino_gives_what_keras_gives_in_the_order_of_the_batches(network, mo
 
 
 def test_an_engine_starts_once_and_gives_the_same_for_every_part(network, monkeypatch):
-    monkeypatch.setattr(engine, "FEWEST_PICTURES", 50)
+    monkeypatch.setattr(engine, "FEWEST_IMAGES", 50)
     started = []
     compiled_by_openvino = engine.compiled_by_openvino
     monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: started.append(inputs) or compiled_by_openvino(*inputs))
@@ -62,7 +62,7 @@ def test_mixed_precision_is_converted_and_stays_within_its_tolerance(network, mo
 def test_the_end_of_a_network_in_mixed_precision_is_converted(monkeypatch, caplog):
     """What fine-tuning trains takes maps; in bfloat16 its beginning must not expect them in that."""
     caplog.set_level("INFO", logger="headstart")
-    monkeypatch.setattr(engine, "FEWEST_PICTURES", 1)
+    monkeypatch.setattr(engine, "FEWEST_IMAGES", 1)
     config = hs.recipe("quick", backbone="starter", image_size=32, fine_tune_from="stage3")
     model = build_model(*load_backbone(config), (32, 32, 3), 4, config, "bfloat16")
     learner = without_augmentation(tuning_model(model, frozen_cut(model, config)))
@@ -90,6 +90,6 @@ def test_without_openvino_keras_does_the_work(network, monkeypatch, caplog):
     assert "Keras computes it" in caplog.text
 
 
-def test_few_pictures_start_no_engine(network, monkeypatch):
-    monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: pytest.fail("started an engine for a few pictures"))
+def test_few_images_start_no_engine(network, monkeypatch):
+    monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: pytest.fail("started an engine for a few images"))
     assert len(list(engine.forward(network, batches(), 75))) == 10

@@ -39,8 +39,8 @@ def test_images_that_were_learned_from_are_left_out_and_counted(run, folder, cap
     """All images of the folder are given: only its test split says anything."""
     with caplog.at_level(logging.INFO, "headstart"):
         figures = run.evaluate(load_for_evaluation(run, str(folder)))
-    counts = run.read_json("data.json")["pictures"]
-    assert figures["pictures"] == counts["test"]
+    counts = run.read_json("data.json")["images"]
+    assert figures["images"] == counts["test"]
     assert figures["left_out"] == {"training": counts["training"], "validation": counts["validation"]}
     assert figures["accuracy"] == run.metrics["test"]["frozen"]["accuracy"]
     left_out = counts["training"] + counts["validation"]
@@ -51,7 +51,7 @@ def test_other_images_are_all_measured(run, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
     save(noise, np.arange(40) % 10, tmp_path, run.class_names)
     figures = run.evaluate(load_for_evaluation(run, str(tmp_path)))
-    assert figures["pictures"] == 40
+    assert figures["images"] == 40
     assert figures["left_out"] == {"training": 0, "validation": 0}
     assert "without_near_duplicates" not in figures
 
@@ -66,10 +66,10 @@ def test_near_duplicates_of_what_was_learned_from_are_reported_apart(run, digits
     rows = digits.train[160:200]
     save(digits.images(rows).repeat(2, axis=1).repeat(2, axis=2), digits.labels(rows), tmp_path, digits.class_names)
     figures = run.evaluate(load_for_evaluation(run, str(tmp_path)))
-    assert figures["pictures"] == 60
+    assert figures["images"] == 60
     apart = figures["without_near_duplicates"]
     assert apart["left_out"] >= 18
-    assert apart["pictures"] + apart["left_out"] == 60
+    assert apart["images"] + apart["left_out"] == 60
 
 
 def test_nothing_is_left_where_all_was_learned_from(run, digits, tmp_path):
@@ -100,7 +100,7 @@ def test_data_that_could_not_train(run, digits, tmp_path, kind):
         expected = 40
         save(images[:30], labels[:30], tmp_path / "train", names)
         save(images[30:], labels[30:], tmp_path / "val", names)
-    assert run.evaluate(load_for_evaluation(run, str(tmp_path)))["pictures"] == expected
+    assert run.evaluate(load_for_evaluation(run, str(tmp_path)))["images"] == expected
 
 
 def test_a_run_is_evaluated_from_another_directory(folder, tmp_path, monkeypatch):
@@ -122,10 +122,10 @@ def test_images_are_decoded_as_the_run_decoded_its_own(tmp_path, digits):
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options))
     assert run.decoding.fit == "squash"
     data = load_for_evaluation(run, str(tmp_path / "data"))
-    assert data.pictures.decoding.fit == "squash"
+    assert data.source.decoding.fit == "squash"
     row = int(data.test[0])
     as_trained = run.predict(data.images(data.test[:1])).probabilities
-    as_file = run.predict(tmp_path / "data" / data.pictures.files[row]).probabilities
+    as_file = run.predict(tmp_path / "data" / data.source.files[row]).probabilities
     np.testing.assert_allclose(as_file, as_trained, atol=1e-5)
 
 

@@ -18,12 +18,12 @@ SIDE, OBJECT = 128, 64
 
 
 def plain(count: int, side: int) -> np.ndarray:
-    """Pictures of one shade of grey each."""
+    """Images of one shade of grey each."""
     return np.broadcast_to(np.linspace(60, 200, count).astype(np.uint8)[:, None, None, None], (count, side, side, 3)).copy()
 
 
 def planted(count: int, side: int = SIDE, size: int = OBJECT) -> tuple[np.ndarray, np.ndarray]:
-    """Plain pictures with a square of coloured checks in one quarter, and where it lies, bool (N, side, side)."""
+    """Plain images with a square of coloured checks in one quarter, and where it lies, bool (N, side, side)."""
     generator = np.random.default_rng(0)
     images, where = plain(count, side), np.zeros((count, side, side), bool)
     for image, mask in zip(images, where, strict=True):
@@ -35,7 +35,7 @@ def planted(count: int, side: int = SIDE, size: int = OBJECT) -> tuple[np.ndarra
 
 
 def network_that_knows_the_object(backbone: str, images: np.ndarray, **options) -> keras.Model:
-    """A network whose linear head tells pictures with the object (class 1) from plain grey ones (class 0)."""
+    """A network whose linear head tells images with the object (class 1) from plain grey ones (class 0)."""
     keras.utils.set_random_seed(0)
     size = images.shape[1]
     weights = "auto" if backbone == "starter" or backbone.endswith(".keras") else "none"
@@ -95,7 +95,7 @@ def assert_points_at(maps: np.ndarray, where: np.ndarray) -> None:
     assert maps.shape == where.shape
     assert maps.min() >= 0
     np.testing.assert_allclose(maps.max(axis=(1, 2)), 1)
-    # The object is a quarter of the picture: a map that knows nothing has a quarter of its mass there.
+    # The object is a quarter of the image: a map that knows nothing has a quarter of its mass there.
     inside = (maps * where).sum(axis=(1, 2)) / maps.sum(axis=(1, 2))
     assert inside.mean() > 0.5
     # The pointing game (Zhang et al. 2016): the map's largest value lies on the object.
@@ -155,11 +155,11 @@ def test_a_square_covers_a_quarter_of_the_side_with_the_mean_colour():
     assert np.any(changed, axis=0).all()
 
 
-def test_a_run_explains_files_and_skips_what_is_no_picture(small_run, digits, tmp_path, capsys):
+def test_a_run_explains_files_and_skips_what_is_no_image(small_run, digits, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for number, image in enumerate(digits.images(digits.test[:2])):
         Image.fromarray(image).save(tmp_path / "in" / f"{number}.png")
-    (tmp_path / "in" / "broken.jpg").write_bytes(b"no picture")
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no image")
     main(["explain", str(small_run.path), str(tmp_path / "in"), "--out", str(tmp_path / "out")])
     printed = capsys.readouterr()
     assert "skipped" in printed.err
@@ -169,19 +169,19 @@ def test_a_run_explains_files_and_skips_what_is_no_picture(small_run, digits, tm
     assert all(str(file) in printed.out for file in files)
     assert Image.open(files[0]).size == (224, 224)
     explanations = small_run.explain(tmp_path / "in")
-    assert explanations.maps.shape == explanations.pictures.shape[:3] == (2, 8, 8)
+    assert explanations.maps.shape == explanations.images.shape[:3] == (2, 8, 8)
     assert explanations.predictions.labels == small_run.predict(tmp_path / "in").labels
 
 
-@pytest.mark.parametrize(("pictures", "message"), [([], "no pictures to look at"), ("missing.jpg", "no file or folder")])
-def test_what_cannot_be_explained_is_said(small_run, pictures, message):
+@pytest.mark.parametrize(("images", "message"), [([], "no images to look at"), ("missing.jpg", "no file or folder")])
+def test_what_cannot_be_explained_is_said(small_run, images, message):
     with pytest.raises(hs.HeadstartError, match=message):
-        small_run.explain(pictures)
+        small_run.explain(images)
 
 
 def test_nothing_readable_is_an_error(small_run, tmp_path):
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    with pytest.raises(hs.HeadstartError, match="none of 1 picture"):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(hs.HeadstartError, match="none of 1 image"):
         small_run.explain(tmp_path)
 
 
@@ -191,7 +191,7 @@ AWKWARD = [
     "\N{PILE OF POO}" * 62 + ".png",
     "two\nlines\t\x1b[31m.png",
     "<b>:|?*.png",
-    "picture 3",
+    "image 3",
     "..",
     "",
     "\udcff.png",
@@ -230,5 +230,5 @@ def test_a_folder_that_cannot_be_written_is_said_in_a_line(place, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_an_overlay_keeps_the_pictures_proportions():
+def test_an_overlay_keeps_the_images_proportions():
     assert overlay(np.zeros((10, 20, 3), np.uint8), np.zeros((10, 20)), 50).size == (100, 50)

@@ -11,16 +11,16 @@ from PIL import Image
 from scipy.special import softmax
 
 import headstart as hs
-from headstart.data.decode import read_picture
+from headstart.data.decode import read_image
 
 
 @pytest.fixture(scope="module")
 def folder(digits, tmp_path_factory):
-    """The first ten test digits as files, and one that is no picture."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """The first ten test digits as files, and one that is no image."""
+    folder = tmp_path_factory.mktemp("images")
     for number, image in enumerate(digits.images(digits.test[:10])):
         Image.fromarray(image).save(folder / f"{number}.png")
-    (folder / "broken.jpg").write_bytes(b"no picture")
+    (folder / "broken.jpg").write_bytes(b"no image")
     return folder
 
 
@@ -29,13 +29,13 @@ def test_files_arrays_and_images_give_the_same(small_run, digits, folder):
     expected = small_run.predict(arrays).probabilities
     assert expected.shape == (10, 10)
     np.testing.assert_allclose(expected.sum(axis=1), 1, rtol=1e-5)
-    for pictures in ([Image.fromarray(array) for array in arrays], list(arrays), sorted(folder.glob("*.png"))):
-        np.testing.assert_allclose(small_run.predict(pictures, batch_size=3).probabilities, expected, rtol=1e-3, atol=1e-5)
+    for images in ([Image.fromarray(array) for array in arrays], list(arrays), sorted(folder.glob("*.png"))):
+        np.testing.assert_allclose(small_run.predict(images, batch_size=3).probabilities, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_probabilities_are_calibrated_unless_the_run_knows_no_temperature(small_run, digits, tmp_path):
     copy = hs.Run(shutil.copytree(small_run.path, tmp_path / "copy"))
-    pictures = digits.images(digits.test)
+    images = digits.images(digits.test)
     logits = small_run.test_logits("fine_tuned")
     for temperature in (2.5, None):
         manifest = json.loads((small_run.path / "manifest.json").read_text()) | {"temperature": temperature}
@@ -44,7 +44,7 @@ def test_probabilities_are_calibrated_unless_the_run_knows_no_temperature(small_
         (copy.path / "manifest.json").write_text(json.dumps(manifest))
         expected = softmax(logits / (temperature or 1), axis=1)
         run = hs.Run(copy.path)
-        np.testing.assert_allclose(run.predict(pictures).probabilities, expected, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(run.predict(images).probabilities, expected, rtol=1e-3, atol=1e-4)
         assert run.evaluate(digits)["temperature"] == (temperature or 1)
 
 
@@ -52,10 +52,10 @@ def test_the_mean_over_mirror_images(small_run, digits, tmp_path):
     copy = shutil.copytree(small_run.path, tmp_path / "copy")
     options = (copy / "config.toml").read_text()
     (copy / "config.toml").write_text(options.replace("flip = false", "flip = true"))
-    run, pictures = hs.Run(copy), digits.images(digits.test)
-    both = [np.log(run.predict(images).probabilities) for images in (pictures, pictures[:, :, ::-1].copy())]
+    run, images = hs.Run(copy), digits.images(digits.test)
+    both = [np.log(run.predict(images).probabilities) for images in (images, images[:, :, ::-1].copy())]
     expected = softmax(np.mean(both, axis=0), axis=1)
-    np.testing.assert_allclose(run.predict(pictures, batch_size=7, mirror=True).probabilities, expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(run.predict(images, batch_size=7, mirror=True).probabilities, expected, rtol=1e-3, atol=1e-5)
     right = expected.argmax(axis=1) == digits.labels(digits.test)
     assert run.evaluate(digits, mirror=True)["accuracy"] == right.mean() != run.evaluate(digits)["accuracy"]
 
@@ -66,18 +66,18 @@ def test_mirror_images_of_what_must_not_be_mirrored_are_refused(use, small_run, 
         use(small_run, digits, mirror=True)
 
 
-def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):
+def test_a_folder_skips_and_names_what_is_no_image(small_run, folder):
     predictions = small_run.predict(folder)
     assert len(predictions.names) == len(predictions.labels) == len(predictions.confidences) == 10
     assert [line.split(":")[0] for line in predictions.unreadable] == [str(folder / "broken.jpg")]
 
 
 @pytest.mark.parametrize(
-    ("pictures", "message"),
+    ("images", "message"),
     [
         ("missing.jpg", "no file or folder missing.jpg"),
-        ([], "no pictures"),
-        (np.zeros((0, 8, 8, 3), np.uint8), "no pictures"),
+        ([], "no images"),
+        (np.zeros((0, 8, 8, 3), np.uint8), "no images"),
         (np.zeros((8, 8, 3)), r"must be uint8 .* not float64 \(8, 8, 3\); numpy\.uint8\(255 \* array\)"),
         (np.full((8, 8, 3), 200.0), r"numpy\.uint8\(array\)"),
         (np.full((8, 8, 3), -1.0), "scale it to 0..255"),
@@ -90,20 +90,20 @@ def test_a_folder_skips_and_names_what_is_no_picture(small_run, folder):
         (np.zeros((2, 8, 8, 5), np.uint8), "must be uint8"),
         (np.zeros((8, 3), np.uint8), r"not uint8 \(8, 3\)"),
         (np.uint8(3), "must be uint8"),
-        (None, "NoneType is no picture: give a path"),
-        ([None], "NoneType is no picture"),
-        ([[1, 2], [3, 4]], "int is no picture"),
+        (None, "NoneType is no image: give a path"),
+        ([None], "NoneType is no image"),
+        ([[1, 2], [3, 4]], "int is no image"),
         (io.StringIO("text"), "mode 'rb'"),
-        (b"no picture", "none of 1 picture can be read; the first is picture 0: these bytes are no image"),
+        (b"no image", "none of 1 image can be read; the first is image 0: these bytes are no image"),
     ],
 )
-def test_what_cannot_be_classified_is_said(small_run, pictures, message):
+def test_what_cannot_be_classified_is_said(small_run, images, message):
     with pytest.raises(hs.HeadstartError, match=message) as refusal:
-        small_run.predict(pictures)
+        small_run.predict(images)
     assert "\n" not in str(refusal.value)
 
 
-def test_whatever_evidently_is_a_picture_is_taken_as_one(small_run, digits, folder):
+def test_whatever_evidently_is_a_image_is_taken_as_one(small_run, digits, folder):
     array, file = digits.images(digits.test[:1])[0], folder / "0.png"
     grey, content = array[..., 0], file.read_bytes()
     expected = small_run.predict(array).probabilities[0]
@@ -127,18 +127,18 @@ def test_a_pillow_image_is_turned_as_its_camera_says(small_run, digits, tmp_path
 
 
 def test_nothing_readable_is_an_error(small_run, folder):
-    with pytest.raises(hs.HeadstartError, match="none of 1 picture"):
+    with pytest.raises(hs.HeadstartError, match="none of 1 image"):
         small_run.predict(folder / "broken.jpg")
 
 
-def test_one_picture_is_classified_without_starting_keras(small_run, folder):
+def test_one_image_is_classified_without_starting_keras(small_run, folder):
     lines = (
         "import sys; from headstart.cli.main import main",
         f"main(['predict', {str(small_run.path)!r}, {str(folder / '0.png')!r}, '--format', 'json'])",
         "assert 'keras' not in sys.modules",
     )
     given = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)
-    image = read_picture(folder / "0.png", *small_run.image_shape[:2])
+    image = read_image(folder / "0.png", *small_run.image_shape[:2])
     logits = small_run.model.predict(image[None], verbose=0)
     expected = softmax(logits / small_run.temperature, axis=1)[0]
     np.testing.assert_allclose(list(json.loads(given.stdout)[0]["probabilities"].values()), expected, rtol=1e-3, atol=1e-4)
@@ -151,10 +151,10 @@ def test_without_openvino_keras_classifies(small_run, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("gpu", [False, True])
-def test_many_pictures_are_classified_as_a_few(gpu, small_run, digits, monkeypatch):
+def test_many_images_are_classified_as_a_few(gpu, small_run, digits, monkeypatch):
     images = digits.images(digits.test[:5])
     few = small_run.predict(images).probabilities
-    monkeypatch.setattr("headstart.inference.predict.FEWEST_PICTURES", 2)
+    monkeypatch.setattr("headstart.inference.predict.FEWEST_IMAGES", 2)
     monkeypatch.setattr("headstart.inference.predict.has_gpu", lambda: gpu)
     np.testing.assert_allclose(hs.Run(small_run.path).predict(images).probabilities, few, rtol=1e-3, atol=1e-4)
 
@@ -184,6 +184,6 @@ def test_other_data_are_matched_by_class_name(small_run, digits, folder, tmp_pat
 def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
     import dataclasses
 
-    stranger = dataclasses.replace(digits, pictures=dataclasses.replace(digits.pictures, class_names=tuple("abcdefghij")))
+    stranger = dataclasses.replace(digits, images=dataclasses.replace(digits.images, class_names=tuple("abcdefghij")))
     with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
         small_run.evaluate(stranger)

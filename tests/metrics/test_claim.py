@@ -2,12 +2,12 @@ import pytest
 
 from headstart.metrics.claim import known_images, what_it_holds_for
 
-PLAIN = {"accuracy": 0.95, "interval": [0.9, 0.98], "pictures": 200}
+PLAIN = {"accuracy": 0.95, "interval": [0.9, 0.98], "images": 200}
 
 
 def figures(known: int, accuracy: float | None = None, **changes):
     """Of 200 test images, of which some have a near-duplicate in training, with the accuracy on the others."""
-    new = {"accuracy": accuracy, "interval": [accuracy - 0.05, accuracy + 0.05], "pictures": 200 - known} if accuracy else None
+    new = {"accuracy": accuracy, "interval": [accuracy - 0.05, accuracy + 0.05], "images": 200 - known} if accuracy else None
     return PLAIN | {"near_duplicates_in_training": known} | ({"without_near_duplicates": new} if new else {}) | changes
 
 

@@ -11,18 +11,18 @@ from headstart.model.network import (
     adapt_batch_norm,
     all_layers,
     build_model,
+    copy_back,
     feature_model,
     first_unfrozen,
     frozen_cut,
     normalisation,
-    take_back,
     tuning_model,
     unfreeze,
     without_augmentation,
 )
 
 
-def images(count: int, side: int = 32) -> np.ndarray:
+def random_images(count: int, side: int = 32) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
@@ -51,11 +51,11 @@ def tiny_model(**options) -> tuple[keras.Model, hs.Config]:
 
 @pytest.mark.parametrize("mode", ["caffe", "torch", "tf"])
 def test_normalisation_equals_keras_own(mode):
-    pictures = images(4)
-    x = pictures.astype(np.float32) / 255
+    images = random_images(4)
+    x = images.astype(np.float32) / 255
     for layer in normalisation(mode):
         x = layer(x)
-    expected = keras.applications.imagenet_utils.preprocess_input(pictures.astype(np.float32), mode=mode)
+    expected = keras.applications.imagenet_utils.preprocess_input(images.astype(np.float32), mode=mode)
     np.testing.assert_allclose(keras.ops.convert_to_numpy(x), expected, rtol=1e-5, atol=1e-4)
 
 
@@ -65,11 +65,11 @@ def test_normalisation_equals_keras_own(mode):
      ("efficientnetv2b0", "efficientnet_v2"), ("convnexttiny", "convnext"), ("densenet121", "densenet")],
 )  # fmt: skip
 def test_every_family_gets_what_its_own_preprocess_input_gives(backbone, family):
-    pictures = images(2).astype(np.float32)
-    x = pictures / 255
+    images = random_images(2).astype(np.float32)
+    x = images / 255
     for layer in normalisation(BACKBONES[backbone].preprocess):
         x = layer(x)
-    expected = importlib.import_module(f"keras.applications.{family}").preprocess_input(pictures.copy())
+    expected = importlib.import_module(f"keras.applications.{family}").preprocess_input(images.copy())
     np.testing.assert_allclose(keras.ops.convert_to_numpy(x), expected, rtol=1e-5, atol=1e-4)
 
 
@@ -78,10 +78,10 @@ def test_batch_norm_stays_in_inference_mode_when_the_backbone_is_unfrozen():
     unfreeze(model, config)
     norms = [layer for layer in model.get_layer("backbone").layers if isinstance(layer, keras.layers.BatchNormalization)]
     before = [norm.get_weights() for norm in norms]
-    pictures = images(16)
-    np.testing.assert_allclose(model(pictures, training=True), model(pictures, training=False), rtol=1e-5, atol=1e-5)
+    images = random_images(16)
+    np.testing.assert_allclose(model(images, training=True), model(images, training=False), rtol=1e-5, atol=1e-5)
     model.compile("sgd", "mse")
-    model.fit(pictures, np.ones((16, 5)), verbose=0)
+    model.fit(images, np.ones((16, 5)), verbose=0)
     assert norms, "the test needs a batch norm that is not folded"
     for norm, weights in zip(norms, before, strict=True):
         np.testing.assert_array_equal(norm.moving_mean, weights[2])
@@ -94,14 +94,14 @@ def test_batch_norm_learns_where_it_is_told_to():
     norm = model.get_layer("backbone").get_layer("stage0_bn")
     before = np.array(norm.moving_mean)
     model.compile("sgd", "mse")
-    model.fit(images(16), np.ones((16, 5)), verbose=0)
+    model.fit(random_images(16), np.ones((16, 5)), verbose=0)
     assert not np.allclose(norm.moving_mean, before)
 
 
 def test_adapted_batch_norms_give_in_inference_what_they_give_in_training():
     config = hs.recipe("quick", image_size=32, batch_norm="training", flip=False, rotation=0.0, zoom=0.0, translation=0.0)
     model = build_model(tiny_backbone(), "unit", (32, 32, 3), 4, config, "float32")
-    extractor, batch = feature_model(model), images(8)
+    extractor, batch = feature_model(model), random_images(8)
     adapt_batch_norm(model, [batch], config)
     assert not model.get_layer("backbone").trainable_variables
     inferred = keras.ops.convert_to_numpy(extractor(batch, training=False))
@@ -124,25 +124,25 @@ def test_a_frozen_backbone_gives_the_head_all_the_trainable_weights():
 
 def test_the_network_in_use_is_not_random_however_it_is_called():
     model, _ = tiny_model()
-    pictures = images(3)
+    images = random_images(3)
     used = without_augmentation(model)
-    np.testing.assert_array_equal(used(pictures), used(pictures))
-    np.testing.assert_allclose(used(pictures), model.predict(pictures, verbose=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(used(images), used(images))
+    np.testing.assert_allclose(used(images), model.predict(images, verbose=0), rtol=1e-5, atol=1e-5)
 
 
 def test_augmentation_acts_in_training_only():
     model, _ = tiny_model(dropout=0.0)
-    pictures = images(3)
-    assert not np.allclose(model(pictures, training=True), model(pictures, training=False))
+    images = random_images(3)
+    assert not np.allclose(model(images, training=True), model(images, training=False))
 
 
 def test_the_two_sides_of_a_cut_are_the_whole_network():
     model, config = tiny_model(fine_tune_from="stage1")
     cut = frozen_cut(model, config)
     assert cut == "stage0_relu"  # between the stages, and not inside one
-    pictures = images(3)
-    features, _ = feature_model(model, cut).predict(pictures, verbose=0)
-    expected = without_augmentation(model).predict(pictures, verbose=0)
+    images = random_images(3)
+    features, _ = feature_model(model, cut).predict(images, verbose=0)
+    expected = without_augmentation(model).predict(images, verbose=0)
     np.testing.assert_allclose(head_model(model).predict(features, verbose=0), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -150,15 +150,15 @@ def test_the_two_sides_of_a_cut_are_the_whole_network():
 def test_what_fine_tuning_trains_is_taken_back(start):
     model, config = tiny_model(fine_tune_from=start)
     unfreeze(model, config)
-    cut, pictures = frozen_cut(model, config), images(3)
-    inputs = feature_model(model, cut).predict(pictures, verbose=0)[1] if cut else pictures
+    cut, images = frozen_cut(model, config), random_images(3)
+    inputs = feature_model(model, cut).predict(images, verbose=0)[1] if cut else images
     learner = tuning_model(model, cut)
-    np.testing.assert_allclose(learner.predict(inputs, verbose=0), model.predict(pictures, verbose=0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(learner.predict(inputs, verbose=0), model.predict(images, verbose=0), rtol=1e-5, atol=1e-5)
     assert [weight.shape for weight in learner.trainable_weights] == [weight.shape for weight in model.trainable_weights]
     for weight in learner.trainable_weights:
         weight.assign(weight * 1.1)
-    take_back(learner, model, cut)
-    np.testing.assert_allclose(model.predict(pictures, verbose=0), learner.predict(inputs, verbose=0), rtol=1e-5, atol=1e-5)
+    copy_back(learner, model, cut)
+    np.testing.assert_allclose(model.predict(images, verbose=0), learner.predict(inputs, verbose=0), rtol=1e-5, atol=1e-5)
     assert all(type(layer).__module__.startswith("keras.") for layer in all_layers(model))  # so that it opens anywhere
 
 

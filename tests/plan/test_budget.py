@@ -12,7 +12,7 @@ from headstart.plan.budget import prepare, table, worth_measuring
 from headstart.plan.costs import NotMeasured, costs_at, keep, kept, measured
 from headstart.plan.estimate import MARGIN, predict
 
-LARGER = COSTS | {name: 4 * COSTS[name] for name in ("picture", "tune_picture", "tune_score", "disk_picture")}
+LARGER = COSTS | {name: 4 * COSTS[name] for name in ("image", "tune_image", "tune_score", "disk_image")}
 
 
 @pytest.fixture
@@ -26,8 +26,8 @@ def known(digits, tmp_path, monkeypatch):
 
 
 def test_a_budget_is_spent_on_size_then_epochs_then_views(known, digits):
-    def chosen(budget: str, *typed: str) -> tuple[int, int, int]:
-        config = prepare(dataclasses.replace(known, budget=budget), digits, typed)
+    def chosen(budget: str, *explicit: str) -> tuple[int, int, int]:
+        config = prepare(dataclasses.replace(known, budget=budget), digits, explicit)
         return config.image_size, config.epochs, config.views
 
     assert chosen("1h") == (64, 3, 2)  # digits are 8 px: nothing is known of enlarging them more than 8 times
@@ -72,7 +72,7 @@ def test_a_failed_measurement_does_not_stop_a_training(digits, tmp_path, monkeyp
 def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     asked = hs.recipe("starter", out=str(tmp_path / "run"), budget="1h", **SMALL | {"epochs": 1})
-    run = hs.train(asked, digits, typed={"views"})
+    run = hs.train(asked, digits, explicit={"views"})
     assert read_toml(run.path / "config.toml")["epochs"] == 3
     content = json.loads((run.path / "plan.json").read_text())
     assert content["chosen"] == {"epochs": 3}
@@ -92,7 +92,7 @@ def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tmp
 
 
 def test_the_table_has_a_row_for_each_size_and_says_what_cannot_be_foretold(known, monkeypatch):
-    costs = {32: COSTS | {"disk_picture": 1e10}, 64: COSTS}
+    costs = {32: COSTS | {"disk_image": 1e10}, 64: COSTS}
     monkeypatch.setattr("headstart.plan.budget.measured", lambda *args, **options: costs)
     lines = table(dataclasses.replace(known, data="digits"), {"recipe", "data"}).splitlines()
     assert lines[0].split() == [

@@ -45,29 +45,29 @@ def test_a_network_from_scratch_has_one_stage(digits):
 
 def test_maps_that_the_cache_cannot_hold_are_not_foretold(digits):
     with pytest.raises(NotMeasured, match="maps would take 7440"):
-        predict(hs.recipe("quick"), digits, COSTS | {"disk_picture": 1e10})
+        predict(hs.recipe("quick"), digits, COSTS | {"disk_image": 1e10})
 
 
 def test_costs_between_and_beyond_two_sizes_follow_their_pixels():
     def cost(size: int) -> dict[str, float]:
-        return COSTS | {"picture": 0.001 + 1e-6 * size**2}
+        return COSTS | {"image": 0.001 + 1e-6 * size**2}
 
     measured = {64: cost(64), 128: cost(128)}
     for size in (32, 64, 96, 128, 224):
-        assert costs_at(measured, size)["picture"] == pytest.approx(cost(size)["picture"])
+        assert costs_at(measured, size)["image"] == pytest.approx(cost(size)["image"])
         assert costs_at(measured, size)["start"] == COSTS["start"]
     # A steeper line than the pixels themselves would foretell negative times.
-    steep = {64: COSTS | {"picture": 0.001}, 128: COSTS | {"picture": 0.01}}
-    assert costs_at(steep, 32)["picture"] == pytest.approx(0.001 / 4)
+    steep = {64: COSTS | {"image": 0.001}, 128: COSTS | {"image": 0.01}}
+    assert costs_at(steep, 32)["image"] == pytest.approx(0.001 / 4)
 
 
 def test_a_batch_that_does_not_fit_is_halved_and_its_rate_with_it(digits, monkeypatch):
     monkeypatch.setattr("headstart.plan.estimate.available_memory", lambda: 2e9)
     config = hs.recipe("quick", batch_size=128, learning_rate=1e-3)
     assert fit_memory(config, digits, COSTS) == config
-    fitted = fit_memory(config, digits, COSTS | {"memory_picture": 2e7})
+    fitted = fit_memory(config, digits, COSTS | {"memory_image": 2e7})
     assert (fitted.batch_size, fitted.learning_rate) == (32, 2.5e-4)
-    assert predict(fitted, digits, COSTS | {"memory_picture": 2e7}).memory < 2e9
+    assert predict(fitted, digits, COSTS | {"memory_image": 2e7}).memory < 2e9
     on_a_gpu = fit_memory(config, digits, COSTS | {"largest_batch": 64.0})
     assert on_a_gpu == dataclasses.replace(config, batch_size=64, learning_rate=5e-4)
 

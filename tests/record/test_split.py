@@ -41,7 +41,7 @@ def test_the_split_comes_back_whatever_the_configuration_would_draw(folder, tmp_
     assert splits(again) == splits(data) != splits(configured_data(Config(data=str(folder), image_size=8)))
     assert again.image_shape == (8, 8, 3)
     rows = read_split(run)
-    assert [row["image"] for row in rows] == list(data.pictures.names)
+    assert [row["image"] for row in rows] == list(data.source.names)
     assert {row["split"] for row in rows} == {"training", "validation", "test", "unused"}
 
 
@@ -55,9 +55,9 @@ def test_what_was_left_out_as_near_duplicate_stays_out(folder, tmp_path):
 
 def test_images_are_decoded_again_as_they_were(folder, tmp_path):
     data = hs.load_data(folder, image_size=8, fit="pad")
-    data = dataclasses.replace(data, pictures=dataclasses.replace(data.pictures, decoding=Decoding("pad", (3.0, 9.5))))
+    data = dataclasses.replace(data, images=dataclasses.replace(data.images, decoding=Decoding("pad", (3.0, 9.5))))
     run = kept(tmp_path, data)
-    assert recorded_data(run, Config(data=str(folder))).pictures.decoding == Decoding("pad", (3.0, 9.5))
+    assert recorded_data(run, Config(data=str(folder))).source.decoding == Decoding("pad", (3.0, 9.5))
 
 
 def change(folder, how):
@@ -94,12 +94,12 @@ def test_changed_data_are_refused_with_what_changed(folder, tmp_path, how, said)
 def test_a_changed_class_is_said(digits):
     rows = [
         {"image": name, "digest": bytes(digest).hex(), "class": digits.class_names[label], "split": "test"}
-        for name, digest, label in zip(digits.pictures.names, digits.pictures.digests, digits.pictures.labels, strict=True)
+        for name, digest, label in zip(digits.source.names, digits.source.digests, digits.source.labels, strict=True)
     ]
-    assert differences(rows, digits.pictures) == ""
+    assert differences(rows, digits.images) == ""
     rows[7]["class"] = "another"
-    assert differences(rows, digits.pictures) == "1 image of another class (such as training 7)"
-    assert differences([*rows[:7], *rows[8:], rows[7] | {"class": "7"}], digits.pictures) == "the images have another order"
+    assert differences(rows, digits.images) == "1 image of another class (such as training 7)"
+    assert differences([*rows[:7], *rows[8:], rows[7] | {"class": "7"}], digits.images) == "the images have another order"
 
 
 def test_data_that_are_split_in_another_way_are_refused(folder, tmp_path):
@@ -141,4 +141,4 @@ def test_data_that_were_moved(folder, tmp_path):
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(hs.HeadstartError, match=r"no longer in .*/data: bring them back, or write where they are now as data in"):
         recorded_data(run, Config(data=str(folder)))
-    assert len(recorded_data(run, Config(data=str(tmp_path / "elsewhere"))).pictures.labels) == 40
+    assert len(recorded_data(run, Config(data=str(tmp_path / "elsewhere"))).source.labels) == 40

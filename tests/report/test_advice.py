@@ -8,7 +8,7 @@ CLASSES = {"cat": {"recall": 0.9, "support": 100}, "dog": {"recall": 0.9, "suppo
 
 
 def figures(**changes):
-    return {"accuracy": 0.9, "interval": [0.89, 0.91], "pictures": 10_000, "per_class": CLASSES, "ece": 0.01, "loss": 0.3,
+    return {"accuracy": 0.9, "interval": [0.89, 0.91], "images": 10_000, "per_class": CLASSES, "ece": 0.01, "loss": 0.3,
             "calibrated": {"ece": 0.005, "loss": 0.29}, "calibration": {"applied": True},
             "confusion": [[90, 10], [10, 90]]} | changes  # fmt: skip
 
@@ -36,7 +36,7 @@ def test_a_good_run_gets_no_advice():
         ({"cells": 2}, "--image-size 128"),
         ({"history": [ROW | {"val_accuracy": 0.8}, ROW]}, "--epochs 4"),
         ({"history": [ROW | {"accuracy": 0.99, "val_accuracy": 0.8}]}, "--rand-augment"),
-        ({"per_class": CLASSES | {"cat": {"recall": 0.5, "support": 100}}}, "Add pictures of cat"),
+        ({"per_class": CLASSES | {"cat": {"recall": 0.5, "support": 100}}}, "Add images of cat"),
         ({"per_class": CLASSES | {"cat": {"recall": 0.5, "support": 100}}}, "10 are called dog"),
         ({"per_class": CLASSES | {"cat": {"recall": 0.0, "support": 0}}}, ""),
         ({"ece": 0.08}, "Use the calibrated probabilities"),
@@ -59,16 +59,16 @@ def test_a_good_run_gets_no_advice():
             },
             "",
         ),
-        ({"interval": [0.8, 0.95]}, "Test on more pictures"),
+        ({"interval": [0.8, 0.95]}, "Test on more images"),
         # More of the same images would tell nothing of new ones.
         ({"interval": [0.8, 0.95], "near_duplicates_in_training": 9_000}, ""),
         (
             {"per_class": {"x" * 255: {"recall": 0.5, "support": 100}, "dog": CLASSES["dog"]}},
-            "Add pictures of xxxxxxxxxxxxxxxxxxxx…",
+            "Add images of xxxxxxxxxxxxxxxxxxxx…",
         ),
         ({"audit": {"suspects": [{}, {}]}}, "2 labels that may be wrong"),
-        ({"audit": {"near_duplicates": [{"parts": ["training", "test"]}]}}, "1 near-duplicate cross"),
-        ({"audit": {"near_duplicates": [{"parts": ["test", "test"]}]}}, ""),
+        ({"audit": {"near_duplicates": [{"splits": ["training", "test"]}]}}, "1 near-duplicate cross"),
+        ({"audit": {"near_duplicates": [{"splits": ["test", "test"]}]}}, ""),
         ({"audit": {"suspects": [{"certainty": "surely"}, {"certainty": "perhaps"}]}}, "1 of them strongly suspect"),
         ({"audit": {"label_conflicts": [{}]}}, "1 pair of nearly the same image with different labels"),
         ({"audit": {"alike": True, "label_conflicts": [{}]}}, "Test on images of another source"),
@@ -82,6 +82,6 @@ def test_a_figure_that_calls_for_something_gets_it(changes, words):
 
 @pytest.mark.parametrize(("found", "advised"), [({}, True), ({"classes_emptied": ["cat"]}, False), ({"alike": True}, False)])
 def test_what_would_be_refused_or_would_not_help_is_not_advised(found, advised):
-    said = given(audit={"near_duplicates": [{"parts": ["training", "test"]}], "label_conflicts": [{}]} | found)
+    said = given(audit={"near_duplicates": [{"splits": ["training", "test"]}], "label_conflicts": [{}]} | found)
     assert ("--drop-duplicates" in said) == advised
     assert ("different labels" in said) == (found != {"alike": True})

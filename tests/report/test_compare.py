@@ -12,11 +12,11 @@ from headstart.report.compare import Comparison
 
 @pytest.fixture(scope="module")
 def other_run(tmp_path_factory, digits):
-    """A run on the same pictures that learned less."""
+    """A run on the same images that learned less."""
     return hs.train(hs.recipe("starter", out=str(tmp_path_factory.mktemp("other") / "other"), **SMALL | {"epochs": 0}), digits)
 
 
-def test_two_runs_on_the_same_pictures_get_a_paired_test(small_run, other_run, capsys, tmp_path):
+def test_two_runs_on_the_same_images_get_a_paired_test(small_run, other_run, capsys, tmp_path):
     main(["compare", str(other_run.path), str(small_run.path), "--out", str(tmp_path / "compare.html")])
     printed = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
     accuracies = [other_run.metrics["test"]["frozen"]["accuracy"], small_run.metrics["test"]["fine_tuned"]["accuracy"]]
@@ -40,23 +40,23 @@ def test_the_paired_test_is_that_of_the_images_that_both_were_tested_on(small_ru
     labels = digits.labels(digits.test)[11:41]
     right = [small_run.test_logits("fine_tuned")[11:41].argmax(axis=1), run.test_logits("frozen").argmax(axis=1)] == labels
     won, lost = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    assert f"{won} pictures are right only in {small_run.path.name}, {lost} only in few" in Comparison(run, small_run).verdict()
+    assert f"{won} images are right only in {small_run.path.name}, {lost} only in few" in Comparison(run, small_run).verdict()
 
 
-def test_other_test_pictures_get_no_paired_test(small_run, tmp_path, capsys):
+def test_other_test_images_get_no_paired_test(small_run, tmp_path, capsys):
     other = shutil.copytree(small_run.path, tmp_path / "other")
     rows = (other / "split.csv").read_text()
     (other / "split.csv").write_text(rows.replace(",test,", ",test,0"))
     main(["compare", str(small_run.path), str(other)])
-    assert "not tested on the same pictures" in capsys.readouterr().out
+    assert "not tested on the same images" in capsys.readouterr().out
 
 
 def test_an_accuracy_on_known_images_is_not_compared_without_a_word(small_run, tmp_path):
     other = shutil.copytree(small_run.path, tmp_path / "other")
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["test"]["fine_tuned"] |= {
-        "near_duplicates_in_training": 50, "pictures": 60,
-        "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.2, 0.6], "pictures": 10},
+        "near_duplicates_in_training": 50, "images": 60,
+        "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.2, 0.6], "images": 10},
     }  # fmt: skip
     (other / "metrics.json").write_text(json.dumps(metrics))
     said = Comparison(small_run, hs.Run(other)).text().replace("\N{NO-BREAK SPACE}", " ")

@@ -18,7 +18,7 @@ NAMES = (
 @pytest.fixture
 def renamed(digits):
     """The digits, with classes whose names are trouble."""
-    return dataclasses.replace(digits, pictures=dataclasses.replace(digits.pictures, class_names=NAMES))
+    return dataclasses.replace(digits, images=dataclasses.replace(digits.images, class_names=NAMES))
 
 
 def test_names_of_any_kind_can_be_drawn_without_a_word(small_run, renamed, tmp_path):
@@ -67,7 +67,7 @@ def test_the_plot_of_calibration_says_on_how_many_images_and_whether_it_is_appli
 
 
 def test_the_plot_of_the_gain_claims_nothing_that_the_audit_contradicts(small_run, tmp_path):
-    test = {stage: one | {"near_duplicates_in_training": one["pictures"]} for stage, one in small_run.metrics["test"].items()}
+    test = {stage: one | {"near_duplicates_in_training": one["images"]} for stage, one in small_run.metrics["test"].items()}
     with plots.figure(tmp_path / "gain.png", (5, 4)) as canvas:
         plots.draw_gain(canvas, test)
     assert "near-duplicate in training" in canvas.get_supxlabel()

@@ -21,7 +21,7 @@ const answers = { width: innerWidth, needed: document.documentElement.scrollWidt
 button.focus(); answers.focused = document.activeElement === button;
 button.click(); answers.once = state();
 button.click(); answers.twice = state();
-answers.pictures = [...document.images].every((image) => image.complete && image.naturalWidth > 0);
+answers.images = [...document.images].every((image) => image.complete && image.naturalWidth > 0);
 parent.document.body.dataset.answers = JSON.stringify(answers);
 </script>"""
 
@@ -71,7 +71,7 @@ def test_it_fits_the_screen_and_its_tables_sort(width, browser, small_run, tmp_p
     assert answers["focused"]
     assert answers["once"] == ["ascending", "0"]
     assert answers["twice"] == ["descending", "9"]
-    assert answers["pictures"]
+    assert answers["images"]
 
 
 def test_it_prints(browser, small_run, tmp_path):

@@ -77,8 +77,8 @@ def test_names_cannot_break_out_of_the_page(copy, digits):
 
     changed(copy, "metrics.json", rename)
     names = tuple(evil.get(name, name) for name in digits.class_names)
-    files = tuple(f'"><img src=x onerror=alert({index})>\udcff\n' for index in range(len(digits.pictures.labels)))
-    data = dataclasses.replace(digits, pictures=dataclasses.replace(digits.pictures, class_names=names, files=files))
+    files = tuple(f'"><img src=x onerror=alert({index})>\udcff\n' for index in range(len(digits.source.labels)))
+    data = dataclasses.replace(digits, images=dataclasses.replace(digits.images, class_names=names, files=files))
     with (copy.path / "config.toml").open("ab") as file:
         file.write(b"# caf\xe9\n")
     tags = rewritten(copy, data)
@@ -102,7 +102,7 @@ def test_what_an_older_run_does_not_know_is_left_out(copy, digits):
 
     changed(copy, "metrics.json", age)
     text = rewritten(copy, digits).text
-    assert "of the test pictures are named right" in text
+    assert "of the test images are named right" in text
     assert "Calibration error" not in text
     assert "McNemar" not in text
 
@@ -110,8 +110,8 @@ def test_what_an_older_run_does_not_know_is_left_out(copy, digits):
 def test_the_headline_claims_nothing_that_the_audit_contradicts(copy, digits):
     def known(metrics):
         metrics["test"]["fine_tuned"] |= {
-            "accuracy": 0.9, "interval": [0.876, 0.934], "near_duplicates_in_training": 40, "pictures": 60,
-            "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.3, 0.5], "pictures": 20},
+            "accuracy": 0.9, "interval": [0.876, 0.934], "near_duplicates_in_training": 40, "images": 60,
+            "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.3, 0.5], "images": 20},
         }  # fmt: skip
 
     assert "the true figure lies" in rewritten(copy, digits).text
@@ -130,8 +130,8 @@ def test_the_headline_claims_nothing_that_the_audit_contradicts(copy, digits):
 def test_a_few_near_duplicates_leave_the_claim_and_are_named(copy, digits):
     def known(metrics):
         metrics["test"]["fine_tuned"] |= {
-            "interval": [0.8, 0.99], "near_duplicates_in_training": 2, "pictures": 60,
-            "without_near_duplicates": {"accuracy": 0.9123, "interval": [0.8, 0.98], "pictures": 58},
+            "interval": [0.8, 0.99], "near_duplicates_in_training": 2, "images": 60,
+            "without_near_duplicates": {"accuracy": 0.9123, "interval": [0.8, 0.98], "images": 58},
         }  # fmt: skip
 
     changed(copy, "metrics.json", known)
@@ -155,13 +155,13 @@ def test_the_page_says_whether_a_temperature_is_applied_and_on_how_many_images_i
     assert ("no temperature is applied" in text) != applied
 
 
-def test_the_audit_is_shown_with_its_pictures(copy, digits):
+def test_the_audit_is_shown_with_its_images(copy, digits):
     audit = {
         "imbalance": 1.2,
-        "near_duplicates": [{"first": "training 1", "second": "training 0", "parts": ["test", "training"], "similarity": 0.97}],
-        "suspects": [{"name": "training 5", "part": "training", "given": "5", "suggested": "6", "given_probability": 0.01,
+        "near_duplicates": [{"first": "training 1", "second": "training 0", "splits": ["test", "training"], "similarity": 0.97}],
+        "suspects": [{"name": "training 5", "split": "training", "given": "5", "suggested": "6", "given_probability": 0.01,
                       "suggested_probability": 0.95}],
-        "accuracy_without_twins": {"fine_tuned": {"accuracy": 0.4321, "interval": [0.4, 0.5], "pictures": 58, "left_out": 1}},
+        "accuracy_without_twins": {"fine_tuned": {"accuracy": 0.4321, "interval": [0.4, 0.5], "images": 58, "left_out": 1}},
     }  # fmt: skip
     without = rewritten(copy, digits)
     (copy.path / "audit.json").write_text(json.dumps(audit))

@@ -173,7 +173,8 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     kept, path = tmp_path / "config.toml", tmp_path / "checkpoint" / "state.json"
     kept.touch()
     killed = (
-        f"import os, pathlib; from headstart.system import files\nwith files.written_whole(pathlib.Path({str(path)!r})) as partial:\n"
+        "import os, pathlib; from headstart.system import files\n"
+        f"with files.written_whole(pathlib.Path({str(path)!r})) as partial:\n"
         "    partial.touch(); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", killed], check=False)

@@ -38,7 +38,7 @@ def test_fewer_rows_than_a_batch_are_one_batch():
 
 
 @pytest.mark.parametrize("mix", ["mixup", "cutmix"])
-def test_mixing_blends_pictures_and_labels_the_same_way_each_time(mix):
+def test_mixing_blends_images_and_labels_the_same_way_each_time(mix):
     (images, labels), (again, _) = [batches(seed=1, classes=2, mix=mix)[0] for _ in range(2)]
     assert images.dtype == np.uint8
     np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)

@@ -18,7 +18,7 @@ def network(digits, monkeypatch, tmp_path):
 
 
 def features(network, digits, count=20, view=0):
-    return FrozenLayers(network[0], digits, network[1]).features(digits.train[:count], view, "test pictures")
+    return FrozenLayers(network[0], digits, network[1]).features(digits.train[:count], view, "test images")
 
 
 def test_features_are_those_of_the_whole_network(network, digits):
@@ -28,7 +28,7 @@ def test_features_are_those_of_the_whole_network(network, digits):
     np.testing.assert_allclose(features(network, digits), expected, rtol=2e-3, atol=1e-3)
 
 
-def test_the_mirror_view_is_the_features_of_mirrored_pictures(network, digits):
+def test_the_mirror_view_is_the_features_of_mirrored_images(network, digits):
     mirrored = digits.images(digits.train[:20])[:, :, ::-1]
     expected = keras.Model(network[0].input, network[0].get_layer("features").output).predict(mirrored, verbose=0)
     np.testing.assert_allclose(features(network, digits, view=1), expected, rtol=2e-3, atol=1e-3)
@@ -42,7 +42,7 @@ def test_random_views_differ_from_each_other_and_are_the_same_again(network, dig
     np.testing.assert_allclose(features(network, digits, view=2), second, rtol=2e-3, atol=1e-3)
 
 
-def test_the_cache_serves_the_same_pictures_and_no_others(network, digits, tmp_path):
+def test_the_cache_serves_the_same_images_and_no_others(network, digits, tmp_path):
     first = features(network, digits)
     np.testing.assert_array_equal(features(network, digits), first)
     assert len(list(tmp_path.glob("features/*.npy"))) == 1
@@ -61,7 +61,7 @@ def test_another_weight_is_another_entry(network, digits, tmp_path):
 @pytest.mark.parametrize(
     ("what", "other"),
     [("computing", lambda: {"openvino": "1.0"}), ("processor", lambda: {"instructions": "avx2"}), ("has_gpu", lambda: True),
-     ("FEWEST_PICTURES", 1)],
+     ("FEWEST_IMAGES", 1)],
 )  # fmt: skip
 def test_what_computes_them_tells_features_apart(what, other, network, digits, monkeypatch):
     def place():
@@ -77,10 +77,10 @@ def test_one_engine_computes_the_features_of_all_splits(fewest, used, network, d
     """All splits together have 744 images, and none of them alone as many as 700."""
     assert len(digits.train) + len(digits.validation) + len(digits.test) == 744
     started = []
-    monkeypatch.setattr("headstart.inference.engine.FEWEST_PICTURES", fewest)
+    monkeypatch.setattr("headstart.inference.engine.FEWEST_IMAGES", fewest)
     monkeypatch.setattr("headstart.inference.engine.compiled_by_openvino", lambda *inputs: started.append(inputs))
     for rows in (digits.validation, digits.test):
-        FrozenLayers(network[0], digits, network[1]).features(rows, 0, "test pictures")
+        FrozenLayers(network[0], digits, network[1]).features(rows, 0, "test images")
     assert len(started) == 2 * used
 
 
@@ -107,9 +107,9 @@ def test_maps_come_with_the_features_view_by_view(network, digits, tmp_path):
     cut = worthwhile_cut(model, digits, config)
     frozen = FrozenLayers(model, digits, config, cut)
     for view in range(2):
-        frozen.features(digits.train[:20], view, "test pictures")
+        frozen.features(digits.train[:20], view, "test images")
     files = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("features/*.npy")}
-    maps = frozen.maps(digits.train[:20], 2, "test pictures")
+    maps = frozen.maps(digits.train[:20], 2, "test images")
     assert {file.name for file in tmp_path.glob("features/*.npy")} == files.keys()
     mirrored = digits.images(digits.train[:20])[:, :, ::-1]
     expected = feature_model(model, cut).predict(mirrored, verbose=0)[1]

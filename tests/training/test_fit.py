@@ -8,7 +8,7 @@ def rows(*accuracies: float, loss: float = 0.5) -> list[dict]:
 
 
 @pytest.mark.parametrize(
-    ("accuracies", "pictures", "kept"),
+    ("accuracies", "images", "kept"),
     [
         ((0.8, 0.9, 0.92, 0.915), 1000, 4),  # 0.5 points behind, where a standard error is 0.86
         ((0.8, 0.9, 0.92, 0.915), 10_000, 3),  # where it is 0.27
@@ -17,8 +17,8 @@ def rows(*accuracies: float, loss: float = 0.5) -> list[dict]:
         ((0.0, 0.0), 100, 2),
     ],
 )
-def test_the_last_epoch_that_only_chance_put_behind_the_best_is_kept(accuracies, pictures, kept):
-    assert kept_row(rows(*accuracies), pictures)["epoch"] == kept
+def test_the_last_epoch_that_only_chance_put_behind_the_best_is_kept(accuracies, images, kept):
+    assert kept_row(rows(*accuracies), images)["epoch"] == kept
 
 
 def test_an_epoch_must_be_better_than_what_the_stage_began_with():

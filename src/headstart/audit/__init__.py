@@ -1,1 +1,1 @@
-"""What is wrong with a data set: near-duplicates across its parts, labels that are probably wrong."""
+"""What is wrong with a data set: near-duplicates across its splits, labels that are probably wrong."""

@@ -12,7 +12,7 @@ from scipy.linalg import eigh
 from headstart.audit.duplicates import near_duplicates, redundant
 from headstart.audit.labels import LEAST_SKILL, out_of_fold_probabilities, rank_suspects, skill
 from headstart.config import Config
-from headstart.data.dataset import PART_NAMES, Dataset
+from headstart.data.dataset import SPLIT_NAMES, Dataset
 from headstart.errors import HeadstartError
 from headstart.metrics.calibration import probabilities
 from headstart.metrics.classification import wilson_interval
@@ -28,10 +28,10 @@ logger = logging.getLogger("headstart")
 # Principal components of the features: for the labels, and of these the first for finding similar images.
 LABEL_COMPONENTS, PAIR_COMPONENTS = 256, 128
 # With fewer images for each component, a class's regression learns noise, and whitening makes all images equally unlike.
-PICTURES_PER_COMPONENT = 10
+IMAGES_PER_COMPONENT = 10
 # Where more than this share of the images have a near-duplicate, they are alike by kind or come in series.
 MOST_ALIKE = 1 / 3
-# So many pictures determine the components.
+# So many images determine the components.
 PCA_SAMPLE = 10_000
 
 
@@ -74,40 +74,40 @@ def can_audit(config: Config) -> bool:
 
 
 def all_features(frozen: Any, data: Dataset) -> np.ndarray:
-    """Return the features of every picture as it is, float (N, C): training, validation and test after each other.
+    """Return the features of every image as it is, float (N, C): training, validation and test after each other.
 
     Args:
         frozen: `headstart.training.features.FrozenLayers` of the same data.
     """
-    parts = zip(PART_NAMES, (data.train, data.validation, data.test), strict=True)
-    return np.concatenate([frozen.features(rows, 0, f"{name} pictures") for name, rows in parts if len(rows)])
+    splits = zip(SPLIT_NAMES, (data.train, data.validation, data.test), strict=True)
+    return np.concatenate([frozen.features(rows, 0, f"{name} images") for name, rows in splits if len(rows)])
 
 
 def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool = True) -> dict[str, Any]:
     """Find what is wrong with a data set; write `audit.json`, two lists and two contact sheets, and return the first's content.
 
     Args:
-        components: float32 (N, C), of the features of every picture, in the order of `all_features`.
+        components: float32 (N, C), of the features of every image, in the order of `all_features`.
         folder: an existing one.
         mirrored: whether an image and its mirror image are near-duplicates.
     """
     begin = time.monotonic()
     rows = np.concatenate([data.train, data.validation, data.test])
-    parts = np.repeat(PART_NAMES, [len(data.train), len(data.validation), len(data.test)])
-    names, labels, class_names = [data.pictures.names[row] for row in rows], data.labels(rows), data.class_names
-    most = max(2, len(rows) // PICTURES_PER_COMPONENT)
+    splits = np.repeat(SPLIT_NAMES, [len(data.train), len(data.validation), len(data.test)])
+    names, labels, class_names = [data.source.names[row] for row in rows], data.labels(rows), data.class_names
+    most = max(2, len(rows) // IMAGES_PER_COMPONENT)
     give_back_freed_memory()
     pairs, similarity = near_duplicates(
-        data.pictures.images, rows, components[:, : min(PAIR_COMPONENTS, most)], mirrored
+        data.source.images, rows, components[:, : min(PAIR_COMPONENTS, most)], mirrored
     )  # fmt: skip
-    training = parts == PART_NAMES[0]
+    training = splits == SPLIT_NAMES[0]
     left_out = redundant(pairs, training, labels)
     # Classes that --drop-duplicates would leave without training images, which it refuses to do.
     emptied = set(labels[training].tolist()) - set(np.delete(labels, left_out)[np.delete(training, left_out)].tolist())
-    equal = data.pictures.digests[rows[pairs[:, 0]]] == data.pictures.digests[rows[pairs[:, 1]]]
+    equal = data.source.digests[rows[pairs[:, 0]]] == data.source.digests[rows[pairs[:, 1]]]
     described = [
         {
-            "first": names[one], "second": names[other], "parts": [str(parts[one]), str(parts[other])],
+            "first": names[one], "second": names[other], "splits": [str(splits[one]), str(splits[other])],
             "similarity": round(alike, 4), "labels": [class_names[labels[one]], class_names[labels[other]]],
         }
         for (one, other), alike in zip(pairs.tolist(), similarity.tolist(), strict=True)
@@ -117,22 +117,22 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     pairs = pairs[~equal]
     alike = len(np.unique(pairs)) > MOST_ALIKE * len(rows)
     give_back_freed_memory()
-    suspects, note = doubt_labels(components[:, :most], data, rows, parts)
+    suspects, note = doubt_labels(components[:, :most], data, rows, splits)
 
     (folder / "images").mkdir(exist_ok=True)
     with figure(folder / "images" / "near_duplicates.png", (9, 8)) as canvas:
         draw_pairs(canvas, data, rows[pairs], twins)
     write_suspects(folder, data, suspects)
-    header = ["first", "second", "first_part", "second_part", "similarity", "first_label", "second_label"]
+    header = ["first", "second", "first_split", "second_split", "similarity", "first_label", "second_label"]
     write_csv(folder / "near_duplicates.csv", header, [
-        [entry["first"], entry["second"], *entry["parts"], entry["similarity"], *entry["labels"]] for entry in twins
+        [entry["first"], entry["second"], *entry["splits"], entry["similarity"], *entry["labels"]] for entry in twins
     ])  # fmt: skip
     counts = np.bincount(labels, minlength=len(class_names))
     content = {
         "classes": data.class_counts(),
-        "sizes": data.pictures.sizes or {key: list(data.image_shape[1::-1]) for key in ("smallest", "median", "largest")},
+        "sizes": data.source.sizes or {key: list(data.image_shape[1::-1]) for key in ("smallest", "median", "largest")},
         "imbalance": round(float(counts.max() / counts.min()), 3),
-        "unreadable": list(data.pictures.unreadable),
+        "unreadable": list(data.source.unreadable),
         "exact_duplicates": list(data.duplicates),
         "near_duplicates": twins,
         # More than a third of the images have a near-duplicate.
@@ -148,7 +148,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
         "seconds": round(time.monotonic() - begin, 2),
     }
     write_json(folder / "audit.json", content)
-    twinned = twinned_test_pictures(content, set(names[: len(data.train)]))
+    twinned = twinned_test_images(content, set(names[: len(data.train)]))
     logger.info(
         "audit: %s, %d of %s a near-duplicate in training; %s (%.0f s)",
         count(len(twins), "near-duplicate"), len(twinned), count(len(data.test), "test image has", "test images have"),
@@ -174,11 +174,11 @@ def suspects_in_words(suspects: list[dict[str, Any]]) -> str:
     return f"{count(surely, 'label is', 'labels are')} strongly suspect, {len(suspects) - surely:,} more may be wrong"
 
 
-def doubt_labels(components: np.ndarray, data: Dataset, rows: np.ndarray, parts: np.ndarray) -> tuple[list[dict[str, Any]], str]:
+def doubt_labels(components: np.ndarray, data: Dataset, rows: np.ndarray, splits: np.ndarray) -> tuple[list[dict[str, Any]], str]:
     """Return what `audit.json` says of the labels that may be wrong, and what could not be checked, or nothing.
 
     Args:
-        components: float32 (R, C), of the features of images; `rows`, int (R,), the images; `parts`, str (R,), their splits.
+        components: float32 (R, C), of the features of images; `rows`, int (R,), the images; `splits`, str (R,), their splits.
     """
     labels = data.labels(rows)
     counts = np.bincount(labels, minlength=len(data.class_names))
@@ -188,7 +188,7 @@ def doubt_labels(components: np.ndarray, data: Dataset, rows: np.ndarray, parts:
     if (counts > 1).sum() < 2:
         return [], "no label is checked: that takes two classes with two images each"
     chances = out_of_fold_probabilities(components[checked], labels[checked], len(data.class_names))
-    suspects, note = describe_suspects(chances, data, rows[checked], parts[checked])
+    suspects, note = describe_suspects(chances, data, rows[checked], splits[checked])
     return suspects, "; ".join(filter(None, [note, alone]))
 
 
@@ -206,15 +206,15 @@ def principal_components(features: np.ndarray) -> np.ndarray:
 
 
 def describe_suspects(
-    chances: np.ndarray, data: Dataset, rows: np.ndarray, parts: np.ndarray
+    chances: np.ndarray, data: Dataset, rows: np.ndarray, splits: np.ndarray
 ) -> tuple[list[dict[str, Any]], str]:
     """Return what `audit.json` says of the labels that may be wrong, and why none is named, or nothing.
 
     Args:
         chances: float (R, classes), by models that were not trained on the image.
-        rows: int (R,), the images; `parts`, str (R,), the split of each.
+        rows: int (R,), the images; `splits`, str (R,), the split of each.
     """
-    names, labels, class_names = data.pictures.names, data.labels(rows), data.class_names
+    names, labels, class_names = data.source.names, data.labels(rows), data.class_names
     if skill(chances, labels) < LEAST_SKILL:
         agreement = (chances.argmax(axis=1) == labels).mean()
         return [], (
@@ -223,7 +223,8 @@ def describe_suspects(
         )
     return ranked([
         {
-            "name": names[rows[row]], "part": str(parts[row]), "given": class_names[labels[row]], "suggested": class_names[label],
+            "name": names[rows[row]], "split": str(splits[row]), "given": class_names[labels[row]],
+            "suggested": class_names[label],
             "given_probability": round(float(chances[row, labels[row]]), 4),
             "suggested_probability": round(float(chances[row, label]), 4), "certainty": "surely" if surely else "perhaps",
         }
@@ -239,24 +240,24 @@ def ranked(suspects: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def write_suspects(folder: Path, data: Dataset, suspects: list[dict[str, Any]]) -> None:
     """Write `suspects.csv` and the contact sheet of the labels that may be wrong."""
-    places = {name: index for index, name in enumerate(data.pictures.names)}
+    places = {name: index for index, name in enumerate(data.source.names)}
     with figure(folder / "images" / "suspects.png", (10, 6.5)) as canvas:
         draw_suspects(canvas, data, np.array([places[entry["name"]] for entry in suspects], int), suspects)
-    columns = ["rank", "name", "part", "given", "suggested", "given_probability", "suggested_probability", "certainty"]
+    columns = ["rank", "name", "split", "given", "suggested", "given_probability", "suggested_probability", "certainty"]
     write_csv(folder / "suspects.csv", columns, [[entry[column] for column in columns] for entry in suspects])
 
 
-def twinned_test_pictures(content: dict[str, Any], trained: set[str]) -> set[str]:
-    """Return the names of the test pictures that have a near-duplicate among the pictures trained on."""
-    pairs = [(entry[side], entry[twin], entry["parts"]) for entry in content["near_duplicates"]
+def twinned_test_images(content: dict[str, Any], trained: set[str]) -> set[str]:
+    """Return the names of the test images that have a near-duplicate among the images trained on."""
+    pairs = [(entry[side], entry[twin], entry["splits"]) for entry in content["near_duplicates"]
              for side, twin in (("first", "second"), ("second", "first"))]  # fmt: skip
-    return {name for name, twin, parts in pairs if set(parts) == {PART_NAMES[0], PART_NAMES[2]} and twin in trained}
+    return {name for name, twin, splits in pairs if set(splits) == {SPLIT_NAMES[0], SPLIT_NAMES[2]} and twin in trained}
 
 
 def audit_run(run: Run, frozen: Any, data: Dataset, checkpoint: Any) -> Dataset:
-    """Audit a run's data before it trains, once, and return them, on request without the redundant training pictures.
+    """Audit a run's data before it trains, once, and return them, on request without the redundant training images.
 
-    Where a run has no features, from scratch or with pictures passed anew at every epoch, nothing is audited.
+    Where a run has no features, from scratch or with images passed anew at every epoch, nothing is audited.
 
     Args:
         frozen: see `all_features`.
@@ -282,8 +283,8 @@ def audit_run(run: Run, frozen: Any, data: Dataset, checkpoint: Any) -> Dataset:
 def finish_audit(run: Run, data: Dataset, stages: list[str]) -> None:
     """Bring a run's audit up to date with what it has learned.
 
-    `audit.json` gets the accuracy of each stage without the test pictures that have a twin in training, and the
-    suspects of the validation and test parts as the fine-tuned network sees them.
+    `audit.json` gets the accuracy of each stage without the test images that have a twin in training, and the
+    suspects of the validation and test splits as the fine-tuned network sees them.
     """
     if not can_audit(run.config):
         return
@@ -305,41 +306,41 @@ def finish_audit(run: Run, data: Dataset, stages: list[str]) -> None:
 
 
 def judged_again(run: Run, data: Dataset, content: dict[str, Any], stage: str) -> tuple[list[dict[str, Any]], str]:
-    """Return suspects with those of the validation and test parts found anew by a stage's probabilities, and the note on them.
+    """Return suspects with those of the validation and test splits found anew by a stage's probabilities, and the note on them.
 
     The trained network knows these images' classes better than a regression on frozen features does, and was trained
-    on none of them. It was on the training part, whose suspects stay. A network that is too weak changes nothing.
+    on none of them. It was on the training split, whose suspects stay. A network that is too weak changes nothing.
 
     Args:
         content: of `audit.json`.
     """
-    parts = {"validation": data.validation, "test": data.test}
-    logits = np.concatenate([run.array(f"{part}_{stage}") for part in parts])
+    splits = {"validation": data.validation, "test": data.test}
+    logits = np.concatenate([run.array(f"{split}_{stage}") for split in splits])
     found, weak = describe_suspects(
         probabilities(logits, run.metrics["test"][stage]["temperature"]), data,
-        np.concatenate(list(parts.values())), np.repeat(list(parts), [len(rows) for rows in parts.values()]),
+        np.concatenate(list(splits.values())), np.repeat(list(splits), [len(rows) for rows in splits.values()]),
     )  # fmt: skip
     note = content.get("suspects_note", "")
     if weak:
         return content["suspects"], note
-    kept = [entry for entry in content["suspects"] if entry["part"] not in parts]
+    kept = [entry for entry in content["suspects"] if entry["split"] not in splits]
     return ranked(kept + found), f"of the training images, {note}" if note else ""
 
 
 def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:
-    """Return a data set whose training part lacks the pictures that an audit found redundant.
+    """Return a data set whose training split lacks the images that an audit found redundant.
 
     Raises:
         HeadstartError: a class would have no training image left.
     """
-    names, redundant_names = data.pictures.names, set(content["redundant"])
+    names, redundant_names = data.source.names, set(content["redundant"])
     candidates = data.training_candidates  # a run that goes on has left them out already
     left_out = np.array([names[row] in redundant_names for row in candidates])
     kept = candidates[~left_out]
     missing = sorted(set(range(len(data.class_names))) - set(data.labels(kept).tolist()))
     if missing:
         raise HeadstartError(
-            f"{data.pictures.source}: without its near-duplicates, class {data.class_names[missing[0]]!r} has no training image "
+            f"{data.source.name}: without its near-duplicates, class {data.class_names[missing[0]]!r} has no training image "
             f"left{', since most of these images resemble each other' if content.get('alike') else ''}: "
             "run it without --drop-duplicates"
         )
@@ -348,21 +349,21 @@ def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:
 
 
 def accuracies_without_twins(content: dict[str, Any], data: Dataset, correct: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Return the accuracy of each stage, with its 95 % interval, on the test pictures without a twin in training.
+    """Return the accuracy of each stage, with its 95 % interval, on the test images without a twin in training.
 
     Args:
         content: of `audit.json`.
-        correct: for each stage, bool (N,): which test pictures it classified rightly.
+        correct: for each stage, bool (N,): which test images it classified rightly.
     """
-    names = data.pictures.names
+    names = data.source.names
     trained = {names[row] for row in data.train}  # twins that --drop-duplicates left out did not help
-    twins = twinned_test_pictures(content, trained)
+    twins = twinned_test_images(content, trained)
     alone = np.array([names[row] not in twins for row in data.test])
     figures = {}
     for stage, right in correct.items():
         if alone.any():
             figures[stage] = {
                 "accuracy": float(right[alone].mean()), "interval": wilson_interval(int(right[alone].sum()), int(alone.sum())),
-                "pictures": int(alone.sum()), "left_out": int((~alone).sum()),
+                "images": int(alone.sum()), "left_out": int((~alone).sum()),
             }  # fmt: skip
     return figures

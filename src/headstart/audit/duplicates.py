@@ -194,7 +194,7 @@ class Comparison:
         """
         blocks = [slice(start, start + block) for start in range(0, len(pairs), block)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = pool.map(lambda part: self.of_block(pairs[part], turned[part], powers[part]), blocks)
+            found = pool.map(lambda split: self.of_block(pairs[split], turned[split], powers[split]), blocks)
             return np.concatenate([np.empty(0, np.float32), *found])
 
     def of_block(self, pairs: np.ndarray, turned: np.ndarray, powers: np.ndarray) -> np.ndarray:

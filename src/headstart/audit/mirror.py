@@ -121,9 +121,9 @@ def mirror_images_may_train(run: Run, frozen: Any, data: Dataset, checkpoint: An
         logger.info("whether mirror images keep their labels was not tested: that takes two training images of two classes")
         return True
     checkpoint.start_clock()
-    features = frozen.features(data.training_candidates, 0, "training pictures")
+    features = frozen.features(data.training_candidates, 0, "training images")
     plain = features[np.searchsorted(data.training_candidates, rows)].astype(np.float32)
-    mirrored = frozen.features(rows, 1, "mirrored training pictures").astype(np.float32)
+    mirrored = frozen.features(rows, 1, "mirrored training images").astype(np.float32)
     checkpoint.stop_clock("features")
     found = judge(*mirror_answers(plain, mirrored, labels), labels, data.class_names)
     checkpoint.stop_clock("audit")

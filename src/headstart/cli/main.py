@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 SUMMARY = """usage: headstart COMMAND ... (headstart COMMAND --help explains its options)
 
-A pretrained backbone learns your pictures in two stages, and says truly how well.
+A pretrained backbone learns your images in two stages, and says truly how well.
 
   train      train a classifier:      headstart train --data photos/ --recipe standard --out runs/photos
              go on with a killed run: headstart train --resume runs/photos
   plan       how long it will take:   headstart plan [--data photos/] [--budget 20m]
   evaluate   measure a run again:     headstart evaluate runs/photos [--data other/] [--mirror]
-  predict    classify pictures:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv] [--mirror]
+  predict    classify images:       headstart predict runs/photos a.jpg folder/ [--format table|json|csv] [--mirror]
   explain    show what it looked at:  headstart explain runs/photos a.jpg folder/ [--out heat-maps/]
   compare    two runs side by side:   headstart compare runs/photos runs/other [--out compare.html]
   audit      twins and wrong labels:  headstart audit photos/ --out audits/photos
@@ -92,7 +92,7 @@ def fail(message: str, status: int = 2) -> None:
 
 def train(arguments: list[str]) -> None:
     """Train a classifier in two stages, or go on with an interrupted run."""
-    config, typed, extra = configured(arguments, TRAIN_ONLY, "headstart train", train.__doc__)
+    config, explicit, extra = configured(arguments, TRAIN_ONLY, "headstart train", train.__doc__)
     if extra["resume"]:
         given = [word for word in arguments if word.startswith("--") and not word.startswith("--resume")]
         if given:
@@ -104,7 +104,7 @@ def train(arguments: list[str]) -> None:
     start_keras()
     from headstart.trainer import train as train_run
 
-    print_result(train_run(config, overwrite=extra["overwrite"], typed=typed))
+    print_result(train_run(config, overwrite=extra["overwrite"], explicit=explicit))
 
 
 def plan(arguments: list[str]) -> None:
@@ -112,11 +112,11 @@ def plan(arguments: list[str]) -> None:
 
     With a recipe or a file of options, only that one; with a budget, what it would choose.
     """
-    config, typed, _ = configured(arguments, {}, "headstart plan", plan.__doc__)
+    config, explicit, _ = configured(arguments, {}, "headstart plan", plan.__doc__)
     start_keras()
     from headstart.plan.budget import table
 
-    print("\n".join(map(printable, table(config, typed).split("\n"))))
+    print("\n".join(map(printable, table(config, explicit).split("\n"))))
 
 
 def configured(
@@ -131,18 +131,18 @@ def configured(
     changes = read_toml(Path(first.config)) if first.config else {}
     words = {word.split("=")[0].replace("_", "-") for word in arguments}
     names = [field.name for field in dataclasses.fields(Config)]
-    typed = {name for name in names if words & {option_name(name), option_name(f"no_{name}")}} | changes.keys()
-    # A recipe that is typed wins over the file's; options of either win over the recipe's.
+    explicit = {name for name in names if words & {option_name(name), option_name(f"no_{name}")}} | changes.keys()
+    # A recipe that is explicit wins over the file's; options of either win over the recipe's.
     in_file = str(changes.pop("recipe", "quick"))
     defaults = replace(recipe(first.recipe if "--recipe" in words else in_file), **changes)
     values = vars(parse(train_options(defaults, extra), arguments, program, description))
     config = replace(defaults, **{name: values[name] for name in names})
-    if "views" in typed and config.views != values["views"]:
+    if "views" in explicit and config.views != values["views"]:
         raise HeadstartError(
             f"--views is {values['views']}, but without random augmentation there are at most {config.views}: "
             "give --rotation, --zoom, --translation or --rand-augment too"
         )
-    return config, typed, {name: values[name] for name in extra}
+    return config, explicit, {name: values[name] for name in extra}
 
 
 @dataclass(frozen=True)
@@ -228,17 +228,17 @@ def reason(refusal: str) -> str:
     return " ".join(parts[1 if len(parts) > 1 else 0].split()).removesuffix(" Expected 1 values.")
 
 
-MIRROR = "take the mean over each picture and its mirror image: more accurate, at twice the work"
+MIRROR = "take the mean over each image and its mirror image: more accurate, at twice the work"
 
 
 def evaluate(arguments: list[str]) -> None:
-    """Measure a run's model on the test part of its own data, or of other data with the same classes."""
+    """Measure a run's model on the test split of its own data, or of other data with the same classes."""
     from tyro.conf import Positional, arg
 
     @dataclass(frozen=True)
     class Options:
         run: Annotated[Positional[str], arg(metavar="RUN", help="folder of a finished run")]
-        data: Annotated[str, arg(help="other data; without a test part, all its pictures are used (default: the run's own)")] = ""
+        data: Annotated[str, arg(help="other data; without a test split, all its images are used (default: the run's own)")] = ""
         mirror: Annotated[bool, arg(help=MIRROR)] = False
 
     options = parse(Options, arguments, "headstart evaluate", evaluate.__doc__)
@@ -253,17 +253,17 @@ def evaluate(arguments: list[str]) -> None:
 
 
 def predict(arguments: list[str]) -> None:
-    """Classify pictures with a run's model."""
+    """Classify images with a run's model."""
     from tyro.conf import Positional, arg
 
     @dataclass(frozen=True)
     class Options:
         run: Annotated[Positional[str], arg(metavar="RUN", help="folder of a finished run")]
-        pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURES", help="picture files and folders of them")]
+        images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES", help="image files and folders of them")]
         format: Annotated[
             Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: all probabilities")
         ] = "table"
-        batch_size: Annotated[int, arg(help="pictures at a time; 1 or more")] = 64
+        batch_size: Annotated[int, arg(help="images at a time; 1 or more")] = 64
         mirror: Annotated[bool, arg(help=MIRROR)] = False
 
     options = parse(Options, arguments, "headstart predict", predict.__doc__)
@@ -273,7 +273,7 @@ def predict(arguments: list[str]) -> None:
 
     run = Run(options.run)
     show_log()
-    predictions = run.predict(options.pictures, options.batch_size, mirror=options.mirror)
+    predictions = run.predict(options.images, options.batch_size, mirror=options.mirror)
     print_left_out(predictions)
     PRINTERS[options.format](predictions)
 
@@ -285,7 +285,7 @@ def audit(arguments: list[str]) -> None:
     """
     from tyro.conf import Positional, arg
 
-    source = arg(metavar="DATA", help="cifar10, cifar100, digits, or the path of a picture folder or CIFAR files")
+    source = arg(metavar="DATA", help="cifar10, cifar100, digits, or the path of an image folder or CIFAR files")
     defaults = dataclasses.replace(Config(), out="audit")
     fields: list[Any] = [("data", Annotated[Positional[str], source])]
     fields += [config_option(field, getattr(defaults, field.name))
@@ -318,14 +318,14 @@ def print_table(predictions: "Predictions") -> None:
 def print_json(predictions: "Predictions") -> None:
     # All but ASCII is escaped: names arrive as they are, whatever the encoding.
     print(json.dumps([
-        {"picture": name, "class": label, "probabilities": dict(zip(predictions.class_names, row.round(6).tolist(), strict=True))}
+        {"image": name, "class": label, "probabilities": dict(zip(predictions.class_names, row.round(6).tolist(), strict=True))}
         for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True)
     ], indent=2))  # fmt: skip
 
 
 def print_csv(predictions: "Predictions") -> None:
     writer = csv.writer(sys.stdout)
-    writer.writerow(["picture", "class", *map(printable, predictions.class_names)])
+    writer.writerow(["image", "class", *map(printable, predictions.class_names)])
     for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True):
         writer.writerow([printable(name), printable(label), *row.round(6).tolist()])
 
@@ -346,13 +346,13 @@ PRINTERS = {"table": print_table, "json": print_json, "csv": print_csv}
 
 
 def explain(arguments: list[str]) -> None:
-    """Write pictures under heat maps that show where the evidence for their likeliest class lies."""
+    """Write images under heat maps that show where the evidence for their likeliest class lies."""
     from tyro.conf import Positional, arg
 
     @dataclass(frozen=True)
     class Options:
         run: Annotated[Positional[str], arg(metavar="RUN", help="folder of a finished run")]
-        pictures: Annotated[Positional[tuple[str, ...]], arg(metavar="PICTURES", help="picture files and folders of them")]
+        images: Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES", help="image files and folders of them")]
         out: Annotated[str, arg(help="folder for the PNG files (default: explanations in the run's folder)")] = ""
 
     options = parse(Options, arguments, "headstart explain", explain.__doc__)
@@ -362,7 +362,7 @@ def explain(arguments: list[str]) -> None:
     out = Path(options.out).expanduser() if options.out else run.path / "explanations"
     refuse_unwritable(out)
     start_keras()
-    explanations = run.explain(options.pictures)
+    explanations = run.explain(options.images)
     predictions = explanations.predictions
     print_left_out(predictions)
     files = explanations.save(out)

@@ -1,1 +1,1 @@
-"""Where an image comes in: from any source to one array of pictures with labels and splits."""
+"""Where an image comes in: from any source to one array of images with labels and splits."""

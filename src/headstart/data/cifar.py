@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.data.dataset import TEST, TRAIN, Pictures
+from headstart.data.dataset import TEST, TRAIN, Source
 from headstart.errors import HeadstartError
 
 # The largest file of a real distribution has 155 MB; what claims more is not CIFAR.
@@ -34,11 +34,11 @@ LAYOUTS = (
 FILE_NAMES = {name for layout in LAYOUTS for name in (*layout.train, layout.test, layout.meta)}
 
 
-def read_cifar(path: Path) -> Pictures | None:
+def read_cifar(path: Path) -> Source | None:
     """Read a CIFAR folder or tar archive, in the python or the binary layout.
 
     Returns:
-        The pictures, uint8 (N, 32, 32, 3), or None where the folder holds no CIFAR files.
+        The images, uint8 (N, 32, 32, 3), or None where the folder holds no CIFAR files.
 
     Raises:
         HeadstartError: the archive or one of its files is damaged or incomplete.
@@ -68,7 +68,7 @@ def archive_files(archive: tarfile.TarFile) -> dict[str, bytes]:
     return contents
 
 
-def read_files(path: Path, files: dict[str, bytes]) -> Pictures | None:
+def read_files(path: Path, files: dict[str, bytes]) -> Source | None:
     """Read the batches of the layout that the file names show."""
     layout = next((layout for layout in LAYOUTS if files.keys() & {layout.meta}), None)
     if layout is None:
@@ -82,12 +82,12 @@ def read_files(path: Path, files: dict[str, bytes]) -> Pictures | None:
     labels = np.concatenate([labels for _, labels in batches])
     if labels.min() < 0 or labels.max() >= len(names):
         raise HeadstartError(f"{path}: labels reach from {labels.min()} to {labels.max()}, for {len(names)} class names")
-    return Pictures(
+    return Source(
         images=np.concatenate([images for images, _ in batches]),
         labels=labels,
         class_names=names,
-        parts=np.repeat(np.array([TRAIN, TEST], np.int8), [sum(counts[:-1]), counts[-1]]),
-        source=str(path),
+        splits=np.repeat(np.array([TRAIN, TEST], np.int8), [sum(counts[:-1]), counts[-1]]),
+        name=str(path),
     )
 
 
@@ -116,7 +116,7 @@ def read_batch(path: Path, layout: Layout, content: bytes) -> tuple[np.ndarray, 
         labels = np.ravel(labels).astype(np.int32)
         images = planes.reshape(len(labels), 3, 32, 32).transpose(0, 2, 3, 1)
         if not len(images):
-            raise ValueError("it holds no picture")
+            raise ValueError("it holds no image")
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise HeadstartError(f"{path} is damaged ({error}); download it again") from None
     return np.ascontiguousarray(images), labels

@@ -44,7 +44,7 @@ INSTEAD = {
 PADDING = (124, 116, 104)
 
 
-class UnreadablePicture(Exception):
+class UnreadableImage(Exception):
     """A file that is no image, is damaged, or is too large."""
 
 
@@ -107,7 +107,7 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def read_picture(path: Path, height: int, width: int, decoding: Decoding = Decoding()) -> np.ndarray:
+def read_image(path: Path, height: int, width: int, decoding: Decoding = Decoding()) -> np.ndarray:
     """Return the image in a file, uint8 (height, width, 3); see `decode`."""
     return decode(path, height, width, decoding).pixels
 
@@ -119,10 +119,10 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -
     lie on white; of an animation, the first frame.
 
     Raises:
-        UnreadablePicture: with the reason.
+        UnreadableImage: with the reason.
     """
     if isinstance(path, Path) and path.suffix.lower() in RAW_ENDINGS:
-        raise UnreadablePicture("camera raw is not read: convert it to JPEG or PNG")
+        raise UnreadableImage("camera raw is not read: convert it to JPEG or PNG")
     try:
         with warnings.catch_warnings():
             # Pillow warns of oddities in files that it reads all the same.
@@ -136,12 +136,12 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -
                 if turned.size != image.size:
                     size = size[::-1]
                 return Decoded(fit(turned, height, width, decoding), size, tuple(remarks))
-    except UnreadablePicture:
+    except UnreadableImage:
         raise
     # Pillow's decoders raise almost anything on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
         why = reason(path, error) if isinstance(path, Path) else "these bytes are no image, or a damaged one"
-        raise UnreadablePicture(why) from error
+        raise UnreadableImage(why) from error
 
 
 def reason(path: Path, error: Exception) -> str:
@@ -195,9 +195,9 @@ def fit(image: Image.Image, height: int, width: int, decoding: Decoding = Decodi
 
 
 def refuse_huge(image: Image.Image) -> None:
-    """Raise `UnreadablePicture` by the size that would be decoded, before anything is."""
+    """Raise `UnreadableImage` by the size that would be decoded, before anything is."""
     if image.width * image.height > MOST_PIXELS:
-        raise UnreadablePicture(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
+        raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
 
 
 def to_rgb(image: Image.Image, grey_range: tuple[float, float] | None = None) -> Image.Image:

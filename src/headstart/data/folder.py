@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import Pictures
-from headstart.data.decode import Decoded, Decoding, UnreadablePicture, choose_fit, cut_away, decode, is_deep, open_image
+from headstart.data.dataset import Source
+from headstart.data.decode import Decoded, Decoding, UnreadableImage, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.data.layout import read_layout
 from headstart.errors import HeadstartError
 from headstart.system.files import cache_folder, is_disk_full, unwritable, write_json, written_whole
@@ -37,7 +37,7 @@ HEADERS, DEEP_IMAGES = 1000, 200
 def read_folder(
     root: Path, size: int, *, fit: str = "auto", layout: str = "auto", decoding: Decoding | None = None,
     known: Collection[str] | None = None,
-) -> Pictures:  # fmt: skip
+) -> Source:  # fmt: skip
     """Decode all images below a folder to one size.
 
     Args:
@@ -64,12 +64,12 @@ def read_folder(
     if decoding.fit == "crop" and files["cut"] >= 0.005:
         remarks.append(f"images are cropped to their centre: {100 * files['cut']:.0f} % of each in the mean is cut away "
                        "(--fit squash or --fit pad keeps all)")  # fmt: skip
-    return Pictures(
+    return Source(
         images=images,
         labels=np.array([class_names.index(found.rows[row][1]) for row in good], np.int32),
         class_names=class_names,
-        parts=np.array([found.rows[row][2] for row in good], np.int8),
-        source=str(root),
+        splits=np.array([found.rows[row][2] for row in good], np.int8),
+        name=str(root),
         files=tuple(names[row] for row in good),
         unreadable=tuple(f"{file}: {reason}" for file, reason in unreadable.items()),
         skipped=dict(found.skipped),
@@ -137,7 +137,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
         return images[: len(paths) - len(found["unreadable"])], found
     stats = [(str(path), *fingerprint(path)) for path in paths]
     key = hashlib.sha256(json.dumps([2, size, asdict(decoding), stats]).encode()).hexdigest()[:32]
-    file = cache_folder("pictures") / f"{key}.npy"
+    file = cache_folder("images") / f"{key}.npy"
     # What was found out is written last: where it is, the images are whole.
     done = file.with_suffix(".json")
     if not (done.exists() and file.exists()):
@@ -190,10 +190,10 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Dec
     sizes: list[tuple[int, int]] = []
     remarks: Counter[str] = Counter()
 
-    def attempt(path: Path) -> Decoded | UnreadablePicture:
+    def attempt(path: Path) -> Decoded | UnreadableImage:
         try:
             return decode(path, size, size, decoding)
-        except UnreadablePicture as error:
+        except UnreadableImage as error:
             return error
 
     # Pillow decodes outside Python's lock, so threads use every core. A slice at a time bounds memory.
@@ -202,7 +202,7 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Dec
         for start in track(range(0, len(paths), 256), "decoding images"):
             chunk = paths[start : start + 256]
             for path, found in zip(chunk, pool.map(attempt, chunk), strict=True):
-                if isinstance(found, UnreadablePicture):
+                if isinstance(found, UnreadableImage):
                     unreadable[str(path.relative_to(root))] = str(found)
                 else:
                     images[row] = found.pixels

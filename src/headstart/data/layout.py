@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headstart.config import suggestion
-from headstart.data.dataset import PART_NAMES, TEST, TRAIN, VALIDATION
+from headstart.data.dataset import SPLIT_NAMES, TEST, TRAIN, VALIDATION
 from headstart.data.walk import Folder, skipped_words, walk
 from headstart.errors import HeadstartError
 from headstart.system.text import count
@@ -20,7 +20,7 @@ SPLIT_WORDS = {
     "holdout": TEST,
 }  # fmt: skip
 # What may stand beside such a word, or be glued to it, and changes nothing: `train_images`, `TestSet`, `val2017`.
-FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "pictures", "photos", "split", "folder", "files", "dir"}
+FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "photos", "split", "folder", "files", "dir"}
 
 
 # What somebody means as the images of a class, and is none here: it is refused, and not taken for a folder of something else.
@@ -63,7 +63,7 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
     if training and all(split != TRAIN for _, split in splits.values()) and splits:
         present = " and ".join(f"{folder.path.name}/" for folder, _ in splits.values())
         raise HeadstartError(f"{root} has {present} and no images to train on: put them into {root / 'train'}")
-    classes: dict[int, dict[str, Path]] = {split: {} for split in range(len(PART_NAMES))}
+    classes: dict[int, dict[str, Path]] = {split: {} for split in range(len(SPLIT_NAMES))}
     for folder, split in sorted(splits.values(), key=lambda one: one[1]):  # training first, whose names the others share
         if folder.images:
             leave_out(len(folder.images), "image in no class folder", f"{folder.path.name}/ itself", found)
@@ -71,7 +71,7 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
         for below in class_folders(folder, tree, splits):
             found.skipped += below.all_skipped()
             if not below.count:
-                refuse_empty(below, f"{PART_NAMES[split]} split", training and split == TRAIN, found)
+                refuse_empty(below, f"{SPLIT_NAMES[split]} split", training and split == TRAIN, found)
                 continue
             name = class_name(below.path)
             if split != TRAIN or not training:
@@ -191,7 +191,7 @@ def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Fo
             leave_out(len(tree.images), "image in no class folder", f"{tree.path.name}/ itself", found)
     for path, (folder, split) in with_classes.items():
         if path != tree.path:
-            found.remarks.append(f"{folder.path.relative_to(tree.path)}/ is the {PART_NAMES[split]} split")
+            found.remarks.append(f"{folder.path.relative_to(tree.path)}/ is the {SPLIT_NAMES[split]} split")
     return with_classes or whole
 
 

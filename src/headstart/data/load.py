@@ -10,9 +10,10 @@ import numpy as np
 
 from headstart.config import Config, replace, suggestion
 from headstart.data.cifar import read_cifar, unpickle
-from headstart.data.dataset import TEST, TRAIN, Dataset, Pictures, split
+from headstart.data.dataset import TEST, TRAIN, Dataset, Source
 from headstart.data.decode import Decoding
 from headstart.data.folder import read_folder
+from headstart.data.splits import split_source
 from headstart.data.walk import is_ours
 from headstart.errors import HeadstartError
 from headstart.system.backend import load_keras
@@ -34,7 +35,7 @@ def load_data(
             folder or tar archive of CIFAR files, or a folder with a subfolder for each class.
         image_size: side in pixels to which a folder's images are decoded; the named sources and
             CIFAR files have a size of their own.
-        validation_fraction, test_fraction, seed, limit: see `headstart.data.dataset.split`.
+        validation_fraction, test_fraction, seed, limit: see `headstart.data.splits.split_source`.
         fit: how a folder's images become square, see `headstart.data.folder.read_folder`.
         layout: what a folder's folders mean, see `headstart.data.layout.read_layout`.
 
@@ -59,7 +60,7 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
         HeadstartError: `data` is the name of a data set, and of a folder that is here.
     """
     if data:
-        source = data.pictures.source
+        source = data.source.name
         config = replace(config, data=BUILT_IN + source if source in NAMED else source)
     changes = {}
     for name, known in (("data", NAMED), ("backbone", ()), ("weights", ("auto", "imagenet", "none"))):
@@ -77,17 +78,17 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
 
 def configured_data(config: Config) -> Dataset:
     """Load the data set that a resolved configuration names, split as it says."""
-    return split(
-        read_pictures(config.data, config.image_size, fit=config.fit, layout=config.layout),
+    return split_source(
+        read_source(config.data, config.image_size, fit=config.fit, layout=config.layout),
         validation_fraction=config.validation_fraction, test_fraction=config.test_fraction, seed=config.data_seed,
         limit=config.limit,
     )  # fmt: skip
 
 
-def read_pictures(
+def read_source(
     source: str, image_size: int, *, fit: str = "auto", layout: str = "auto", decoding: Decoding | None = None,
     known: Collection[str] | None = None,
-) -> Pictures:  # fmt: skip
+) -> Source:  # fmt: skip
     """Read the images of a source; see `load_data`, and `headstart.data.folder.read_folder` for the last two arguments."""
     if source in NAMED:
         return NAMED[source]()
@@ -96,8 +97,8 @@ def read_pictures(
         if is_ours(path):
             raise HeadstartError(f"{path} is a run or an audit of Headstart, and no data set: name the folder of the images")
         return read_cifar(path) or read_folder(path, image_size, fit=fit, layout=layout, decoding=decoding, known=known)
-    if tarfile_name(path) and (pictures := read_cifar(path)):
-        return pictures
+    if tarfile_name(path) and (found := read_cifar(path)):
+        return found
     if path.exists():
         raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
     raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")
@@ -107,22 +108,22 @@ def tarfile_name(path: Path) -> bool:
     return path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar"))
 
 
-def digits() -> Pictures:
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels: real pictures that need no network."""
+def digits() -> Source:
+    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels: real images that need no network."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
     grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    return Pictures(
+    return Source(
         images=np.repeat(grey[..., None], 3, axis=-1),
         labels=bunch.target.astype(np.int32),
         class_names=tuple(str(name) for name in bunch.target_names),
-        parts=np.full(len(grey), TRAIN, np.int8),
-        source="digits",
+        splits=np.full(len(grey), TRAIN, np.int8),
+        name="digits",
     )
 
 
-def cifar10() -> Pictures:
+def cifar10() -> Source:
     """CIFAR-10 (Krizhevsky, 2009), downloaded and hash-checked by Keras at the first use."""
     load_keras()
     from keras.datasets import cifar10
@@ -130,33 +131,33 @@ def cifar10() -> Pictures:
     return downloaded("cifar10", cifar10.load_data, CIFAR10_CLASSES)
 
 
-def cifar100() -> Pictures:
+def cifar100() -> Source:
     """CIFAR-100 (Krizhevsky, 2009) with its fine labels, downloaded and hash-checked by Keras."""
     load_keras()
     from keras.datasets import cifar100
 
-    pictures = downloaded("cifar100", cifar100.load_data, tuple(str(i) for i in range(100)))
+    source = downloaded("cifar100", cifar100.load_data, tuple(str(i) for i in range(100)))
     # Keras gives no class names, but keeps the distribution's own file of them.
     datasets = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "datasets"
     meta = next(datasets.glob("cifar-100-python*/**/meta"), None)
     if meta is None:
-        return pictures
+        return source
     names = tuple(name.decode() for name in unpickle(meta, meta.read_bytes())[b"fine_label_names"])
-    return dataclasses.replace(pictures, class_names=names)
+    return dataclasses.replace(source, class_names=names)
 
 
 NAMED = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
 
 
-def downloaded(name: str, load: Callable, class_names: tuple[str, ...]) -> Pictures:
+def downloaded(name: str, load: Callable, class_names: tuple[str, ...]) -> Source:
     """Load one of Keras' data sets, and say how to go on where it cannot be fetched."""
     archive = f"{name.replace('cifar', 'cifar-')}-python.tar.gz"
     with explained_download(f"bring {archive} from another machine and give --data {archive}"):
         (train_images, train_labels), (test_images, test_labels) = load()
-    return Pictures(
+    return Source(
         images=np.concatenate([train_images, test_images]),
         labels=np.concatenate([train_labels, test_labels]).ravel().astype(np.int32),
         class_names=class_names,
-        parts=np.repeat(np.array([TRAIN, TEST], np.int8), [len(train_labels), len(test_labels)]),
-        source=name,
+        splits=np.repeat(np.array([TRAIN, TEST], np.int8), [len(train_labels), len(test_labels)]),
+        name=name,
     )

@@ -12,7 +12,7 @@ from PIL import Image
 from headstart.inference.predict import (
     Inputs,
     Predictions,
-    named_pictures,
+    named_images,
     predict,
     read_inputs,
     refuse_nothing,
@@ -32,29 +32,29 @@ OCCLUSION_CELLS = 7
 # Compiling a ResNet-50 whose small convolutions are products takes JAX 6 seconds more; each image then takes 0.5 instead of 2.1.
 FEWEST_FOR_PRODUCTS = 5
 BATCH = 32
-# Overlays of smaller pictures are enlarged, so that the map can be seen.
+# Overlays of smaller images are enlarged, so that the map can be seen.
 SMALLEST_OVERLAY = 224
 MOST_STEM_BYTES = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Explanations:
-    """Where in some pictures the evidence for a class lies.
+    """Where in some images the evidence for a class lies.
 
     Attributes:
-        pictures: uint8 (N, H, W, 3), as the model saw them.
+        images: uint8 (N, H, W, 3), as the model saw them.
         maps: float32 (N, H, W), 0..1: 1 where the evidence for the class is strongest, 0 where there is none.
-        predictions: the names, classes and probabilities of the same pictures.
+        predictions: the names, classes and probabilities of the same images.
         method: how the maps were made, see `heat_maps`.
     """
 
-    pictures: np.ndarray
+    images: np.ndarray
     maps: np.ndarray
     predictions: Predictions
     method: str
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write each picture under its heat map as a PNG, and return the files.
+        """Write each image under its heat map as a PNG, and return the files.
 
         Raises:
             HeadstartError: the folder or a file cannot be written.
@@ -63,12 +63,12 @@ class Explanations:
         try:
             folder = Path(folder).expanduser()
             folder.mkdir(parents=True, exist_ok=True)
-            for number, (name, picture, heat_map) in enumerate(
-                zip(self.predictions.names, self.pictures, self.maps, strict=True), start=1
+            for number, (name, image, heat_map) in enumerate(
+                zip(self.predictions.names, self.images, self.maps, strict=True), start=1
             ):
                 file = folder / file_name(number, name)
                 with written_whole(file) as partial:
-                    overlay(picture, heat_map, SMALLEST_OVERLAY).save(partial)
+                    overlay(image, heat_map, SMALLEST_OVERLAY).save(partial)
                 files.append(file)
         except (OSError, RuntimeError) as error:  # RuntimeError: no home of a user for ~ or ~NAME
             raise unwritable(Path(folder), error) from None
@@ -76,7 +76,7 @@ class Explanations:
 
 
 def file_name(number: int, name: str) -> str:
-    """Return the name of the PNG for a picture: its number, since files of different folders may share a name, and its stem.
+    """Return the name of the PNG for an image: its number, since files of different folders may share a name, and its stem.
 
     It is a valid name on every system. What cannot be printed or stands for something in paths becomes `_`, and the stem is
     cut to 100 bytes of UTF-8: some systems allow 143 for a whole name, and a file that is being written has a longer one.
@@ -85,17 +85,17 @@ def file_name(number: int, name: str) -> str:
     return f"{number:03d}-{stem.encode()[:MOST_STEM_BYTES].decode(errors='ignore')}.png"
 
 
-def explain(run: Run, pictures: Any) -> Explanations:
-    """Show where in some pictures the evidence for their likeliest class lies.
+def explain(run: Run, images: Any) -> Explanations:
+    """Show where in some images the evidence for their likeliest class lies.
 
     Args:
-        pictures: as for `headstart.inference.predict.predict`.
+        images: as for `headstart.inference.predict.predict`.
 
     Raises:
         HeadstartError: there is nothing to explain, or nothing that can be read.
     """
     inputs = Inputs()
-    named = list(named_pictures(pictures, inputs))
+    named = list(named_images(images, inputs))
     refuse_nothing(named, inputs)
     images = read_inputs(named, run, inputs)
     refuse_only_unreadable(inputs)
@@ -110,7 +110,7 @@ def explain(run: Run, pictures: Any) -> Explanations:
 
 
 def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return where in each picture the evidence for a class lies, and by which method that was found.
+    """Return where in each image the evidence for a class lies, and by which method that was found.
 
     HiResCAM (Draelos & Carin 2020): feature map times gradient, summed over channels. Of the
     Grad-CAM family it is the one whose map provably sums to what the class gets; behind global
@@ -123,7 +123,7 @@ def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tu
     Args:
         model: of `headstart.model.network.build_model`, or as a run saved it.
         images: uint8 (N, H, W, 3).
-        classes: int (N,), the class to explain in each picture.
+        classes: int (N,), the class to explain in each image.
 
     Returns:
         float32 (N, H, W) in 0..1, each map's largest value being 1 unless nothing speaks for the
@@ -197,20 +197,20 @@ def covered(image: np.ndarray) -> np.ndarray:
     return copies
 
 
-def overlay(picture: np.ndarray, heat_map: np.ndarray, smallest: int) -> Image.Image:
-    """Return a picture under its heat map, its shorter side at least `smallest` pixels.
+def overlay(image: np.ndarray, heat_map: np.ndarray, smallest: int) -> Image.Image:
+    """Return an image under its heat map, its shorter side at least `smallest` pixels.
 
     Args:
-        picture: uint8 (H, W, 3).
+        image: uint8 (H, W, 3).
         heat_map: float (H, W), 0..1.
     """
-    height, width, _ = picture.shape
+    height, width, _ = image.shape
     scale = max(1.0, smallest / min(height, width))
     size = round(width * scale), round(height * scale)
-    base = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BICUBIC), np.float32)
+    base = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32)
     strength = resized(heat_map, size)[..., None]
     colour = 255 * colormaps["plasma"](strength[..., 0])[..., :3]
-    # What carries no evidence turns grey and dim, so that the eye finds the rest on any picture.
+    # What carries no evidence turns grey and dim, so that the eye finds the rest on any image.
     grey = 0.6 * base.mean(axis=2, keepdims=True) + 30
     mixed = (1 - strength) * grey + strength * (0.5 * base + 0.5 * colour)
     return Image.fromarray(np.uint8(mixed.clip(0, 255)))

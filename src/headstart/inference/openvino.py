@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-# Converting and compiling a network takes longer than Keras needs for fewer pictures.
-FEWEST_PICTURES = 2000
+# Converting and compiling a network takes longer than Keras needs for fewer images.
+FEWEST_IMAGES = 2000
 
 
 def import_openvino() -> Any:

@@ -129,7 +129,7 @@ def calibration_in_words(figures: dict[str, Any]) -> str:
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pictures, mean confidence and accuracy, each (bins,), of the bins of confidence that hold any picture."""
+    """Return images, mean confidence and accuracy, each (bins,), of the bins of confidence that hold any image."""
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     counts, sure, correct = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, right))

@@ -21,7 +21,7 @@ def known_images(figures: dict[str, Any]) -> str:
     Returns:
         "46 of 48 test images have a near-duplicate in training", or an empty string.
     """
-    known, count, (low, high) = figures.get("near_duplicates_in_training", 0), figures["pictures"], figures["interval"]
+    known, count, (low, high) = figures.get("near_duplicates_in_training", 0), figures["images"], figures["interval"]
     new = figures.get("without_near_duplicates")
     if not known or (known <= FEW_KNOWN * count and new and low <= new["accuracy"] <= high):
         return ""
@@ -40,12 +40,12 @@ def what_it_holds_for(figures: dict[str, Any]) -> str:
             f"in series, it holds for images of the same series, not for new ones: then put {groups}."
         )
     new = figures.get("without_near_duplicates")
-    if new and new["pictures"] >= FEWEST_NEW:
+    if new and new["images"] >= FEWEST_NEW:
         others = (
-            f"On the other {new['pictures']:,} the accuracy is {percent(new['accuracy'])}, with 95 % confidence {between(new)}."
+            f"On the other {new['images']:,} the accuracy is {percent(new['accuracy'])}, with 95 % confidence {between(new)}."
         )
     elif new:
-        others = f"Only {new['pictures']} {'has' if new['pictures'] == 1 else 'have'} none: too few to tell."
+        others = f"Only {new['images']} {'has' if new['images'] == 1 else 'have'} none: too few to tell."
     else:
         others = "None is left to measure on."
     return f"The figure holds for images like those, not for new ones. {others} Put {groups}."

@@ -18,13 +18,13 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
     """Return accuracy with its 95 % interval, per-class figures, and how far probabilities can be trusted.
 
     `top_5` is there with more than ten classes. `macro` is the mean over the classes that occur.
-    `confusion` counts pictures, a row for each given class. `loss`, `brier` and `ece` describe the plain softmax, and
+    `confusion` counts images, a row for each given class. `loss`, `brier` and `ece` describe the plain softmax, and
     `calibrated` the same after the logits were divided by the temperature.
 
     Args:
         logits: float (N, classes).
         labels: int (N,).
-        temperature: of `fit_temperature`, on other pictures.
+        temperature: of `fit_temperature`, on other images.
     """
     predicted = logits.argmax(axis=1)
     correct = int((predicted == labels).sum())
@@ -37,11 +37,11 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
         "interval": wilson_interval(correct, len(labels)),
         **({"top_5": float(top_k_accuracy_score(labels, logits, k=5, labels=classes))} if many else {}),
         **probability_figures(probabilities(logits), labels),
-        "pictures": len(labels),
+        "images": len(labels),
         "macro": dict(zip(FIGURES, by_class[:, support > 0].mean(axis=1).tolist(), strict=True)),
         "per_class": {
-            name: dict(zip(FIGURES, row, strict=True)) | {"support": pictures}
-            for name, row, pictures in zip(class_names, by_class.T.tolist(), support.tolist(), strict=True)
+            name: dict(zip(FIGURES, row, strict=True)) | {"support": images}
+            for name, row, images in zip(class_names, by_class.T.tolist(), support.tolist(), strict=True)
         },
         "confusion": confusion_matrix(labels, predicted, labels=classes).tolist(),
         "temperature": temperature,
@@ -77,10 +77,10 @@ def probability_figures(probabilities: np.ndarray, labels: np.ndarray) -> dict[s
 
 
 def compare_stages(frozen: np.ndarray, fine_tuned: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return on how many pictures only one of two networks is right, and the exact p value of McNemar's test (1947).
+    """Return on how many images only one of two networks is right, and the exact p value of McNemar's test (1947).
 
     Args:
-        frozen, fine_tuned: float (N, classes), logits of the same pictures.
+        frozen, fine_tuned: float (N, classes), logits of the same images.
         labels: int (N,).
     """
     before, after = (logits.argmax(axis=1) == labels for logits in (frozen, fine_tuned))
@@ -94,7 +94,7 @@ def verdict(comparison: dict[str, Any]) -> str:
     """Say in words what `compare_stages` found."""
     won, lost = comparison["only_fine_tuned_right"], comparison["only_frozen_right"]
     if comparison["p_value"] >= SIGNIFICANT:
-        statement = "whether fine-tuning helped cannot be told from these test pictures"
+        statement = "whether fine-tuning helped cannot be told from these test images"
     else:
         statement = "fine-tuning helped" if won > lost else "fine-tuning did harm"
     return (

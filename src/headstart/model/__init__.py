@@ -1,1 +1,1 @@
-"""What a picture goes through: one graph from raw pixels to logits, around a pretrained backbone."""
+"""What an image goes through: one graph from raw pixels to logits, around a pretrained backbone."""

@@ -1,4 +1,4 @@
-"""The registry of backbones: where each comes from and how it wants its pictures."""
+"""The registry of backbones: where each comes from and how it wants its images."""
 
 import warnings
 from pathlib import Path
@@ -127,7 +127,7 @@ def backbone_file(path: Path) -> keras.Model:
     except Exception as error:  # a damaged zip, an unknown layer, code that safe mode refuses, ...
         raise HeadstartError(f"{path} is not a Keras model that can be loaded: {str(error).splitlines()[0]}") from None
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 4:
-        raise HeadstartError(f"{path} is no backbone: it must map one picture to one feature map (B, h, w, channels)")
+        raise HeadstartError(f"{path} is no backbone: it must map one image to one feature map (B, h, w, channels)")
     return model
 
 

@@ -44,7 +44,7 @@ def head_model(model: keras.Model) -> keras.Model:
 
 
 def standardise(model: keras.Model, features: Iterable[np.ndarray]) -> None:
-    """Give the head the mean and variance of the training pictures' features.
+    """Give the head the mean and variance of the training images' features.
 
     Args:
         features: batches of pooled features, float (B, channels).

@@ -25,7 +25,7 @@ def build_model(
     Args:
         backbone: network without top; its weights are used.
         preprocess: what the backbone wants, see `normalisation`.
-        image_shape: height, width and channels of the data's pictures.
+        image_shape: height, width and channels of the data's images.
         precision: `float32` or `bfloat16`, for the backbone alone; everything else is float32.
 
     Returns:
@@ -54,12 +54,12 @@ def build_model(
 
 
 def augmentation(config: Config) -> list[layers.Layer]:
-    """Return the augmentation layers, for pictures in [0, 1]; they act in training only."""
+    """Return the augmentation layers, for images in [0, 1]; they act in training only."""
     asked = [
         (config.flip, lambda: layers.RandomFlip("horizontal")),
         (config.rotation, lambda: layers.RandomRotation(config.rotation, fill_mode="reflect")),
         (config.zoom, lambda: layers.RandomZoom(config.zoom, fill_mode="reflect")),
-        # By whole pixels: parts of one would blur a small picture, and what is classified later is sharp.
+        # By whole pixels: parts of one would blur a small image, and what is classified later is sharp.
         (config.translation, lambda: layers.RandomTranslation(
             config.translation, config.translation, fill_mode="reflect", interpolation="nearest")),
         (config.rand_augment, lambda: layers.RandAugment(value_range=(0, 1), num_ops=2, factor=0.3)),
@@ -128,7 +128,7 @@ def feature_model(model: keras.Model, cut: str = "") -> keras.Model:
 
 
 def tuning_model(model: keras.Model, cut: str = "") -> keras.Model:
-    """Return what fine-tuning trains, in its fastest form; `take_back` puts what it has learned into `model`.
+    """Return what fine-tuning trains, in its fastest form; `copy_back` puts what it has learned into `model`.
 
     Without `cut` it is the whole network. With it, it is the backbone from `cut` on and the head, and takes the
     feature maps (B, h, w, c) of `feature_model`. All but the backbone is shared with `model`.
@@ -144,7 +144,7 @@ def tuning_model(model: keras.Model, cut: str = "") -> keras.Model:
     return keras.Model(inputs, head_model(model)(x), name="tuned")
 
 
-def take_back(learner: keras.Model, model: keras.Model, cut: str = "") -> None:
+def copy_back(learner: keras.Model, model: keras.Model, cut: str = "") -> None:
     """Put what a `tuning_model` has learned into `model`; they share the head."""
     end = backbone_end(model, cut)
     copy_weights(learner.get_layer(end.name), end)
@@ -213,7 +213,7 @@ def unfreeze(model: keras.Model, config: Config) -> None:
 
 
 def adapt_batch_norm(model: keras.Model, batches: Iterable[np.ndarray], config: Config) -> None:
-    """Give the batch norms that will learn the statistics of the pictures that they will learn from.
+    """Give the batch norms that will learn the statistics of the images that they will learn from.
 
     In training mode a batch norm goes by its batch, and not by the statistics it was pretrained with: without this, all that
     the frozen stage learned on features of the latter is lost in fine-tuning's first step (digits: from 99 to 36 %). Each gets
@@ -221,7 +221,7 @@ def adapt_batch_norm(model: keras.Model, batches: Iterable[np.ndarray], config: 
 
     Args:
         model: of `build_model`; its backbone is frozen afterwards, as it was before.
-        batches: training pictures, uint8 (B, H, W, 3). Nothing is drawn at random here, so that runs of several seeds
+        batches: training images, uint8 (B, H, W, 3). Nothing is drawn at random here, so that runs of several seeds
             have the same features.
     """
     unfreeze(model, config)

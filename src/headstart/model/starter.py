@@ -18,7 +18,7 @@ PIXEL_MEAN, PIXEL_VARIANCE = 121.9, 68.2**2
 
 
 def build() -> keras.Model:
-    """Build the network: float (B, h, w, 3) in 0..255 to (B, h / 8, w / 8, 896), for small pictures.
+    """Build the network: float (B, h, w, 3) in 0..255 to (B, h / 8, w / 8, 896), for small images.
 
     A convolution at full size, three residual stages (He et al. 2016) that each halve the size and
     double the channels, and a 1 x 1 convolution. The output is that convolution's 512 channels beside

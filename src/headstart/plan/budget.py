@@ -29,9 +29,9 @@ from headstart.training.features import FrozenLayers
 logger = logging.getLogger("headstart")
 
 # What a budget chooses from: 32 px are the smallest that ImageNet's networks take, 224 px what they were trained with.
-# Most pictures gain from each step up to there, even those that are smaller themselves: so size comes first.
+# Most images gain from each step up to there, even those that are smaller themselves: so size comes first.
 SIZES, MOST_EPOCHS, MOST_VIEWS = (32, 48, 64, 96, 128, 160, 224), 3, 2
-# Sizes that others follow from: a layer's work is in proportion to its pixels, and beside it is what each picture costs.
+# Sizes that others follow from: a layer's work is in proportion to its pixels, and beside it is what each image costs.
 REFERENCE_SIZES = (64, 128)
 # Pixels through the backbone from which a training waits for a measurement: a ResNet-50 takes a minute for them on two
 # cores. Fewer are done sooner than measured.
@@ -43,11 +43,11 @@ TABLE_SIZES, TABLE_RECIPES = (32, 64, 96, 128, 224), ("quick", "standard", "best
 STAGES = ("preparation", "features", "audit", "head", "fine_tuning", "training", "results")
 
 
-def prepare(config: Config, data: Dataset, typed: Collection[str] = (), spent: float = 0.0) -> Config:
+def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent: float = 0.0) -> Config:
     """Return `config` with what its budget and this machine's memory leave of it, measuring the machine where that pays.
 
     Args:
-        typed: names of options that a budget must leave as they are.
+        explicit: names of options that a budget must leave as they are.
         spent: seconds of the budget that have gone already.
 
     Raises:
@@ -56,11 +56,11 @@ def prepare(config: Config, data: Dataset, typed: Collection[str] = (), spent: f
     if not config.budget and not worth_measuring(config, data):
         return config
     begin = time.monotonic() - spent
-    several = config.budget and len(sizes_for(config, data, typed)) > 1
+    several = config.budget and len(sizes_for(config, data, explicit)) > 1
     try:
         costs = measured(config, data, REFERENCE_SIZES if several else [config.image_size])
         left = budget_seconds(config.budget) - (time.monotonic() - begin)
-        chosen = choose(config, data, costs, typed, left) if config.budget else config
+        chosen = choose(config, data, costs, explicit, left) if config.budget else config
         chosen = fit_memory(chosen, data, costs_at(costs, chosen.image_size))
     except NotMeasured as error:
         if config.budget:
@@ -81,28 +81,28 @@ def worth_measuring(config: Config, data: Dataset) -> bool:
     return config.seeds * passes * config.image_size**2 >= LEAST_PIXELS
 
 
-def sizes_for(config: Config, data: Dataset, typed: Collection[str]) -> list[int]:
+def sizes_for(config: Config, data: Dataset, explicit: Collection[str]) -> list[int]:
     """Return the image sizes that a budget may choose from.
 
-    The starter was trained at 32 px and a network from scratch at no size yet: for both it stays. Pictures are not
+    The starter was trained at 32 px and a network from scratch at no size yet: for both it stays. Source are not
     enlarged more than 8 times: nothing is known beyond the 7 from CIFAR's 32 px to ImageNet's 224.
     """
-    if "image_size" in typed or config.from_scratch or config.backbone == "starter":
+    if "image_size" in explicit or config.from_scratch or config.backbone == "starter":
         return [config.image_size]
-    side = SIZES[-1] if data.pictures.files else max(data.image_shape[:2])
+    side = SIZES[-1] if data.source.files else max(data.image_shape[:2])
     return [size for size in SIZES if size <= 8 * side] or [config.image_size]
 
 
-def choose(config: Config, data: Dataset, costs: dict[int, Costs], typed: Collection[str], left: float) -> Config:
+def choose(config: Config, data: Dataset, costs: dict[int, Costs], explicit: Collection[str], left: float) -> Config:
     """Return `config` with the image size, the epochs and the views whose training ends within the seconds that are left.
 
     Size counts most, then epochs of fine-tuning, then views: with the recipe quick on CIFAR-10, 32, 64, 96 and 128 px
     gave 76, 87, 90 and 92 %.
     """
-    epochs = [config.epochs] if "epochs" in typed or not config.epochs else range(1, max(MOST_EPOCHS, config.epochs) + 1)
-    views = [config.views] if "views" in typed or not can_audit(config) else range(1, max(MOST_VIEWS, config.views) + 1)
+    epochs = [config.epochs] if "epochs" in explicit or not config.epochs else range(1, max(MOST_EPOCHS, config.epochs) + 1)
+    views = [config.views] if "views" in explicit or not can_audit(config) else range(1, max(MOST_VIEWS, config.views) + 1)
     least, free = math.inf, shutil.disk_usage(cache_folder("features")).free
-    for size, many, some in sorted(product(sizes_for(config, data, typed), epochs, views), reverse=True):
+    for size, many, some in sorted(product(sizes_for(config, data, explicit), epochs, views), reverse=True):
         candidate = replace(config, image_size=size, epochs=many, views=some)
         candidate = fit_memory(candidate, data, costs_at(costs, size))
         try:
@@ -194,12 +194,12 @@ def read_plan(run: Run) -> dict[str, Any]:
     return run.read_json("plan.json") if (run.path / "plan.json").exists() else {}
 
 
-def table(config: Config, typed: Collection[str]) -> str:
+def table(config: Config, explicit: Collection[str]) -> str:
     """Return what trainings would take on this machine, measured now and with nothing cached, as a table in plain text.
 
     Args:
-        config: the training in question; unless its recipe is typed, other recipes get a row too.
-        typed: names of the options that were given.
+        config: the training in question; unless its recipe is explicit, other recipes get a row too.
+        explicit: names of the options that were given.
     """
     begin = time.monotonic()
     config = resolved(config)
@@ -208,7 +208,7 @@ def table(config: Config, typed: Collection[str]) -> str:
     costs: dict[Path, dict[int, Costs]] = {}
     rows = [["", "size", *(stage.replace("_", "-") for stage in STAGES), "total", "batch", "memory", "disk"]]
     notes = []
-    trainings = planned(config, data, typed)
+    trainings = planned(config, data, explicit)
     sizes_of: dict[Path, set[int]] = {}
     for asked in trainings:
         sizes_of.setdefault(costs_file(asked, data), set()).add(asked.image_size)
@@ -229,7 +229,7 @@ def table(config: Config, typed: Collection[str]) -> str:
         total, held, disk = duration(prediction.total), gigabytes(prediction.memory), gigabytes(prediction.disk)
         rows.append([asked.recipe, str(asked.image_size), *times, total, str(fitted.batch_size), held, disk])
     if config.budget:
-        notes.append(f"--budget {config.budget}: {spent_on(config, data, typed, loading)}")
+        notes.append(f"--budget {config.budget}: {spent_on(config, data, explicit, loading)}")
     columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
     widths = [max(map(len, column)) for column in columns]
     lines = [
@@ -239,24 +239,24 @@ def table(config: Config, typed: Collection[str]) -> str:
     return "\n".join([*lines, *notes])
 
 
-def spent_on(config: Config, data: Dataset, typed: Collection[str], loading: float) -> str:
+def spent_on(config: Config, data: Dataset, explicit: Collection[str], loading: float) -> str:
     """Return what a budget would choose, or why it cannot."""
     try:
-        chosen = prepare(config, data, typed, loading)
+        chosen = prepare(config, data, explicit, loading)
         prediction = predict(chosen, data, costs_at(kept(chosen, data), chosen.image_size), loading)
     except HeadstartError as error:
         return str(error)
     return " ".join(f"{option_name(name)} {getattr(chosen, name):g}" for name in CHOSEN) + f": {duration(prediction.total)}"
 
 
-def planned(config: Config, data: Dataset, typed: Collection[str]) -> list[Config]:
-    """Return the trainings that get a row: `config`, other recipes unless one is typed, and `config` at other image sizes."""
+def planned(config: Config, data: Dataset, explicit: Collection[str]) -> list[Config]:
+    """Return the trainings that get a row: `config`, other recipes unless one is explicit, and `config` at other image sizes."""
     rows = [config]
-    for name in () if "recipe" in typed else TABLE_RECIPES:
-        with contextlib.suppress(HeadstartError):  # what was typed does not go with it
-            rows.append(recipe(name, **{option: getattr(config, option) for option in typed}))
-    rows += [replace(config, image_size=size) for size in TABLE_SIZES if size in sizes_for(config, data, typed)]
-    # Recipes may differ in what is typed alone, and a size may be a recipe's.
+    for name in () if "recipe" in explicit else TABLE_RECIPES:
+        with contextlib.suppress(HeadstartError):  # what was explicit does not go with it
+            rows.append(recipe(name, **{option: getattr(config, option) for option in explicit}))
+    rows += [replace(config, image_size=size) for size in TABLE_SIZES if size in sizes_for(config, data, explicit)]
+    # Recipes may differ in what is explicit alone, and a size may be a recipe's.
     different: dict[Config, Config] = {}
     for row in rows:
         different.setdefault(replace(row, recipe=config.recipe), row)

@@ -1,4 +1,4 @@
-"""What a picture and a step cost on this machine: measured once, and kept in the cache folder.
+"""What an image and a step cost on this machine: measured once, and kept in the cache folder.
 
 Kept for each machine, backbone and set of options that cost depends on, so that later trainings need not wait.
 """
@@ -21,7 +21,7 @@ import numpy as np
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
-from headstart.inference.openvino import FEWEST_PICTURES
+from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.system.backend import computing, installed, processor, usable_cores
 from headstart.system.files import cache_folder, write_json
 from headstart.training.features import images_in_use
@@ -36,8 +36,8 @@ COSTLY = (
     "hidden_units", "flip", "rotation", "zoom", "translation", "rand_augment", "mix", "ema", "deterministic",
 )  # fmt: skip
 # Costs that depend on the image size; the others are what they are at the nearest size.
-SIZED = ("picture", "disk_picture", "head_step", "head_score", "tune_picture", "tune_score", "memory_picture")
-# Training pictures that the measurement gets.
+SIZED = ("image", "disk_image", "head_step", "head_score", "tune_image", "tune_score", "memory_image")
+# Training images that the measurement gets.
 SAMPLE = 2048
 
 
@@ -62,14 +62,14 @@ def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: boo
 
 
 def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, Costs]:
-    """Run `headstart.plan.rehearse` on a sample of the training pictures, in a process of its own."""
+    """Run `headstart.plan.rehearse` on a sample of the training images, in a process of its own."""
     with tempfile.TemporaryDirectory(dir=cache_folder("plan")) as name:
         folder = Path(name)
         rows = np.random.default_rng(0).choice(data.train, min(SAMPLE, len(data.train)), replace=False)
-        np.savez(folder / "pictures.npz", images=data.images(rows), labels=data.labels(rows))
+        np.savez(folder / "images.npz", images=data.images(rows), labels=data.labels(rows))
         write_json(folder / "request.json", {
-            "config": dataclasses.asdict(config), "sizes": sizes, "pictures": images_in_use(data),
-            "classes": len(data.class_names), "decoded_at_image_size": bool(data.pictures.files),
+            "config": dataclasses.asdict(config), "sizes": sizes, "images": images_in_use(data),
+            "classes": len(data.class_names), "decoded_at_image_size": bool(data.source.files),
         })  # fmt: skip
         command = [sys.executable, "-m", "headstart.plan.rehearse", name]
         # The same backend and package, whichever way this process came to them.
@@ -111,7 +111,7 @@ def costs_file(config: Config, data: Dataset) -> Path:
     file = Path(config.backbone).expanduser()
     key = [
         [getattr(config, name) for name in COSTLY], bool(config.epochs), file.stat().st_mtime if file.is_file() else 0,
-        None if data.pictures.files else data.image_shape, len(data.class_names), images_in_use(data) >= FEWEST_PICTURES,
+        None if data.source.files else data.image_shape, len(data.class_names), images_in_use(data) >= FEWEST_IMAGES,
         keras.backend.backend(), sorted(versions.items()), platform.node(), processor(), os.cpu_count(), usable_cores(),
         os.environ.get("CUDA_VISIBLE_DEVICES"),
     ]  # fmt: skip

@@ -57,7 +57,7 @@ def predict(
     Args:
         cost: at the image size, of `costs_at`.
         preparation: seconds, where they are known.
-        missing: how many pictures each file of features that is not cached yet has; None: all of them.
+        missing: how many images each file of features that is not cached yet has; None: all of them.
 
     Raises:
         NotMeasured: the maps that fine-tuning would start from do not fit the cache, so that it would do other work.
@@ -65,19 +65,19 @@ def predict(
     train, validation, test = map(len, (data.train, data.validation, data.test))
     everything = train + validation + test
     audited = can_audit(config)
-    cut = audited and cost["disk_picture"] > cost["feature_bytes"]  # fine-tuning starts from maps
+    cut = audited and cost["disk_image"] > cost["feature_bytes"]  # fine-tuning starts from maps
     missing = [train] * config.views + [validation, test] if missing is None else missing
-    disk = cost["disk_picture"] * (config.views * train + validation + test) if audited else 0.0
+    disk = cost["disk_image"] * (config.views * train + validation + test) if audited else 0.0
     if cut and disk > MOST_CACHE_BYTES:
         raise NotMeasured(
-            f"the maps would take {gigabytes(disk)}: fine-tuning would start from the pictures, which was not measured"
+            f"the maps would take {gigabytes(disk)}: fine-tuning would start from the images, which was not measured"
         )
 
     seconds = {"preparation": cost["build"] if preparation is None else preparation}
     if audited:
-        seconds["features"] = (cost["start"] if missing else 0.0) + sum(missing) * cost["picture"]
+        seconds["features"] = (cost["start"] if missing else 0.0) + sum(missing) * cost["image"]
         pairs = everything**2 / 2 * cost["audit_pair"]
-        seconds["audit"] = cost["audit_start"] + everything * cost["audit_picture"] + pairs
+        seconds["audit"] = cost["audit_start"] + everything * cost["audit_image"] + pairs
     if not config.from_scratch:
         rows = config.views * train if audited else train
         steps = rows // (head_batch_size(rows) if audited else min(rows, config.batch_size))
@@ -88,7 +88,7 @@ def predict(
         rows = config.views * train if cut else train
         batch = min(rows, config.batch_size)
         epochs = max(config.epochs, math.ceil(config.fewest_steps / (rows // batch)))
-        epoch = rows // batch * batch * cost["tune_picture"] + validation * cost["tune_score"] + cost["tune_save"]
+        epoch = rows // batch * batch * cost["tune_image"] + validation * cost["tune_score"] + cost["tune_save"]
         seconds["training" if config.from_scratch else "fine_tuning"] = cost["tune_start"] + epochs * epoch
         results += (validation + test) * cost["tune_score"]
     seconds["results"] = results + cost.get("report", 0.0)
@@ -98,17 +98,17 @@ def predict(
 
 
 def held(config: Config, data: Dataset, cost: Costs) -> float:
-    """Return the most bytes that a training holds: what was measured on a sample, and what grows with the pictures."""
+    """Return the most bytes that a training holds: what was measured on a sample, and what grows with the images."""
     working = cost["memory"]
     if config.epochs:
-        working = max(working, cost["tune_memory"] + config.batch_size * cost["memory_picture"])
-    pictures = data.pictures.images.nbytes
+        working = max(working, cost["tune_memory"] + config.batch_size * cost["memory_image"])
+    images = data.source.images.nbytes
     if can_audit(config):
         # float16 features twice while their views are joined, and in the audit float32 components and shades of 32 x 32.
         everything = len(data.train) + len(data.validation) + len(data.test)
-        pictures += 2 * config.views * everything * int(cost["feature_bytes"])
+        images += 2 * config.views * everything * int(cost["feature_bytes"])
         working = max(working, cost["memory"] + 4 * everything * (LABEL_COMPONENTS + 2 * 32 * 32))
-    return working + pictures
+    return working + images
 
 
 def fit_memory(config: Config, data: Dataset, cost: Costs) -> Config:

@@ -1,4 +1,4 @@
-"""What a picture and a step cost on this machine: every stage of a training, run for a moment in a process of its own.
+"""What an image and a step cost on this machine: every stage of a training, run for a moment in a process of its own.
 
 A process of its own, since it begins with nothing in memory, can be killed for holding too much without
 taking a training along, and leaves no trace in the seeds and names of the training that follows.
@@ -53,7 +53,7 @@ def main() -> None:
     """Answer the request that lies in the folder named on the command line; see `headstart.plan.costs.measure_apart`."""
     folder = Path(sys.argv[1])
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    with np.load(folder / "pictures.npz") as sample:
+    with np.load(folder / "images.npz") as sample:
         images, labels = sample["images"], sample["labels"]
     answer: dict[str, Any] = {}
     try:
@@ -62,8 +62,8 @@ def main() -> None:
         for size in request["sizes"]:
             shown = resized(images, size) if request["decoded_at_image_size"] else images
             sized = dataclasses.replace(config, image_size=size)
-            cost = measure(sized, shown, labels, request["classes"], request["pictures"], folder, known)
-            # What works on cached features does not depend on the pictures' size.
+            cost = measure(sized, shown, labels, request["classes"], request["images"], folder, known)
+            # What works on cached features does not depend on the images' size.
             known = {name: value for name, value in cost.items() if name.startswith(("audit_", "head_")) and can_audit(config)}
             answer[str(size)] = cost
             keras.utils.clear_session()
@@ -73,22 +73,22 @@ def main() -> None:
 
 
 def measure(
-    config: Config, images: np.ndarray, labels: np.ndarray, classes: int, pictures: int, folder: Path, known: dict[str, float]
+    config: Config, images: np.ndarray, labels: np.ndarray, classes: int, total: int, folder: Path, known: dict[str, float]
 ) -> dict[str, float]:
     """Return what the parts of a training cost, in seconds and bytes.
 
     Args:
-        images, labels: a sample of the training pictures, uint8 (N, H, W, 3), and their classes, int (N,).
-        pictures: how many there are in all splits, by which the engine of the frozen layers is chosen.
+        images, labels: a sample of the training images, uint8 (N, H, W, 3), and their classes, int (N,).
+        total: how many images there are in all splits, by which the engine of the frozen layers is chosen.
         folder: an existing one, on the disk where features are cached.
         known: costs that need not be measured again.
 
     Returns:
-        Seconds to `build` the network; to `start` the frozen layers' engine, and for each `picture` that goes through
-        it, of which `disk_picture` bytes are kept, `feature_bytes` without maps; `audit_start`, and for each
-        `audit_picture` and `audit_pair` of pictures; of the head and of fine-tuning (`head_...`, `tune_...`) for the
-        `start`, a training step or picture, to `score` a picture of validation, and to `save` an epoch. The most bytes
-        of `memory` held until fine-tuning; in it `tune_memory`, and `memory_picture` for each picture of a batch. The
+        Seconds to `build` the network; to `start` the frozen layers' engine, and for each `image` that goes through
+        it, of which `disk_image` bytes are kept, `feature_bytes` without maps; `audit_start`, and for each
+        `audit_image` and `audit_pair` of images; of the head and of fine-tuning (`head_...`, `tune_...`) for the
+        `start`, a training step or image, to `score` an image of validation, and to `save` an epoch. The most bytes
+        of `memory` held until fine-tuning; in it `tune_memory`, and `memory_image` for each image of a batch. The
         `largest_batch` that a GPU took, 0 on a CPU.
     """
     forget_peak_memory()
@@ -101,7 +101,7 @@ def measure(
     inputs, cut = images, ""
     if can_audit(config):
         cut = frozen_cut(model, config) if config.epochs and config.fine_tune_from != ALL else ""
-        extraction, features, maps = extract(feature_model(model, cut), images, pictures, folder)
+        extraction, features, maps = extract(feature_model(model, cut), images, total, folder)
         cost |= extraction
         if not known:
             cost |= audit_costs(images, features, np.resize(labels, len(features)))
@@ -123,9 +123,9 @@ def measure(
 
 
 def extract(
-    extractor: keras.Model, images: np.ndarray, pictures: int, folder: Path
+    extractor: keras.Model, images: np.ndarray, total: int, folder: Path
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """Pass pictures through frozen layers for a moment, and keep what they give, on disk as a training does.
+    """Pass images through frozen layers for a moment, and keep what they give, on disk as a training does.
 
     Returns:
         Costs; pooled features, float16 (M, C); and feature maps, float16 (M, h, w, c), or features where there are none.
@@ -144,7 +144,7 @@ def extract(
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(file.open("wb")) for file in files]
         clock.start()
-        for outputs in forward(extractor, batches(), pictures):
+        for outputs in forward(extractor, batches(), total):
             for stream, rows in zip(streams, outputs, strict=True):
                 stream.write(rows.clip(-limit, limit).astype(np.float16).tobytes())
             clock.tick()
@@ -154,8 +154,8 @@ def extract(
         clock.ticks[-1] = time.monotonic()
     kept = [np.memmap(file, np.float16, "r").reshape(-1, *shape) for file, shape in zip(files, shapes, strict=True)]
     cost = {
-        "start": clock.before, "picture": clock.each / EXTRACTION_BATCH,
-        "feature_bytes": 2.0 * math.prod(shapes[0]), "disk_picture": 2.0 * sum(map(math.prod, shapes)),
+        "start": clock.before, "image": clock.each / EXTRACTION_BATCH,
+        "feature_bytes": 2.0 * math.prod(shapes[0]), "disk_image": 2.0 * sum(map(math.prod, shapes)),
     }  # fmt: skip
     return cost, np.array(kept[0]), kept[-1]
 
@@ -205,7 +205,7 @@ class Clock(keras.callbacks.Callback):
 
 
 def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return what the audit costs: the principal components once, pixels and labels by picture, features by pair."""
+    """Return what the audit costs: the principal components once, pixels and labels by image, features by pair."""
     count = min(len(images), len(features))  # beyond it the sample repeats itself, and repetitions are all alike
     images, features, labels = images[:count], features[:count], labels[:count]
     # Each class twice at least, for the folds.
@@ -219,7 +219,7 @@ def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) ->
     looked = time.monotonic()
     deque(candidates(np.random.default_rng(0).normal(size=(PAIR_ROWS, PAIR_COMPONENTS))), maxlen=0)
     return {
-        "audit_start": started - begin, "audit_picture": (looked - started) / len(images),
+        "audit_start": started - begin, "audit_image": (looked - started) / len(images),
         "audit_pair": (time.monotonic() - looked) / (PAIR_ROWS**2 / 2),
     }  # fmt: skip
 
@@ -227,7 +227,7 @@ def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) ->
 def head_costs(
     learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, config: Config, folder: Path
 ) -> dict[str, float]:
-    """Return what the frozen stage costs: its start, a step, a picture to validate, a checkpoint."""
+    """Return what the frozen stage costs: its start, a step, an image to validate, a checkpoint."""
     compile_frozen(learner, config, steps=1000)
     fitting, scoring = timed(learner, inputs, labels, batch_size)
     return {
@@ -269,9 +269,9 @@ def tuning_costs(
         if len(peaks) > 1 and (longer > LONGEST or line(peaks, growing[0]) > MARGIN * available_memory()):
             break
     return {
-        "tune_start": max(starts), "tune_picture": fitting.each / batch, "tune_score": scoring.each / batch,
+        "tune_start": max(starts), "tune_image": fitting.each / batch, "tune_score": scoring.each / batch,
         "tune_save": save_seconds(model, FINE_TUNED, folder), "tune_memory": line(peaks, 0),
-        "memory_picture": line(peaks, 1) - line(peaks, 0), "largest_batch": float(batch if gpu else 0),
+        "memory_image": line(peaks, 1) - line(peaks, 0), "largest_batch": float(batch if gpu else 0),
     }  # fmt: skip
 
 
@@ -306,7 +306,7 @@ def save_seconds(model: keras.Model, stage: str, folder: Path) -> float:
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
-    """Return pictures as a folder's are decoded for another image size, uint8 (N, size, size, 3)."""
+    """Return images as a folder's are decoded for another image size, uint8 (N, size, size, 3)."""
     return np.stack([np.asarray(Image.fromarray(image).resize((size, size))) for image in images])
 
 

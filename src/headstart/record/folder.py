@@ -33,8 +33,8 @@ logger = logging.getLogger("headstart")
 
 # Of the manifest; a run with a higher one was written by a newer Headstart.
 FORMAT = 1
-# By so many of the test part's, OpenVINO's form of the model is compared with Keras'.
-PICTURES_TO_COMPARE = 64
+# By so many of the test split's, OpenVINO's form of the model is compared with Keras'.
+IMAGES_TO_COMPARE = 64
 
 
 class Run:
@@ -51,7 +51,7 @@ class Run:
         metrics: content of `metrics.json`: `test.frozen`, `test.fine_tuned`, `seconds`, ...
         history: the rows of `history.csv`, one an epoch.
         class_names: in the order of the model's outputs.
-        model: the trained Keras model, its checksum verified; uint8 pictures to logits.
+        model: the trained Keras model, its checksum verified; uint8 images to logits.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -138,7 +138,7 @@ class Run:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the pictures that the model takes."""
+        """Height, width and channels of the images that the model takes."""
         height, width, channels = self.manifest["input"]["shape"]
         return height, width, channels
 
@@ -205,28 +205,28 @@ class Run:
                     f"{file} is missing or not the file that its manifest describes: train again, or bring the original back"
                 )
 
-    def predict(self, pictures: Any, batch_size: int = 64, *, mirror: bool = False) -> "Predictions":
+    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> "Predictions":
         """Classify paths, folders, Pillow images or uint8 arrays; see `headstart.inference.predict.predict`."""
         from headstart.inference.predict import predict
 
-        return predict(self, pictures, batch_size, mirror=mirror)
+        return predict(self, images, batch_size, mirror=mirror)
 
     def evaluate(self, data: "Dataset", batch_size: int = 64, *, mirror: bool = False) -> dict[str, Any]:
-        """Measure the model on the test part of a data set; see `headstart.inference.evaluate.evaluate`."""
+        """Measure the model on the test split of a data set; see `headstart.inference.evaluate.evaluate`."""
         from headstart.inference.evaluate import evaluate
 
         return evaluate(self, data, batch_size, mirror=mirror)
 
-    def explain(self, pictures: Any) -> "Explanations":
-        """Show where the evidence for the likeliest class lies in each picture; see `headstart.inference.explain.explain`."""
+    def explain(self, images: Any) -> "Explanations":
+        """Show where the evidence for the likeliest class lies in each image; see `headstart.inference.explain.explain`."""
         from headstart.inference.explain import explain
 
-        return explain(self, pictures)
+        return explain(self, images)
 
     def record_start(self, data: "Dataset", environment: dict[str, str]) -> None:
         """Write the labels that it is measured by, and the versions and command it runs under."""
-        for part, indices in (("test", data.test), ("validation", data.validation)):
-            self.save_array(f"labels_{part}", data.labels(indices))
+        for split, indices in (("test", data.test), ("validation", data.validation)):
+            self.save_array(f"labels_{split}", data.labels(indices))
         write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
 
     def write_history(self, rows: list[dict[str, Any]]) -> None:
@@ -244,7 +244,7 @@ class Run:
         used, files = without_augmentation(model), ["model.keras"]
         with written_whole(self.path / "model.keras") as partial:
             used.save(partial)
-        if compiled_by_openvino(used, data.images(data.test[:PICTURES_TO_COMPARE]), self.path / "model.xml") is not None:
+        if compiled_by_openvino(used, data.images(data.test[:IMAGES_TO_COMPARE]), self.path / "model.xml") is not None:
             files += ["model.xml", "model.bin"]
         write_json(self.path / "manifest.json", {
             "format": FORMAT,
@@ -252,7 +252,7 @@ class Run:
             "classes": list(data.class_names),
             "input": {
                 "shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255],
-                "decoding": dataclasses.asdict(data.pictures.decoding),
+                "decoding": dataclasses.asdict(data.source.decoding),
             },
             "output": "logits, one for each class, in this order; softmax of logits / temperature gives probabilities",
             "temperature": temperature,
@@ -277,7 +277,7 @@ class Run:
         return np.load(self.path / f"{name}.npy")
 
     def test_logits(self, stage: str) -> np.ndarray:
-        """Return the float32 (N, classes) logits of a stage on the test part."""
+        """Return the float32 (N, classes) logits of a stage on the test split."""
         return self.array(f"test_{stage}")
 
     @contextlib.contextmanager

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from headstart.config import Config
-from headstart.data.dataset import PART_NAMES, Dataset, Pictures
+from headstart.data.dataset import SPLIT_NAMES, Dataset, Source
 from headstart.data.decode import Decoding
-from headstart.data.load import configured_data, read_pictures
+from headstart.data.load import configured_data, read_source
 from headstart.errors import HeadstartError
 from headstart.system.files import write_csv, write_json
 from headstart.system.text import count
@@ -23,12 +23,12 @@ COLUMNS = ("image", "class", "split", "digest")
 
 def write_record(folder: Path, data: Dataset) -> None:
     """Write `data.json` and `split.csv`: for each image its name, class, split and a digest of its pixels."""
-    pictures, splits = data.pictures, np.full(len(data.pictures.labels), UNUSED, dtype=object)
+    source, splits = data.source, np.full(len(data.source.labels), UNUSED, dtype=object)
     splits[data.left_out] = NEAR_DUPLICATE
-    for name, rows in zip(PART_NAMES, (data.train, data.validation, data.test), strict=True):
+    for name, rows in zip(SPLIT_NAMES, (data.train, data.validation, data.test), strict=True):
         splits[rows] = name
-    classes = [pictures.class_names[label] for label in pictures.labels.tolist()]
-    rows_of_all = zip(pictures.names, classes, splits, hexadecimal(pictures.digests), strict=True)
+    classes = [source.class_names[label] for label in source.labels.tolist()]
+    rows_of_all = zip(source.names, classes, splits, hexadecimal(source.digests), strict=True)
     write_csv(folder / "split.csv", COLUMNS, rows_of_all)
     write_json(folder / "data.json", data.summary())
 
@@ -77,18 +77,18 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
             f"the images of {folder} are no longer in {config.data}: bring them back, or write where they are now as data in "
             f"{folder / 'config.toml'}"
         )
-    pictures = data.pictures if data else read_pictures(
-        config.data, summary["picture_shape"][0], layout=config.layout, decoding=decoding_of(summary)
+    source = data.source if data else read_source(
+        config.data, summary["image_shape"][0], layout=config.layout, decoding=decoding_of(summary)
     )  # fmt: skip
-    if changes := differences(rows, pictures):
+    if changes := differences(rows, source):
         raise HeadstartError(
-            f"{pictures.source} has changed since {folder} was trained on it: {changes}\n"
+            f"{source.name} has changed since {folder} was trained on it: {changes}\n"
             f"Bring the old images back, or start a new run; headstart evaluate {folder} --data measures on other images"
         )
     splits = np.array([row["split"] for row in rows])
-    train, validation, test = (np.flatnonzero(splits == name) for name in PART_NAMES)
+    train, validation, test = (np.flatnonzero(splits == name) for name in SPLIT_NAMES)
     left_out = np.flatnonzero(splits == NEAR_DUPLICATE)
-    recorded = Dataset(pictures, train, validation, test, tuple(summary["duplicates"]), left_out)
+    recorded = Dataset(source, train, validation, test, tuple(summary["duplicates"]), left_out)
     if data and any(
         not np.array_equal(np.sort(one), other)
         for one, other in ((data.training_candidates, recorded.training_candidates),
@@ -98,10 +98,10 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
     return recorded
 
 
-def differences(rows: Sequence[dict[str, str]], pictures: Pictures) -> str:
+def differences(rows: Sequence[dict[str, str]], source: Source) -> str:
     """Say in words how images differ from those that a run recorded; nothing where they do not."""
-    names, digests = list(pictures.names), hexadecimal(pictures.digests)
-    classes = [pictures.class_names[label] for label in pictures.labels.tolist()]
+    names, digests = list(source.names), hexadecimal(source.digests)
+    classes = [source.class_names[label] for label in source.labels.tolist()]
     if [(row["image"], row["digest"], row["class"]) for row in rows] == list(zip(names, digests, classes, strict=True)):
         return ""
     before = {row["image"]: (row["digest"], row["class"]) for row in rows}

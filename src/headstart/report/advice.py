@@ -66,7 +66,7 @@ def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:
     if audit.get("alike"):
         found.append((
             "Test on images of another source.",
-            "More than a third of the images have a near-duplicate: the test part resembles the training part more than new "
+            "More than a third of the images have a near-duplicate: the test split resembles the training split more than new "
             "images will. Images of one patient, video or place belong on one side of the split.",
         ))  # fmt: skip
         return found
@@ -76,11 +76,11 @@ def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:
             "They are listed under “The data”. One label of each is wrong, the images only look alike, or mirroring changes the "
             "class (--no-flip).",
         ))  # fmt: skip
-    across = [pair for pair in audit.get("near_duplicates", []) if "test" in pair["parts"] and set(pair["parts"]) != {"test"}]
+    across = [pair for pair in audit.get("near_duplicates", []) if "test" in pair["splits"] and set(pair["splits"]) != {"test"}]
     if across:
         remedy = "; leave them out with --drop-duplicates" if not audit.get("classes_emptied") else ""
         found.append((
-            f"Do not test on what was trained on: {count(len(across), 'near-duplicate')} cross into the test part.",
+            f"Do not test on what was trained on: {count(len(across), 'near-duplicate')} cross into the test split.",
             f"The accuracy without them stands under “The data”{remedy}.",
         ))  # fmt: skip
     return found
@@ -101,7 +101,7 @@ def about_stages(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str
     return [(
         "Do not count on fine-tuning yet.",
         f"The difference of {points(test['fine_tuned']['accuracy'] - test['frozen']['accuracy'])} could be chance: "
-        "try more epochs or another --learning-rate, and test on more pictures.",
+        "try more epochs or another --learning-rate, and test on more images.",
     )]  # fmt: skip
 
 
@@ -110,7 +110,7 @@ def about_size(config: Config, cells: int) -> list[tuple[str, str]]:
         return []
     size = config.image_size * COARSE // cells
     return [(
-        f"Show it larger pictures: --image-size {size}.",
+        f"Show it larger images: --image-size {size}.",
         f"At {config.image_size} px the backbone ends in {cells} x {cells} cells, which is little to see with; {size} px give "
         f"{COARSE} x {COARSE}, at about {round((size / config.image_size) ** 2)} times the time.",
     )]  # fmt: skip
@@ -127,7 +127,7 @@ def about_epochs(config: Config, stage: str, history: list[dict[str, Any]]) -> l
         ))  # fmt: skip
     best = max(rows, key=lambda row: row["val_accuracy"], default=None)
     if best and best["accuracy"] - best["val_accuracy"] > LARGE_GAP:
-        remedy = "more pictures" if config.rand_augment else "more pictures, or stronger augmentation (--rand-augment)"
+        remedy = "more images" if config.rand_augment else "more images, or stronger augmentation (--rand-augment)"
         found.append((
             "Make it harder to learn by heart.",
             f"In training {percent(best['accuracy'])} are right, on validation {percent(best['val_accuracy'])}: {remedy}.",
@@ -142,14 +142,14 @@ def about_classes(config: Config, figures: dict[str, Any], audit: dict[str, Any]
     if occurring[weakest]["recall"] < figures["accuracy"] - WEAK_CLASS:
         mistaken = taken_for(figures, weakest)
         found.append((
-            f"Add pictures of {shortened(weakest)}.",
+            f"Add images of {shortened(weakest)}.",
             f"It is the weakest class: {percent(occurring[weakest]['recall'])} of its {occurring[weakest]['support']:.0f} test "
-            "pictures are found" + (f", {mistaken[1]} are called {shortened(mistaken[0])}." if mistaken else "."),
+            "images are found" + (f", {mistaken[1]} are called {shortened(mistaken[0])}." if mistaken else "."),
         ))  # fmt: skip
     if not config.class_weights and audit.get("imbalance", 0) > IMBALANCED:
         found.append((
             "Weigh the classes: --class-weights.",
-            f"The largest class has {audit['imbalance']:.1f} times the pictures of the smallest.",
+            f"The largest class has {audit['imbalance']:.1f} times the images of the smallest.",
         ))  # fmt: skip
     return found
 
@@ -183,14 +183,14 @@ def about_test(figures: dict[str, Any]) -> list[tuple[str, str]]:
     if high - low < 2 * WIDE_INTERVAL or known_images(figures):  # more of the same would tell nothing of new ones
         return []
     return [(
-        "Test on more pictures.",
-        f"From {figures['pictures']:,} the accuracy is known to about ±{percent((high - low) / 2)}; "
+        "Test on more images.",
+        f"From {figures['images']:,} the accuracy is known to about ±{percent((high - low) / 2)}; "
         "four times as many halve that.",
     )]  # fmt: skip
 
 
 def taken_for(figures: dict[str, Any], name: str) -> tuple[str, int] | None:
-    """Return the class that pictures of a class are most often mistaken for, and how many are."""
+    """Return the class that images of a class are most often mistaken for, and how many are."""
     if "confusion" not in figures:
         return None
     names = list(figures["per_class"])

@@ -133,17 +133,17 @@ def intervals(
 
 
 def reliability_diagram(label: str, series: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Element:
-    """Return accuracy over confidence: on the diagonal, 90 % means 90 %. A dot's area is its share of the pictures.
+    """Return accuracy over confidence: on the diagonal, 90 % means 90 %. A dot's area is its share of the images.
 
     Args:
-        series: name, and pictures, mean confidence and accuracy of each bin.
+        series: name, and images, mean confidence and accuracy of each bin.
     """
     axes = Axes(label, (0, 100), (0, 100), height=340)
     axes.grid("confidence in %", "accuracy in %", range(0, 101, 20), range(0, 101, 20))
     axes.line(axes.x(0), axes.y(0), axes.x(100), axes.y(100), "boundary")
     for class_, (name, (counts, confidences, accuracies)) in zip(("first", "second"), series.items(), strict=False):
         for count, confidence, accuracy in zip(counts.tolist(), confidences.tolist(), accuracies.tolist(), strict=True):
-            words = f"{name}: {counted(count, 'picture')}, {100 * confidence:.0f} % sure, {100 * accuracy:.0f} % right"
+            words = f"{name}: {counted(count, 'image')}, {100 * confidence:.0f} % sure, {100 * accuracy:.0f} % right"
             radius = round(2 + 20 * float(np.sqrt(count / counts.sum())), 1)
             axes.add("circle", E("title", words), cx=axes.x(100 * confidence), cy=axes.y(100 * accuracy), r=radius,
                      class_=f"bubble {class_}")  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from headstart.config import Config, option_name
-from headstart.data.dataset import PART_NAMES, TEST
+from headstart.data.dataset import SPLIT_NAMES, TEST
 from headstart.errors import HeadstartError
 from headstart.metrics.claim import known_images
 from headstart.metrics.classification import SIGNIFICANT, compare_stages
@@ -50,7 +50,7 @@ class Comparison:
             ("test accuracy", percent(one["accuracy"], 2), percent(other["accuracy"], 2),
              points(other["accuracy"] - one["accuracy"], 2)),
             ("95 % interval", *(" to ".join(percent(end, 2) for end in each["interval"]) for each in (one, other)), ""),
-            ("test pictures", f"{one['pictures']:,}", f"{other['pictures']:,}", ""),
+            ("test images", f"{one['images']:,}", f"{other['images']:,}", ""),
         ]  # fmt: skip
         known = [each.get("near_duplicates_in_training", 0) for each in (one, other)]
         if any(known):
@@ -96,7 +96,7 @@ class Comparison:
             return "The runs know different classes, so their accuracies are answers to different questions."
         rows, other_rows = self.shared_images()
         if not len(rows):
-            return "The runs were not tested on the same pictures, so no paired test says whether the difference is chance."
+            return "The runs were not tested on the same images, so no paired test says whether the difference is chance."
         (stage, _), (other_stage, _) = self.figures
         logits, other_logits = self.first.test_logits(stage), self.second.test_logits(other_stage)
         lost, won, chance = compare_stages(logits[rows], other_logits[other_rows], self.first.array("labels_test")[rows]).values()
@@ -105,14 +105,14 @@ class Comparison:
         some = f"Of the test images, {len(rows):,} are the same in both runs, and on these the difference"
         which = "The difference" if len(rows) == len(logits) == len(other_logits) else some
         return (
-            f"{which} {answer}: {won:,} pictures are right only in {second}, {lost:,} only in {first} "
+            f"{which} {answer}: {won:,} images are right only in {second}, {lost:,} only in {first} "
             f"(exact McNemar test, {p_value(chance)})."
         )
 
     def shared_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the places within either test split of the images that both runs were tested on, int (N,) each."""
         first, second = (
-            [row["digest"] for row in run.split if row["split"] == PART_NAMES[TEST]] for run in (self.first, self.second)
+            [row["digest"] for row in run.split if row["split"] == SPLIT_NAMES[TEST]] for run in (self.first, self.second)
         )
         if first != second:
             _, rows, other_rows = np.intersect1d(first, second, return_indices=True)

@@ -1,4 +1,4 @@
-"""Pictures of the test part that tell most, each beside what the network looked at."""
+"""Source of the test split that tell most, each beside what the network looked at."""
 
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
@@ -9,20 +9,20 @@ from PIL import Image
 
 from headstart.data.dataset import Dataset
 from headstart.inference.explain import heat_maps, overlay
-from headstart.report.html import E, named, percent, picture
+from headstart.report.html import E, embedded, named, percent
 
 MOST_IN_GALLERY = 10
-# A picture of each of a thousand classes would be nobody's pleasure, and 10 MB.
+# An image of each of a thousand classes would be nobody's pleasure, and 10 MB.
 MOST_TYPICAL = 30
 SIDE = 144
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some pictures under one heading.
+    """Some images under one heading.
 
     Attributes:
-        rows: int (n,), places within the test part.
+        rows: int (n,), places within the test split.
         explained: int (n,), the class whose evidence is shown in each.
     """
 
@@ -33,7 +33,7 @@ class Gallery:
 
 
 def choose(probabilities: np.ndarray, labels: np.ndarray) -> list[Gallery]:
-    """Return the galleries of a test part: surest mistakes, least sure, clearest of each class.
+    """Return the galleries of a test split: surest mistakes, least sure, clearest of each class.
 
     Args:
         probabilities: float (N, classes).
@@ -49,10 +49,10 @@ def choose(probabilities: np.ndarray, labels: np.ndarray) -> list[Gallery]:
     shown = np.array(clearest[:MOST_TYPICAL], dtype=int)
     more = f" The first {len(shown)} of {probabilities.shape[1]} classes." if len(clearest) > len(shown) else ""
     return [
-        Gallery("Surest mistakes", "Wrong, and sure of it: hard pictures, wrong labels, or a habit worth knowing.",
+        Gallery("Surest mistakes", "Wrong, and sure of it: hard images, wrong labels, or a habit worth knowing.",
                 surest, predicted[surest]),
         Gallery("Least sure", "Where the network hesitates most, right or not.", unsure, predicted[unsure]),
-        Gallery("Typical of each class", f"For each class the picture that is named right with most confidence.{more}",
+        Gallery("Typical of each class", f"For each class the image that is named right with most confidence.{more}",
                 shown, labels[shown]),
     ]  # fmt: skip
 
@@ -60,10 +60,10 @@ def choose(probabilities: np.ndarray, labels: np.ndarray) -> list[Gallery]:
 def explained(
     galleries: list[Gallery], model: keras.Model, data: Dataset, probabilities: np.ndarray
 ) -> tuple[list[Element], str]:
-    """Return the galleries as elements, every picture with its heat map, and the maps' method.
+    """Return the galleries as elements, every image with its heat map, and the maps' method.
 
     Args:
-        probabilities: float (N, classes), of the test part.
+        probabilities: float (N, classes), of the test split.
     """
     rows = np.concatenate([gallery.rows for gallery in galleries])
     images = data.images(data.test[rows])
@@ -74,7 +74,7 @@ def explained(
         for row, image, heat_map in zip(gallery.rows, images[done:], maps[done:], strict=False):
             said, given = probabilities[row].argmax(), labels[row]
             words = caption(data.class_names[said], probabilities[row, said], data.class_names[given])
-            figures.append(pair(image, heat_map, data.class_names[said], words, data.pictures.names[data.test[row]]))
+            figures.append(pair(image, heat_map, data.class_names[said], words, data.source.names[data.test[row]]))
         done += len(gallery.rows)
         if figures:
             elements.append(E("div", E("h3", gallery.title), E("p", gallery.remark, class_="note"),
@@ -83,24 +83,24 @@ def explained(
 
 
 def caption(said: str, sure: float, given: str) -> list[Element | str]:
-    """Return what a network says of a picture, and its label where that differs."""
+    """Return what a network says of an image, and its label where that differs."""
     answer: list[Element | str] = [E("b", named(said)), f" {percent(sure, 0)}"]
     return answer if said == given else [*answer, E("br"), E("span", "label: ", named(given), class_="given")]
 
 
 def pair(image: np.ndarray, heat_map: np.ndarray, said: str, words: list[Element | str], name: str) -> Element:
-    """Return a picture and its explanation as one figure."""
+    """Return an image and its explanation as one figure."""
     seen = thumbnail(image)
     looked = overlay(np.asarray(seen), np.asarray(Image.fromarray(heat_map).resize(seen.size)), SIDE)
     images = [
-        picture(seen, f"test picture {name}"),
-        picture(looked, f"the same picture, bright where the evidence for {said} lies"),
+        embedded(seen, f"test image {name}"),
+        embedded(looked, f"the same image, bright where the evidence for {said} lies"),
     ]
     return E("figure", E("div", images, class_="pair"), E("figcaption", words), title=name)
 
 
 def thumbnail(image: np.ndarray) -> Image.Image:
-    """Return a uint8 (H, W, 3) picture with a shorter side of 144 pixels."""
+    """Return a uint8 (H, W, 3) image with a shorter side of 144 pixels."""
     height, width, _ = image.shape
     scale = SIDE / min(height, width)
     return Image.fromarray(image).resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)

@@ -1,4 +1,4 @@
-"""Pages of HTML: elements whose text is escaped by the standard library, tables that sort, pictures within."""
+"""Pages of HTML: elements whose text is escaped by the standard library, tables that sort, images within."""
 
 import base64
 import io
@@ -113,7 +113,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, sorted_by: i
     return E("div", whole, class_="wide", tabindex=0, role="region", aria_label=caption or ", ".join(filter(None, columns)))
 
 
-def picture(image: Image.Image, alt: str) -> Element:
+def embedded(image: Image.Image, alt: str) -> Element:
     """Return an image that lies within the page, as WebP."""
     file = io.BytesIO()
     image.save(file, "WEBP", quality=80, method=4)

@@ -1,4 +1,4 @@
-"""The pictures of a result."""
+"""The images of a result."""
 
 import functools
 import math
@@ -30,7 +30,7 @@ STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch
 MOST_LABELLED_CELLS = 20
 MISTAKES = (3, 6)  # rows and columns
 TITLE_INCHES = 0.4
-# Columns of a class's name that fit into a matrix's margin, and above a picture on a sheet.
+# Columns of a class's name that fit into a matrix's margin, and above an image on a sheet.
 MARGIN_NAME, SHEET_NAME = 24, 14
 # It has a glyph for everything: a box. matplotlib takes it by itself where no font will do.
 LAST_RESORT = "Last Resort"
@@ -161,7 +161,7 @@ def draw_confusion(canvas: Figure, labels: np.ndarray, predicted: np.ndarray, cl
 
 
 def draw_calibration(canvas: Figure, labels: np.ndarray, logits: np.ndarray, figures: dict[str, Any]) -> None:
-    """Accuracy by confidence with 95 % intervals, and the share of pictures, before and, if applied, after scaling."""
+    """Accuracy by confidence with 95 % intervals, and the share of images, before and, if applied, after scaling."""
     columns = [(1.0, figures["ece"], TRAINING)]
     if is_applied(figures):
         columns.append((figures["temperature"], figures["calibrated"]["ece"], VALIDATION))
@@ -175,7 +175,7 @@ def draw_calibration(canvas: Figure, labels: np.ndarray, logits: np.ndarray, fig
         ]
         errors = np.abs(np.array(intervals) - accuracies[:, None]).T
         axes.hist(100 * chances.max(axis=1), np.linspace(0, 100, CALIBRATION_BINS + 1), color="#dddddd",
-                  weights=np.full(len(labels), 100 / len(labels)), label="share of the pictures")  # fmt: skip
+                  weights=np.full(len(labels), 100 / len(labels)), label="share of the images")  # fmt: skip
         axes.plot([0, 100], [0, 100], "--", color=GREY, linewidth=1, label="as sure as right")
         axes.errorbar(100 * confidences, 100 * accuracies, 100 * errors, fmt="o", markersize=4, capsize=3, color=colour,
                       label="accuracy, 95 % interval")  # fmt: skip
@@ -186,7 +186,7 @@ def draw_calibration(canvas: Figure, labels: np.ndarray, logits: np.ndarray, fig
 
 
 def draw_samples(canvas: Figure, data: Dataset) -> None:
-    """Two training pictures of each of the first ten classes."""
+    """Two training images of each of the first ten classes."""
     labels = data.labels(data.train)
     classes = range(min(10, len(data.class_names)))
     grid = canvas.subplots(2, len(classes), squeeze=False)
@@ -201,32 +201,32 @@ def draw_samples(canvas: Figure, data: Dataset) -> None:
 
 
 def sheet(canvas: Figure, rows: int, columns: int, count: int) -> list[Axes]:
-    """Return places for `count` pictures, row by row, in a figure that is cut to the rows that they fill, and to its title."""
+    """Return places for `count` images, row by row, in a figure that is cut to the rows that they fill, and to its title."""
     filled, (width, height) = math.ceil(count / columns), canvas.get_size_inches()
     canvas.set_size_inches(width, TITLE_INCHES + (height - TITLE_INCHES) * filled / rows)
     return [canvas.add_subplot(filled, columns, place) for place in range(1, count + 1)]
 
 
 def show(axes: Axes, image: np.ndarray) -> None:
-    """Show a uint8 (H, W, 3) picture without scales."""
+    """Show a uint8 (H, W, 3) image without scales."""
     axes.imshow(image)
-    axes.set(xticks=[], yticks=[])  # which would be laid out, unseen, in most of the time of a sheet of pictures
+    axes.set(xticks=[], yticks=[])  # which would be laid out, unseen, in most of the time of a sheet of images
     axes.axis("off")
 
 
 def draw_mistakes(canvas: Figure, data: Dataset, probabilities: np.ndarray) -> None:
-    """The mistakes on the test part that the network was surest of."""
+    """The mistakes on the test split that the network was surest of."""
     labels = data.labels(data.test)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     rows, columns = MISTAKES
     surest = wrong[np.argsort(-probabilities[wrong, predicted[wrong]])][: rows * columns]
     canvas.suptitle(
-        f"the surest of {count(len(wrong), 'mistake')} on the test part" if len(wrong) else "no mistake on the test part"
+        f"the surest of {count(len(wrong), 'mistake')} on the test split" if len(wrong) else "no mistake on the test split"
     )
     for axes, index in zip(sheet(canvas, rows, columns, len(surest)), surest, strict=True):
         show(axes, data.images(data.test[[index]])[0])
         said, given = (shortened(data.class_names[label], SHEET_NAME) for label in (predicted[index], labels[index]))
         sure = probabilities[index, predicted[index]]
-        # The number first: after a name that is read from right to left it would be read as a part of this.
+        # The number first: after a name that is read from right to left it would be read as a split of this.
         axes.set_title(f"{100 * sure:.0f} %: {said}\nlabel: {given}", fontsize=8)

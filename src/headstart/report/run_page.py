@@ -23,11 +23,11 @@ from headstart.recipes import RECIPES
 from headstart.record.folder import Run
 from headstart.report import charts, gallery
 from headstart.report.advice import advice, taken_for
-from headstart.report.html import E, contents, duration, named, p_value, percent, picture, points, section, table, write_page
+from headstart.report.html import E, contents, duration, embedded, named, p_value, percent, points, section, table, write_page
 from headstart.report.plots import STAGE_NAMES
 from headstart.system.text import count, printable, shortened
 
-# Beyond this a matrix of numbers is a picture, and the list of confusions says more.
+# Beyond this a matrix of numbers is an image, and the list of confusions says more.
 MOST_CELLS = 20
 # Columns of a class's name beside and above the matrix.
 MOST_HEADING = 14
@@ -46,8 +46,8 @@ def write_report(run: Run, model: keras.Model, data: Dataset) -> None:
     What a file does not hold is left out of the page.
 
     Args:
-        model: the trained network; it explains some pictures of the test part.
-        data: the data set, for the pictures themselves.
+        model: the trained network; it explains some images of the test split.
+        data: the data set, for the images themselves.
     """
     metrics, audit = run.metrics, run.read_json("audit.json") if (run.path / "audit.json").exists() else {}
     stage, figures = list(metrics["test"].items())[-1]
@@ -88,7 +88,7 @@ def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
     """What was trained on what, how good it is, how sure that is, and what fine-tuning gained."""
     metrics, config = run.metrics, run.config
     known = known_images(figures)
-    pictures = run.read_json("data.json")["pictures"]
+    images = run.read_json("data.json")["images"]
     rows = {STAGE_NAMES[stage].split()[0] if stage == "frozen" else STAGE_NAMES[stage]:
             (one["interval"][0], one["accuracy"], one["interval"][1]) for stage, one in metrics["test"].items()}  # fmt: skip
     words = ", ".join(
@@ -97,15 +97,15 @@ def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
     scale = "accuracy in %, 95 % interval" + (": images like those in training" if known else "")
     return [
         E("p", f"{title(run)}, recipe {config.recipe}", class_="kicker"),
-        E("h1", percent(figures["accuracy"]), E("span", f" of the test pictures are named right{known and f', but {known}'}")),
+        E("h1", percent(figures["accuracy"]), E("span", f" of the test images are named right{known and f', but {known}'}")),
         E(
             "div",
             E(
                 "div",
                 E("p", what_it_holds_for(figures) if known else certainty(figures), class_="lead"),
                 E("p", gain(metrics), class_="lead"),
-                E("p", f"{run_in_words(run)} on {count(pictures['training'], 'picture')} of {len(figures['per_class'])} "
-                       f"classes at {config.image_size} px, and {pictures['validation']:,} more chose the epoch to keep. It "
+                E("p", f"{run_in_words(run)} on {count(images['training'], 'image')} of {len(figures['per_class'])} "
+                       f"classes at {config.image_size} px, and {images['validation']:,} more chose the epoch to keep. It "
                        f"took {duration(metrics['seconds']['total'])}.", class_="note"),
             ),
             E("figure", charts.intervals(f"Test accuracy with 95 % intervals: {words}", rows, scale)),
@@ -124,7 +124,7 @@ def certainty(figures: dict[str, Any]) -> list[Element | str]:
     )  # fmt: skip
     return [
         "With 95 % confidence the true figure lies ", E("b", between(figures)),
-        f". It was measured on {count(figures['pictures'], 'picture')} that chose nothing in training.{without}",
+        f". It was measured on {count(figures['images'], 'image')} that chose nothing in training.{without}",
     ]  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def gain(metrics: dict[str, Any]) -> list[Element | str] | None:
         return ["Fine-tuning ", E("b", "changed no answer"), ": the frozen network was kept, or all agree."]
     verdict = "cannot be told from chance" if chance >= SIGNIFICANT else "is more than chance" if won > lost else "is a real loss"
     return [
-        "Fine-tuning changed the accuracy by ", E("b", difference), f", which {verdict}: {won:,} pictures are right only after "
+        "Fine-tuning changed the accuracy by ", E("b", difference), f", which {verdict}: {won:,} images are right only after "
         f"it, {lost:,} only before it (exact McNemar test, {p_value(chance)}).",
     ]  # fmt: skip
 
@@ -207,10 +207,10 @@ def classes(figures: dict[str, Any]) -> list[Element]:
             named(name), share(one["recall"]), share(one["precision"]), (one["f1-score"], percent(one["f1-score"])),
             (one["support"], f"{one['support']:,.0f}"), E("span", named(mistaken[0]), f" ({mistaken[1]})") if mistaken else "",
         ])  # fmt: skip
-    columns = ["Class", "Recall", "Precision", "F1", "Pictures", "Mistaken for"]
+    columns = ["Class", "Recall", "Precision", "F1", "Source", "Mistaken for"]
     return [
-        table(columns, rows, sorted_by=1, caption="Figures of each class on the test part"),
-        E("p", "Recall: how many of a class's pictures are found. Precision: how many of those called so are so. F1: both in "
+        table(columns, rows, sorted_by=1, caption="Figures of each class on the test split"),
+        E("p", "Recall: how many of a class's images are found. Precision: how many of those called so are so. F1: both in "
                "one. A click on a heading sorts.", class_="note"),
     ]  # fmt: skip
 
@@ -235,17 +235,19 @@ def confusions(figures: dict[str, Any]) -> list[Element | None]:
             for given, said in (divmod(int(place), len(names)) for place in commonest)
         )
     ]
-    listing = table(["Given", "Called", "Pictures", "Of the class"], rows, sorted_by=None, caption="The commonest confusions")
+    listing = table(["Given", "Called", "Source", "Of the class"], rows, sorted_by=None, caption="The commonest confusions")
     if len(names) > MOST_CELLS:
         grey = Image.fromarray(np.uint8(255 - 255 * np.sqrt(shares))).resize((480, 480), Image.Resampling.NEAREST)
-        drawn = E("figure", picture(grey, f"confusion matrix of {len(names)} classes; a dark diagonal is right"), class_="matrix")
+        drawn = E(
+            "figure", embedded(grey, f"confusion matrix of {len(names)} classes; a dark diagonal is right"), class_="matrix"
+        )
         return [E("div", drawn, listing if rows else None, class_="two")]
     header = E("tr", E("td"), *[E("th", E("span", named(name, MOST_HEADING)), scope="col") for name in names])
     body = [
         E("tr", E("th", named(name, MOST_HEADING), scope="row"), *[
             E("td", f"{100 * share:.0f}" if share >= 0.005 else "", style=f"--share: {100 * share:.0f}%",
               class_=" ".join(filter(None, ["right" if said == given else "", "dark" if share > 0.5 else ""])) or None,
-              title=f"{name} called {names[said]}: {matrix[given, said]} pictures")
+              title=f"{name} called {names[said]}: {matrix[given, said]} images")
             for said, share in enumerate(shares[given])
         ])
         for given, name in enumerate(names)
@@ -280,8 +282,8 @@ def calibration(figures: dict[str, Any], logits: np.ndarray, labels: np.ndarray)
             E(
                 "div",
                 table(["", "Before", "After"] if applied else ["", "As it is"], rows, caption=caption),
-                E("p", "On the diagonal, of the pictures that the network is 90 % sure of, 90 % are right; below it, it is too "
-                       "sure. A dot's area is the share of the pictures.", class_="note"),
+                E("p", "On the diagonal, of the images that the network is 90 % sure of, 90 % are right; below it, it is too "
+                       "sure. A dot's area is the share of the images.", class_="note"),
                 E("p", f"{said[0].upper()}{said[1:]}.{effect} A temperature divides the logits before the softmax (Guo et al. "
                        "2017); where it is applied, headstart predict applies it. Lower is better in all three "
                        "figures.", class_="note"),
@@ -294,7 +296,7 @@ def calibration(figures: dict[str, Any], logits: np.ndarray, labels: np.ndarray)
 def looked_at(galleries: list[Element], method: str) -> list[Element]:
     """The galleries, and how their heat maps were made."""
     explanation = (
-        "Right of each picture is the same picture with what spoke for the answer in colour, bright yellow strongest; "
+        "Right of each image is the same image with what spoke for the answer in colour, bright yellow strongest; "
         f"what did not is grey. Method: {method}."
     )
     return [E("p", explanation, class_="note"), *galleries]
@@ -303,7 +305,7 @@ def looked_at(galleries: list[Element], method: str) -> list[Element]:
 def the_data(run: Run, data: Dataset, audit: dict[str, Any]) -> list[Element | None]:
     """What the run was trained and tested on, and what the audit found in it."""
     summary = run.read_json("data.json")
-    height, width = summary["picture_shape"][:2]
+    height, width = summary["image_shape"][:2]
     facts = [
         f"Kept at {height} x {width} pixels.",
         unreadable(summary),
@@ -319,7 +321,7 @@ def the_data(run: Run, data: Dataset, audit: dict[str, Any]) -> list[Element | N
 
 def split_table(summary: dict[str, Any]) -> Element:
     """The images of each split, and of each class in it unless there are many classes."""
-    splits, by_class = summary["pictures"], summary.get("pictures_by_class", {})
+    splits, by_class = summary["images"], summary.get("images_by_class", {})
     rows = [["all classes", *((number, f"{number:,}") for number in splits.values())]]
     if by_class and len(summary["classes"]) <= MOST_CELLS:
         for name in summary["classes"]:
@@ -335,26 +337,26 @@ def unreadable(summary: dict[str, Any]) -> str:
 
 def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
     """What `audit.json` says: imbalance, near-duplicates, accuracy without twins, labels that may be wrong."""
-    pictures = dict(zip(data.pictures.names, data.pictures.images, strict=True))
+    images = dict(zip(data.source.names, data.source.images, strict=True))
     if "imbalance" in audit:
-        yield E("p", f"The largest class has {audit['imbalance']:.1f} times the pictures of the smallest.", class_="note")
+        yield E("p", f"The largest class has {audit['imbalance']:.1f} times the images of the smallest.", class_="note")
     if "near_duplicates" in audit:
         pairs = audit["near_duplicates"]
-        across = sum(pair["parts"][0] != pair["parts"][1] for pair in pairs)
+        across = sum(pair["splits"][0] != pair["splits"][1] for pair in pairs)
         yield E("h3", "Near-duplicates")
-        yield E("p", f"{count(len(pairs), 'pair')}, {across:,} of them across two parts.")
+        yield E("p", f"{count(len(pairs), 'pair')}, {across:,} of them across two splits.")
         if audit.get("alike"):
             yield E("p", "More than a third of the images have a near-duplicate: they are alike by kind (as X-rays are) or come "
                          "in series (frames of a video). A random split then cannot say how good a network is on others: test "
                          "on images of other patients, videos or places.")  # fmt: skip
-        shown = sorted(pairs, key=lambda pair: (pair["parts"][0] == pair["parts"][1], -pair["similarity"]))[:MOST_PAIRS]
-        yield E("div", [twins(pictures, pair) for pair in shown], class_="gallery")
+        shown = sorted(pairs, key=lambda pair: (pair["splits"][0] == pair["splits"][1], -pair["similarity"]))[:MOST_PAIRS]
+        yield E("div", [twins(images, pair) for pair in shown], class_="gallery")
         if (conflicts := audit.get("label_conflicts")) and not audit.get("alike"):
             yield E("p", f"{count(len(conflicts), 'pair')} of nearly the same image with different labels: one of both is wrong, "
                          "the images only look alike, or mirroring changes the class (--no-flip).")  # fmt: skip
             yield E("ul", [E("li", ", ".join(f"{pair[key]} ({label})" for key, label in zip(("first", "second"), pair["labels"],
                     strict=True))) for pair in conflicts[:MOST_PAIRS]])  # fmt: skip
-            yield E("div", [twins(pictures, pair) for pair in conflicts[:MOST_PAIRS]], class_="gallery")
+            yield E("div", [twins(images, pair) for pair in conflicts[:MOST_PAIRS]], class_="gallery")
     if without := audit.get("accuracy_without_twins"):
         rows = [
             [STAGE_NAMES[stage], (one["accuracy"], percent(one["accuracy"], 2)),
@@ -362,7 +364,7 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
             for stage, one in without.items()
         ]  # fmt: skip
         yield table(["Stage", "Accuracy", "95 % interval", "Left out"], rows,
-                    caption="Without the test pictures that have a twin in training")  # fmt: skip
+                    caption="Without the test images that have a twin in training")  # fmt: skip
     if "suspects" in audit:
         suspects, note = audit["suspects"], audit.get("suspects_note", "")
         surely = sum(one.get("certainty") == "surely" for one in suspects)
@@ -375,29 +377,29 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
                 "(“perhaps”), ranked by the probability of the given label, the lowest first. The predictions are of models "
                 "that had not seen the images (confident learning, Northcutt et al. 2021). Many suspects are only hard images. "
                 "Go through suspects.csv in its order: after 58 labels in a row that are right, fewer than 5 % of the rest are "
-                "wrong, with 95 % confidence. Correcting these alone in the test part would make the accuracy look better "
+                "wrong, with 95 % confidence. Correcting these alone in the test split would make the accuracy look better "
                 "than it is."
             )
             yield E("p", words)
         elif not note:
             yield E("p", "None.")
-        yield E("div", [suspicion(pictures, one) for one in suspects[:MOST_SUSPECTS]], class_="gallery small")
+        yield E("div", [suspicion(images, one) for one in suspects[:MOST_SUSPECTS]], class_="gallery small")
 
 
-def twins(pictures: dict[str, np.ndarray], pair: dict[str, Any]) -> Element:
+def twins(by_name: dict[str, np.ndarray], pair: dict[str, Any]) -> Element:
     keys = ("first", "second")
-    images = [picture(gallery.thumbnail(pictures[pair[key]]), pair[key]) for key in keys]
-    names = [f"{part}: {pair[key]}" for part, key in zip(pair["parts"], keys, strict=True)]
-    words = [E("b", " and ".join(pair["parts"])), f" correlation {pair['similarity']:.2f}"]
+    images = [embedded(gallery.thumbnail(by_name[pair[key]]), pair[key]) for key in keys]
+    names = [f"{split}: {pair[key]}" for split, key in zip(pair["splits"], keys, strict=True)]
+    words = [E("b", " and ".join(pair["splits"])), f" correlation {pair['similarity']:.2f}"]
     return E("figure", E("div", images, class_="pair"), E("figcaption", words), title="; ".join(names))
 
 
-def suspicion(pictures: dict[str, np.ndarray], suspect: dict[str, Any]) -> Element:
+def suspicion(images: dict[str, np.ndarray], suspect: dict[str, Any]) -> Element:
     rank = f"{suspect['rank']}, {suspect['certainty']}: " if "rank" in suspect else ""  # older runs have none
     words = [rank, E("b", f"{suspect['suggested']}?"), f" {percent(suspect['suggested_probability'], 0)}", E("br"),
              E("span", f"label: {suspect['given']}", class_="given")]  # fmt: skip
-    image = picture(gallery.thumbnail(pictures[suspect["name"]]), suspect["name"])
-    return E("figure", image, E("figcaption", words), title=suspect["name"])
+    drawn = embedded(gallery.thumbnail(images[suspect["name"]]), suspect["name"])
+    return E("figure", drawn, E("figcaption", words), title=suspect["name"])
 
 
 def cost(run: Run) -> list[Element]:

@@ -42,10 +42,10 @@ def answer(run: Run, runs: list[Run], test: dict[str, Any], accuracy: dict[str, 
     low, high = accuracy["range"]
     first = list(runs[0].metrics["test"].values())[-1]
     known = known_images(first)
-    pictures = (
+    images = (
         f"{what_it_holds_for(first)} These are figures of seed {runs[0].config.seed}." if known else
-        "The luck of the test pictures is not in it, since all seeds have the same "
-        f"{first['pictures']:,}: for seed {runs[0].config.seed} alone, the 95 % interval over pictures is {between(first)}."
+        "The luck of the test images is not in it, since all seeds have the same "
+        f"{first['images']:,}: for seed {runs[0].config.seed} alone, the 95 % interval over images is {between(first)}."
     )  # fmt: skip
     rows = {
         stage_name(stage).lower(): (one["accuracy"]["range"][0], one["accuracy"]["mean"], one["accuracy"]["range"][1])
@@ -59,18 +59,18 @@ def answer(run: Run, runs: list[Run], test: dict[str, Any], accuracy: dict[str, 
                              "test accuracy in %: mean, range, seeds", dots)  # fmt: skip
     return [
         E("p", f"{title(run)}, recipe {run.config.recipe}", class_="kicker"),
-        E("h1", percent(accuracy["mean"]), E("span", f" of the test pictures are named right in the mean of {len(runs)} "
+        E("h1", percent(accuracy["mean"]), E("span", f" of the test images are named right in the mean of {len(runs)} "
                                                    f"seeds{known and f', but {known}'}")),
         E(
             "div",
             E(
                 "div",
-                E("p", pictures, class_="lead") if known else None,
+                E("p", images, class_="lead") if known else None,
                 E("p", "The seeds lie ", E("b", f"between {percent(low, 2)} and {percent(high, 2)}"), ", with a standard "
                   f"deviation of {100 * accuracy['deviation']:.2f} points.", class_="lead"),
-                E("p", "That is the luck of training: of the head's first weights, the order of the pictures and their "
+                E("p", "That is the luck of training: of the head's first weights, the order of the images and their "
                        "augmentation.", class_="note"),
-                None if known else E("p", pictures, class_="note"),
+                None if known else E("p", images, class_="note"),
             ),
             E("figure", chart),
             class_="two",
@@ -118,7 +118,7 @@ def every_figure(test: dict[str, Any], runs: list[Run]) -> list[Element]:
                 [figure_name(name), *((value, f"{value:.4f}") for value in (one["mean"], one["deviation"], *one["range"]))]
                 for name, one in figures.items()
             ],
-            caption=f"{stage_name(stage)}, on the test part; scaled: after temperature scaling, which is applied in "
+            caption=f"{stage_name(stage)}, on the test split; scaled: after temperature scaling, which is applied in "
                     f"{sum(is_applied(run.metrics['test'][stage]) for run in runs)} of {len(runs)} seeds",
         )
         for stage, figures in test.items()

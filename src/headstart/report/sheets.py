@@ -1,4 +1,4 @@
-"""Contact sheets: what the audit found, as pictures."""
+"""Contact sheets: what the audit found, as images."""
 
 from typing import Any
 
@@ -10,27 +10,27 @@ from headstart.report.plots import sheet, show
 from headstart.system.text import count, printable, shortened
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
-NAME = 11  # columns of a class's name that fit above a picture
+NAME = 11  # columns of a class's name that fit above an image
 
 
 def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dict[str, Any]]) -> None:
-    """Near-duplicates side by side, from the surest to the least sure; those across two parts come before the others.
+    """Near-duplicates side by side, from the surest to the least sure; those across two splits come before the others.
 
     Args:
-        pairs: int (M, 2), indices of pictures.
+        pairs: int (M, 2), indices of images.
         found: what `audit.json` says of each pair.
     """
     rows, columns = PAIRS
-    across = [row for row, entry in enumerate(found) if entry["parts"][0] != entry["parts"][1]]
+    across = [row for row, entry in enumerate(found) if entry["splits"][0] != entry["splits"][1]]
     title = (
-        f"{count(len(found), 'near-duplicate')}, {len(across)} of them across two parts" if found else "no near-duplicates found"
+        f"{count(len(found), 'near-duplicate')}, {len(across)} of them across two splits" if found else "no near-duplicates found"
     )
     canvas.suptitle(title)
-    # Those across two parts first; of a series of alike pictures, which makes hundreds of pairs, each one once.
+    # Those across two splits first; of a series of alike images, which makes hundreds of pairs, each one once.
     seen: set[int] = set()
     shown: list[int] = []
-    for row in sorted(range(len(found)), key=lambda row: (found[row]["parts"][0] == found[row]["parts"][1], row)):
-        inside = found[row]["parts"][0] == found[row]["parts"][1]
+    for row in sorted(range(len(found)), key=lambda row: (found[row]["splits"][0] == found[row]["splits"][1], row)):
+        inside = found[row]["splits"][0] == found[row]["splits"][1]
         if seen.isdisjoint(pairs[row].tolist()) and not (inside and len(shown) >= rows * columns):
             shown.append(row)
             seen.update(pairs[row].tolist())

@@ -59,7 +59,7 @@ def keep_freed_memory() -> None:
 
     Left alone, glibc maps each large tensor anew and gives it back a moment later, and the kernel zeroes
     every page of it at every step: on a virtual machine that took 43 % of the processor's time and
-    training ran at 95 instead of 240 pictures a second. Elsewhere than with glibc it does nothing.
+    training ran at 95 instead of 240 images a second. Elsewhere than with glibc it does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return

@@ -1,11 +1,11 @@
-"""Batches of pictures or features, in an order that depends on the seed and the epoch alone."""
+"""Batches of images or features, in an order that depends on the seed and the epoch alone."""
 
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-# A head on features is so small that the number of steps is its whole cost, but few pictures need some steps too.
+# A head on features is so small that the number of steps is its whole cost, but few images need some steps too.
 LARGEST_HEAD_BATCH, LEAST_HEAD_STEPS = 256, 50
 
 
@@ -24,7 +24,7 @@ class Batches(keras.utils.PyDataset):
     """Rows of an array with their labels, a batch at a time; constant memory on memory-mapped arrays.
 
     Args:
-        inputs: N rows, pictures or what frozen layers made of them.
+        inputs: N rows, images or what frozen layers made of them.
         labels: int (N,).
         indices: rows to use.
         batch_size: rows a batch.
@@ -74,7 +74,7 @@ class Batches(keras.utils.PyDataset):
 
 
 def mixed(images: np.ndarray, labels: np.ndarray, mix: str, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Blend the pictures and one-hot labels of a batch in pairs by Keras' own layer.
+    """Blend the images and one-hot labels of a batch in pairs by Keras' own layer.
 
     Args:
         images: uint8 (B, H, W, 3).

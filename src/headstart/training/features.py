@@ -1,4 +1,4 @@
-"""The frozen layers' outputs: each view of each picture goes through them once, and never again."""
+"""The frozen layers' outputs: each view of each image goes through them once, and never again."""
 
 import contextlib
 import hashlib
@@ -14,7 +14,7 @@ import numpy as np
 from headstart.config import ALL, Config
 from headstart.data.dataset import Dataset
 from headstart.inference.engine import Engine
-from headstart.inference.openvino import FEWEST_PICTURES
+from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.model.network import augmentation, feature_model, frozen_cut
 from headstart.system.backend import computing, has_gpu, processor
 from headstart.system.files import cache_folder, written_whole
@@ -32,7 +32,7 @@ LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class FrozenLayers:
-    """What a backbone's frozen layers give for pictures of one data set, from the cache or freshly computed.
+    """What a backbone's frozen layers give for images of one data set, from the cache or freshly computed.
 
     One engine computes them all, OpenVINO or Keras: the number of images in all splits chooses it, not that of the split
     in hand, since a head that learns on features of one should not be judged on those of the other. In bfloat16 the
@@ -43,7 +43,7 @@ class FrozenLayers:
     backend's packages and of OpenVINO, whether there is a GPU, and the processor's instructions. By these, libraries
     choose their kernels, and each rounds in its own way: with and without AVX-512's bfloat16, the starter's features
     differ by 0.0003. Views: 0 is
-    the picture itself, 1 its mirror image (where flipping is on), others are augmented at random.
+    the image itself, 1 its mirror image (where flipping is on), others are augmented at random.
 
     Args:
         model: the whole network, of `build_model`, with the backbone as it was loaded.
@@ -60,17 +60,17 @@ class FrozenLayers:
         preparation = [layer.get_config() for layer in model.layers if layer.name in PREPARATION]
         described = [
             preparation, json.loads(backbone.to_json(), object_hook=without_trainable), data.image_shape,
-            keras.backend.backend(), computing(), processor()["instructions"], has_gpu(), self.images >= FEWEST_PICTURES,
+            keras.backend.backend(), computing(), processor()["instructions"], has_gpu(), self.images >= FEWEST_IMAGES,
         ]  # fmt: skip
         self.digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
         for weight in backbone.get_weights():
             self.digest.update(np.ascontiguousarray(weight).tobytes())
 
     def features(self, indices: np.ndarray, view: int, name: str) -> np.ndarray:
-        """Return the pooled features of one view of some pictures.
+        """Return the pooled features of one view of some images.
 
         Args:
-            indices: which pictures of the data set.
+            indices: which images of the data set.
             name: what the progress bar calls them.
 
         Returns:
@@ -110,12 +110,12 @@ class FrozenLayers:
         return files
 
     def places(self, indices: np.ndarray, view: int) -> list[Path]:
-        """Return where the files of one view of some pictures lie in the cache, or would."""
+        """Return where the files of one view of some images lie in the cache, or would."""
         mirrored, config = view and self.config.flip, self.config
         options = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed]
         digest = self.digest.copy()
         digest.update(json.dumps([view, mirrored, options if view > int(config.flip) else []]).encode())
-        digest.update(self.data.pictures.digests[indices].tobytes())
+        digest.update(self.data.source.digests[indices].tobytes())
         folder, key = cache_folder("features"), digest.hexdigest()[:40]
         names = [f"{key}.npy"]
         for maps in self.engine.model.outputs[1:]:
@@ -152,7 +152,7 @@ def images_in_use(data: Dataset) -> int:
 
 
 def worthwhile_cut(model: keras.Model, data: Dataset, config: Config) -> str:
-    """Return the layer whose maps fine-tuning can start from, or "" where it must start from the pictures.
+    """Return the layer whose maps fine-tuning can start from, or "" where it must start from the images.
 
     It can where the backbone's beginning stays frozen, and the maps fit the cache.
     """
@@ -161,11 +161,11 @@ def worthwhile_cut(model: keras.Model, data: Dataset, config: Config) -> str:
     cut = frozen_cut(model, config)
     if cut:
         values = math.prod(feature_model(model, cut).outputs[1].shape[1:])
-        pictures = config.views * len(data.train) + len(data.validation) + len(data.test)
-        needed = 2 * values * pictures
+        images = config.views * len(data.train) + len(data.validation) + len(data.test)
+        needed = 2 * values * images
         # By constants alone, so that a run that is resumed decides as it did before.
         if needed > MOST_CACHE_BYTES:
-            logger.warning("the maps after %s would take %.0f GB of disk: each epoch starts from the pictures", cut, needed / 1e9)
+            logger.warning("the maps after %s would take %.0f GB of disk: each epoch starts from the images", cut, needed / 1e9)
             return ""
     return cut
 
@@ -184,10 +184,10 @@ def is_whole(file: Path) -> bool:
 
 
 def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, name: str) -> Iterator[np.ndarray]:
-    """Yield one view of some pictures, uint8 (B, H, W, 3), under a progress bar."""
+    """Yield one view of some images, uint8 (B, H, W, 3), under a progress bar."""
     augmenter = None
     if view > int(config.flip):
-        # Seeded by the view alone: the same view is the same pictures in every run.
+        # Seeded by the view alone: the same view is the same images in every run.
         keras.utils.set_random_seed(config.data_seed + view)
         augmenter = keras.Sequential(augmentation(config))
     for start in track(range(0, len(indices), EXTRACTION_BATCH), f"features of {name}"):

@@ -49,7 +49,7 @@ def fit_stage(
     assign(model.variables, keeper.kept_weights)
     checkpoint.save(stage, finished=True, model=keeper.kept_weights)
     give_back_freed_memory()
-    if kept := kept_row(keeper.rows, keeper.pictures, start):
+    if kept := kept_row(keeper.rows, keeper.images, start):
         logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage, kept["epoch"], 100 * kept["val_accuracy"])
 
 
@@ -58,7 +58,7 @@ def score(row: dict[str, Any]) -> tuple[float, float]:
     return row["val_accuracy"], -row["val_loss"]
 
 
-def kept_row(rows: list[dict[str, Any]], pictures: int, start: dict[str, Any] | None = None) -> dict[str, Any] | None:
+def kept_row(rows: list[dict[str, Any]], images: int, start: dict[str, Any] | None = None) -> dict[str, Any] | None:
     """Return the history row of the epoch that a stage keeps: the last that only chance may have put behind the best.
 
     The learning rate falls to zero, so the last epochs are the best ones on average, and the one with the highest
@@ -67,14 +67,14 @@ def kept_row(rows: list[dict[str, Any]], pictures: int, start: dict[str, Any] | 
 
     Args:
         rows: those of the stage, in order.
-        pictures: how many the validation part has.
+        images: how many the validation split has.
         start: the row that the stage began from; it is kept where no epoch is better.
     """
     better = [row for row in rows if start is None or score(row) > score(start)]
     if not better:
         return start
     highest = max(row["val_accuracy"] for row in better)
-    error = math.sqrt(highest * (1 - highest) / pictures)
+    error = math.sqrt(highest * (1 - highest) / images)
     return next(row for row in reversed(better) if row["val_accuracy"] >= highest - error)
 
 
@@ -82,10 +82,10 @@ class Keeper(keras.callbacks.Callback):
     """Keeps history, checkpoint, and the weights of the epoch of `kept_row`."""
 
     def __init__(
-        self, stage: str, batches: Batches, pictures: int, checkpoint: Checkpoint, start: dict[str, Any] | None, patience: int
+        self, stage: str, batches: Batches, images: int, checkpoint: Checkpoint, start: dict[str, Any] | None, patience: int
     ) -> None:  # fmt: skip
         super().__init__()
-        self.stage, self.batches, self.pictures, self.checkpoint = stage, batches, pictures, checkpoint
+        self.stage, self.batches, self.images, self.checkpoint = stage, batches, images, checkpoint
         self.start, self.patience = start, patience
         self.kept_weights: list[np.ndarray] = []
 
@@ -114,7 +114,7 @@ class Keeper(keras.callbacks.Callback):
     def on_test_end(self, logs: Any = None) -> None:
         # Here, not in on_epoch_end: with averaging, these are the weights that were validated.
         row = {"val_accuracy": logs["accuracy"], "val_loss": logs["loss"]}
-        if kept_row([*self.rows, row], self.pictures, self.start) is row:
+        if kept_row([*self.rows, row], self.images, self.start) is row:
             self.kept_weights = values(self.model.variables)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:

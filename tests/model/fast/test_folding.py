@@ -17,9 +17,9 @@ def test_folding_changes_nothing_but_the_number_of_layers(factory, left):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.8, 1.2, weight.shape) for weight in layer.get_weights()])
     folded = fold_batch_norm(backbone, "float32")
-    pictures = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
-    expected = backbone.predict(pictures, verbose=0)
-    np.testing.assert_allclose(folded.predict(pictures, verbose=0), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    expected = backbone.predict(images, verbose=0)
+    np.testing.assert_allclose(folded.predict(images, verbose=0), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers) == left
 
 
@@ -40,11 +40,11 @@ def test_a_copy_keeps_names_weights_and_what_is_trainable():
     copied = for_training(model)
     assert [weight.shape for weight in copied.trainable_weights] == [weight.shape for weight in model.trainable_weights]
     assert copied.input.dtype == "uint8"
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
-    np.testing.assert_allclose(copied.predict(pictures, verbose=0), model.predict(pictures, verbose=0), rtol=1e-4, atol=1e-5)
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    np.testing.assert_allclose(copied.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-4, atol=1e-5)
     plain = recast(copied, "float32")
     assert all(type(layer).__module__.startswith("keras.") for layer in all_layers(plain))
-    np.testing.assert_allclose(plain.predict(pictures, verbose=0), model.predict(pictures, verbose=0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(plain.predict(images, verbose=0), model.predict(images, verbose=0), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("factory", "done"), [("ResNet50", True), ("VGG16", True), ("EfficientNetV2B0", False)])
@@ -52,6 +52,6 @@ def test_a_backbone_takes_smaller_input_where_only_convolutions_read_it(factory,
     backbone = getattr(keras.applications, factory)(include_top=False, weights=None, input_shape=(None, None, 3))
     copy = fold_batch_norm(backbone, "float32")
     assert enlarge_first_kernels(copy, 64.0) == done
-    pictures = np.random.default_rng(0).uniform(-128, 128, (2, 32, 32, 3)).astype(np.float32)
-    expected = fold_batch_norm(backbone, "float32").predict(pictures, verbose=0)
-    np.testing.assert_array_equal(copy.predict(pictures / 64 if done else pictures, verbose=0), expected)
+    images = np.random.default_rng(0).uniform(-128, 128, (2, 32, 32, 3)).astype(np.float32)
+    expected = fold_batch_norm(backbone, "float32").predict(images, verbose=0)
+    np.testing.assert_array_equal(copy.predict(images / 64 if done else images, verbose=0), expected)

@@ -98,11 +98,11 @@ def test_resnet50_is_the_same_in_fewer_cells(resnet50, start, cut, side):
     config = hs.recipe("quick", fine_tune_from=start, image_size=72)
     assert frozen_cut(resnet50, config) == cut
     unfreeze(resnet50, config)
-    pictures = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     learner = tuning_model(resnet50, cut)
-    inputs = feature_model(resnet50, cut).predict(pictures, verbose=0)[1] if cut else pictures
+    inputs = feature_model(resnet50, cut).predict(images, verbose=0)[1] if cut else images
     assert inputs.shape[1] == side  # of 9 and 5 rows of these maps, every second is read
-    expected = resnet50.predict(pictures, verbose=0)
+    expected = resnet50.predict(images, verbose=0)
     np.testing.assert_allclose(learner.predict(inputs, verbose=0), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     assert learner.get_layer("backbone_end" if cut else "backbone").get_layer("conv5_block1_0_conv").strides == (1, 1)
 
