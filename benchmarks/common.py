@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart.data.dataset import stratified_subset
+from headstart.data.splits import stratified_subset
 from headstart.data.load import configured_data
 from headstart.system.backend import versions
 from headstart.system.files import write_json

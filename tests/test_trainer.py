@@ -137,9 +137,9 @@ def test_resuming_on_other_images_is_refused(digits, tmp_path):
         resume(run.path, hs.load_data("digits", limit=300, seed=1))
     changed = digits.source.images.copy()
     changed[digits.train[0]] = 0
-    images = dataclasses.replace(digits.images, images=changed)
+    images = dataclasses.replace(digits.source, images=changed)
     with pytest.raises(hs.HeadstartError, match="1 image with other pixels"):
-        resume(run.path, dataclasses.replace(digits, images=images))
+        resume(run.path, dataclasses.replace(digits, source=images))
 
 
 def test_a_run_with_data_of_its_own_keeps_their_split(tmp_path):

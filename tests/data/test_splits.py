@@ -19,7 +19,7 @@ def images(labels, splits=None, contents=None, files=()):
         labels=labels,
         class_names=("ant", "bee", "cat")[: labels.max() + 1],
         splits=np.zeros(len(labels), np.int8) if splits is None else np.asarray(splits, np.int8),
-        source="test data",
+        name="test data",
         files=tuple(files),
     )
 

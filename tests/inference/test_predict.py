@@ -184,6 +184,6 @@ def test_other_data_are_matched_by_class_name(small_run, digits, folder, tmp_pat
 def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
     import dataclasses
 
-    stranger = dataclasses.replace(digits, images=dataclasses.replace(digits.images, class_names=tuple("abcdefghij")))
+    stranger = dataclasses.replace(digits, source=dataclasses.replace(digits.source, class_names=tuple("abcdefghij")))
     with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
         small_run.evaluate(stranger)

@@ -55,7 +55,7 @@ def test_what_was_left_out_as_near_duplicate_stays_out(folder, tmp_path):
 
 def test_images_are_decoded_again_as_they_were(folder, tmp_path):
     data = hs.load_data(folder, image_size=8, fit="pad")
-    data = dataclasses.replace(data, images=dataclasses.replace(data.images, decoding=Decoding("pad", (3.0, 9.5))))
+    data = dataclasses.replace(data, source=dataclasses.replace(data.source, decoding=Decoding("pad", (3.0, 9.5))))
     run = kept(tmp_path, data)
     assert recorded_data(run, Config(data=str(folder))).source.decoding == Decoding("pad", (3.0, 9.5))
 
@@ -96,10 +96,10 @@ def test_a_changed_class_is_said(digits):
         {"image": name, "digest": bytes(digest).hex(), "class": digits.class_names[label], "split": "test"}
         for name, digest, label in zip(digits.source.names, digits.source.digests, digits.source.labels, strict=True)
     ]
-    assert differences(rows, digits.images) == ""
+    assert differences(rows, digits.source) == ""
     rows[7]["class"] = "another"
-    assert differences(rows, digits.images) == "1 image of another class (such as training 7)"
-    assert differences([*rows[:7], *rows[8:], rows[7] | {"class": "7"}], digits.images) == "the images have another order"
+    assert differences(rows, digits.source) == "1 image of another class (such as training 7)"
+    assert differences([*rows[:7], *rows[8:], rows[7] | {"class": "7"}], digits.source) == "the images have another order"
 
 
 def test_data_that_are_split_in_another_way_are_refused(folder, tmp_path):

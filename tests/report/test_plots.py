@@ -18,7 +18,7 @@ NAMES = (
 @pytest.fixture
 def renamed(digits):
     """The digits, with classes whose names are trouble."""
-    return dataclasses.replace(digits, images=dataclasses.replace(digits.images, class_names=NAMES))
+    return dataclasses.replace(digits, source=dataclasses.replace(digits.source, class_names=NAMES))
 
 
 def test_names_of_any_kind_can_be_drawn_without_a_word(small_run, renamed, tmp_path):

@@ -78,7 +78,7 @@ def test_names_cannot_break_out_of_the_page(copy, digits):
     changed(copy, "metrics.json", rename)
     names = tuple(evil.get(name, name) for name in digits.class_names)
     files = tuple(f'"><img src=x onerror=alert({index})>\udcff\n' for index in range(len(digits.source.labels)))
-    data = dataclasses.replace(digits, images=dataclasses.replace(digits.images, class_names=names, files=files))
+    data = dataclasses.replace(digits, source=dataclasses.replace(digits.source, class_names=names, files=files))
     with (copy.path / "config.toml").open("ab") as file:
         file.write(b"# caf\xe9\n")
     tags = rewritten(copy, data)
