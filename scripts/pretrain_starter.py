@@ -14,7 +14,7 @@ import sys
 import numpy as np
 
 import headstart as hs
-from headstart.data.dataset import TRAIN, Source
+from headstart.data.source import TRAIN, Source
 from headstart.data.load import read_source
 from headstart.data.splits import split_source
 from headstart.model import starter

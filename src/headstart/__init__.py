@@ -2,34 +2,12 @@
 
 import headstart as hs
 
-run = hs.train(hs.recipe("quick", data="photos/", out="runs/photos"))
+run = hs.train("quick", data="photos/", out="runs/photos")
 print(run.metrics["test"]["fine_tuned"]["accuracy"])
 print(run.predict(["a.jpg", "b.png"]).labels)
 """
 
-import importlib
-from typing import Any
+import lazy_loader
 
-# Public names and their modules; imported at first use, so that `headstart --help` answers at once.
-_PUBLIC = {
-    "Config": "headstart.config",
-    "Dataset": "headstart.data.dataset",
-    "HeadstartError": "headstart.errors",
-    "Predictions": "headstart.inference.predict",
-    "Run": "headstart.record.folder",
-    "audit_data": "headstart.audit.data",
-    "load_data": "headstart.data.load",
-    "recipe": "headstart.recipes",
-    "train": "headstart.trainer",
-}
-__all__ = sorted(_PUBLIC)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("Predictions", "audit_data", "train"):
-        from headstart.system.backend import load_keras
-
-        load_keras()  # first, so that the backend starts without its chatter
-    return getattr(importlib.import_module(_PUBLIC[name]), name)
+# The public names, from the stub beside this file; loaded at first use, so that `headstart --help` answers at once.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -132,6 +132,11 @@ class Config:
         return self.weights == "none"
 
     @property
+    def keeps_features(self) -> bool:
+        """Whether the features of a pretrained backbone are computed once and kept, for the head and for the audit."""
+        return self.cache_features and not self.from_scratch
+
+    @property
     def data_seed(self) -> int:
         """What the splits and the cached random views are drawn by."""
         return self.seed if self.split_seed == -1 else self.split_seed

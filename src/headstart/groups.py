@@ -1,20 +1,59 @@
-"""What several seeds say together: mean, deviation and range of every figure."""
+"""Several runs in one folder, one for each seed, and what they say together: mean, deviation and range of every figure."""
 
+import dataclasses
 import logging
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from headstart.data.dataset import Dataset
 from headstart.metrics.claim import known_images, what_it_holds_for
 from headstart.metrics.classification import single_figures
-from headstart.record.folder import Run
+from headstart.record.folder import RunFolder
+from headstart.record.history import shown
 from headstart.report.seeds import write_seeds_report
+from headstart.system.backend import keras
 from headstart.system.files import write_json
+from headstart.training.checkpoint import Checkpoint
 
 logger = logging.getLogger("headstart")
 
 
-def write_seeds(run: Run, runs: list[Run]) -> None:
+def carry_out_seeds(run: RunFolder, data: Dataset, carry_out: Callable[[RunFolder, Dataset], None]) -> None:
+    """Do what is still to be done of the runs of all seeds, and write what they say together.
+
+    All keep the split of the first seed: they share the frozen features, which are those of one training split, and
+    differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test images.
+
+    Args:
+        carry_out: trains the run of one seed.
+    """
+    with run.log():
+        checkpoint = Checkpoint(run.path / "checkpoint")
+        checkpoint.write()
+        runs = []
+        for seed in range(run.config.seed, run.config.seed + run.config.seeds):
+            path = run.path / f"seed-{seed}"
+            if (path / "config.toml").exists():
+                one = RunFolder(path)
+            else:
+                shutil.rmtree(path, ignore_errors=True)  # what a kill left of it
+                config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
+                one = RunFolder.create(config, data)
+                if run.mirror:
+                    write_json(one.path / "mirror.json", run.mirror)
+            logger.info("seed %d", seed)
+            keras.utils.clear_session()  # memory, and the numbers in layers' names, by which features are cached too
+            if not one.done:
+                carry_out(one, data)
+            runs.append(RunFolder(path))
+        write_seeds(run, runs)
+        checkpoint.remove()
+
+
+def write_seeds(run: RunFolder, runs: list[RunFolder]) -> None:
     """Write `report.html` and `seeds.json` into the folder that holds several finished runs; the latter marks all as finished.
 
     `seeds.json` has `seeds`, `test.<stage>.<figure>` and, with both stages, `gain`, the accuracy of fine-tuning less that of
@@ -31,7 +70,7 @@ def write_seeds(run: Run, runs: list[Run]) -> None:
     for stage, figures in test.items():
         accuracy = figures["accuracy"]
         logger.info(
-            "test, %s, %d seeds: %.2f %% in the mean, standard deviation %.2f, from %.2f to %.2f", stage.replace("_", "-"),
+            "test, %s, %d seeds: %.2f %% in the mean, standard deviation %.2f, from %.2f to %.2f", shown(stage),
             len(runs), 100 * accuracy["mean"], 100 * accuracy["deviation"], *(100 * end for end in accuracy["range"]),
         )  # fmt: skip
     first = list(tests[0].values())[-1]

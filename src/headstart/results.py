@@ -4,17 +4,23 @@ import dataclasses
 import logging
 from typing import Any
 
-import keras
 import numpy as np
 
-from headstart.audit.data import accuracies_without_twins, finish_audit, twinned_test_images
+from headstart.audit.data import test_images_like_training
+from headstart.audit.of_run import accuracies_without_near_duplicates, finish_audit
 from headstart.data.dataset import Dataset
+from headstart.inference.saving import save_classifier
 from headstart.metrics.calibration import calibration_in_words, fit_temperature
 from headstart.metrics.claim import known_images, what_it_holds_for
-from headstart.metrics.classification import compare_stages, measure, verdict
-from headstart.record.folder import Run
+from headstart.metrics.classification import measure
+from headstart.metrics.comparison import compare_stages, verdict
+from headstart.metrics.figures import Figures
+from headstart.model.network import Network
+from headstart.record.folder import RunFolder
+from headstart.record.history import STAGES, shown, write_history
 from headstart.report.plots import draw_plots
 from headstart.report.run_page import write_report
+from headstart.report.sheets import draw_sheets
 from headstart.system.files import write_json
 from headstart.system.memory import give_back_freed_memory, peak_memory_mb
 from headstart.system.text import count
@@ -22,53 +28,43 @@ from headstart.training.checkpoint import Checkpoint
 
 logger = logging.getLogger("headstart")
 
-# What the stages are called in metrics.json under `seconds` and `memory_mb`.
-SECONDS = {
-    "preparation": "preparation",
-    "features": "features",
-    "audit": "audit",
-    "frozen": "head",
-    "fine_tuned": "fine_tuning",
-    "scratch": "training",
-}
 
-
-def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Checkpoint) -> None:
+def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: Checkpoint) -> None:
     """Write history, metrics, plots, report and the model; the model's manifest, last, marks the run as finished."""
     give_back_freed_memory()
     labels = data.labels(data.test)
-    stages = [stage for stage in ("frozen", "fine_tuned", "scratch") if run.has_array(f"test_{stage}")]
+    stages = [stage for stage in STAGES if run.has_array(f"test_{stage}")]
     # Fitted on validation, since the test split chooses nothing.
     fitted = {stage: fit_temperature(run.array(f"validation_{stage}"), data.labels(data.validation)) for stage in stages}
     logits = {stage: run.test_logits(stage) for stage in stages}
     on_new = figures_on_new_images(run, data, {stage: logits[stage].argmax(axis=1) == labels for stage in stages})
-    test = {
-        stage: measure(logits[stage], labels, data.class_names, fitted[stage].temperature)
-        | {"calibration": dataclasses.asdict(fitted[stage])}
-        | on_new[stage]
-        for stage in stages
-    }
-    both = len(stages) == 2
-    seconds = {SECONDS[key]: round(value, 2) for key, value in checkpoint.seconds.items()}
+    test: dict[str, Figures] = {}
+    for stage in stages:
+        figures: Any = measure(logits[stage], labels, data.class_names, fitted[stage].temperature)
+        test[stage] = figures | {"calibration": dataclasses.asdict(fitted[stage])} | on_new[stage]
+    both, model = len(stages) == 2, network.classifier()
+    seconds = {spent_on(key): round(value, 2) for key, value in checkpoint.seconds.items()}
     metrics = {
         "test": test,
         **({"comparison": compare_stages(logits["frozen"], logits["fine_tuned"], labels)} if both else {}),
         "seconds": seconds | {"total": round(sum(checkpoint.seconds.values()), 2)},
-        "memory_mb": {SECONDS[key]: round(value) for key, value in checkpoint.memory_mb.items()},
+        "memory_mb": {spent_on(key): round(value) for key, value in checkpoint.memory_mb.items()},
         "peak_memory_mb": round(max(peak_memory_mb(), *checkpoint.memory_mb.values())),
         "parameters": model.count_params(),
     }
-    run.write_history(checkpoint.history)
+    write_history(run.path, checkpoint.history)
     write_json(run.path / "metrics.json", metrics)
     draw_plots(run, data, checkpoint.history, metrics)
     finish_audit(run, data, stages)
-    write_report(run, model, data)
-    run.write_model(model, data, fitted[stages[-1]].temperature)
+    if run.audit:
+        draw_sheets(run.path, data, run.audit)
+    write_report(run, network, data)
+    save_classifier(run.path, model, data, fitted[stages[-1]].temperature)
     for stage in stages:
         low, high = test[stage]["interval"]
         logger.info(
             "test, %s: %.2f %% of %s (%s)",
-            stage.replace("_", "-"), 100 * test[stage]["accuracy"], count(test[stage]["images"], "image"),
+            shown(stage), 100 * test[stage]["accuracy"], count(test[stage]["images"], "image"),
             known_images(test[stage]) or f"95 % interval {100 * low:.2f} to {100 * high:.2f}",
         )  # fmt: skip
     if both:
@@ -82,7 +78,12 @@ def write_results(run: Run, model: keras.Model, data: Dataset, checkpoint: Check
     logger.info("%.0f seconds; the run is in %s", metrics["seconds"]["total"], run.path)
 
 
-def figures_on_new_images(run: Run, data: Dataset, correct: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+def spent_on(key: str) -> str:
+    """Return the name in metrics.json, under `seconds` and `memory_mb`, of what the checkpoint counts by this key."""
+    return STAGES[key].seconds if key in STAGES else key
+
+
+def figures_on_new_images(run: RunFolder, data: Dataset, correct: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
     """Return, for each stage, how many test images have a near-duplicate in training, and its figures on the others, if any.
 
     Nothing is returned of a run without an audit.
@@ -93,8 +94,8 @@ def figures_on_new_images(run: Run, data: Dataset, correct: dict[str, np.ndarray
     if not (run.path / "audit.json").exists():
         return {stage: {} for stage in correct}
     audit, names = run.read_json("audit.json"), data.source.names
-    known = len(twinned_test_images(audit, {names[row] for row in data.train}))
-    new = accuracies_without_twins(audit, data, correct) if known else {}
+    known = len(test_images_like_training(audit, {names[row] for row in data.train}))
+    new = accuracies_without_near_duplicates(audit, data, correct) if known else {}
     alike = bool(audit.get("alike")) or any(pair.get("alike") for pair in audit["near_duplicates"])
     return {
         stage: {"near_duplicates_in_training": known}

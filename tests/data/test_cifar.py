@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from headstart.data.cifar import read_cifar
-from headstart.data.dataset import TEST, TRAIN
+from headstart.data.source import TEST, TRAIN
 from headstart.errors import HeadstartError
 
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data.dataset import TEST, TRAIN, VALIDATION
+from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.data.folder import read_folder
 from headstart.errors import HeadstartError
 

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from headstart.data.dataset import TEST, TRAIN, VALIDATION
+from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.data.layout import read_layout, split_of
 from headstart.errors import HeadstartError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from headstart.data.dataset import TEST, TRAIN, VALIDATION, Source
+from headstart.data.source import TEST, TRAIN, VALIDATION, Source
 from headstart.data.splits import split_source
 from headstart.errors import HeadstartError
 

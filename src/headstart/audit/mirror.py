@@ -10,10 +10,12 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from headstart.audit.data import can_audit
 from headstart.data.dataset import Dataset
-from headstart.record.folder import Run
+from headstart.metrics.mirroring import mirror_in_words
+from headstart.record.folder import RunFolder
 from headstart.system.files import write_json
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.features import FrozenLayers
 
 logger = logging.getLogger("headstart")
 
@@ -88,30 +90,19 @@ def chance_of_loss(right: np.ndarray, still: np.ndarray) -> float:
     return float(binomtest(lost, lost + won, alternative="greater").pvalue) if lost + won else 1.0
 
 
-def words(found: dict[str, Any]) -> str:
-    """Say in a sentence what `judge` found."""
-    both = (
-        f"{100 * found['accuracy']:.0f} % of {found['images']:,} images are named right, {100 * found['mirrored_accuracy']:.0f} %"
-    )
-    if not found["contradicts"]:
-        return f"{both} of their mirror images"
-    swapped = "; {!r} and {!r} become each other".format(*found["swapped"]) if "swapped" in found else ""
-    return f"mirror images contradict the labels: {both} of their mirror images{swapped}"
-
-
-def mirror_images_may_train(run: Run, frozen: Any, data: Dataset, checkpoint: Any) -> bool:
+def mirror_images_may_train(run: RunFolder, frozen: FrozenLayers, data: Dataset, checkpoint: Checkpoint) -> bool:
     """Whether a run may go on as it is: whether it flips no image, or flipping does not contradict the labels.
 
     What was found lies in `mirror.json`. Where the user has typed `--flip`, it is only said.
 
     Args:
-        frozen: see `headstart.audit.data.all_features`.
+        frozen: gives the features of the same data.
         checkpoint: what time and memory this takes is added to it.
     """
     config = run.config
     if not config.flip or run.mirror.get("images"):
         return True
-    if not can_audit(config):
+    if not config.keeps_features:
         logger.info("whether mirror images keep their labels was not tested: this run caches no features")
         return True
     rows = sample(data.train, len(data.class_names))
@@ -129,7 +120,7 @@ def mirror_images_may_train(run: Run, frozen: Any, data: Dataset, checkpoint: An
     checkpoint.stop_clock("audit")
     asked = bool(run.mirror.get("asked"))
     write_json(run.path / "mirror.json", found | {"asked": asked, "flip": asked or not found["contradicts"]})
-    logger.log(logging.WARNING if found["contradicts"] else logging.INFO, "%s", words(found))
+    logger.log(logging.WARNING if found["contradicts"] else logging.INFO, "%s", mirror_in_words(found))
     if found["contradicts"]:
         logger.warning("flipping stays on, since --flip was given" if asked else "flipping is switched off, as by --no-flip")
     return asked or not found["contradicts"]

@@ -24,8 +24,8 @@ from headstart.system.files import is_disk_full, refuse_unwritable
 from headstart.system.text import printable
 
 if TYPE_CHECKING:
-    from headstart.inference.predict import Predictions
-    from headstart.record.folder import Run
+    from headstart.inference.predictions import Predictions
+    from headstart.run import Run
 
 SUMMARY = """usage: headstart COMMAND ... (headstart COMMAND --help explains its options)
 
@@ -242,14 +242,12 @@ def evaluate(arguments: list[str]) -> None:
         mirror: Annotated[bool, arg(help=MIRROR)] = False
 
     options = parse(Options, arguments, "headstart evaluate", evaluate.__doc__)
-    from headstart.record.folder import Run
+    from headstart.run import Run
 
     start_keras()
     run = Run(options.run)
     run.model  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
-    from headstart.inference.evaluate import load_for_evaluation
-
-    print(json.dumps(run.evaluate(load_for_evaluation(run, options.data), mirror=options.mirror), indent=2))
+    print(json.dumps(run.evaluate(options.data, mirror=options.mirror), indent=2))
 
 
 def predict(arguments: list[str]) -> None:
@@ -269,7 +267,7 @@ def predict(arguments: list[str]) -> None:
     options = parse(Options, arguments, "headstart predict", predict.__doc__)
     if options.batch_size < 1:
         raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
-    from headstart.record.folder import Run
+    from headstart.run import Run
 
     run = Run(options.run)
     show_log()
@@ -294,7 +292,7 @@ def audit(arguments: list[str]) -> None:
     config = replace(defaults, **dataclasses.asdict(options))
     refuse_unwritable(Path(config.out).expanduser())
     start_keras()
-    from headstart.audit.data import audit_data
+    from headstart.auditor import audit_data
 
     content = audit_data(config)
     print(f"near_duplicates {len(content['near_duplicates'])}")
@@ -356,7 +354,7 @@ def explain(arguments: list[str]) -> None:
         out: Annotated[str, arg(help="folder for the PNG files (default: explanations in the run's folder)")] = ""
 
     options = parse(Options, arguments, "headstart explain", explain.__doc__)
-    from headstart.record.folder import Run
+    from headstart.run import Run
 
     run = Run(options.run)
     out = Path(options.out).expanduser() if options.out else run.path / "explanations"
@@ -385,8 +383,8 @@ def compare(arguments: list[str]) -> None:
     out = Path(options.out).expanduser()
     if options.out:
         refuse_unwritable(out)
-    from headstart.record.folder import Run
     from headstart.report.compare import Comparison
+    from headstart.run import Run
 
     comparison = Comparison(Run(options.first), Run(options.second))
     print("\n".join(map(printable, comparison.text().split("\n"))))

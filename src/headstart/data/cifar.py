@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.data.dataset import TEST, TRAIN, Source
+from headstart.data.source import TEST, TRAIN, Source
 from headstart.errors import HeadstartError
 
 # The largest file of a real distribution has 155 MB; what claims more is not CIFAR.

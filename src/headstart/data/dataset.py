@@ -1,70 +1,16 @@
-"""The one idea of a data set: one array of source, their labels, and three splits that cannot leak."""
+"""The one idea of a data set: labelled images and three splits that share none."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from headstart.data.decode import Decoding
-
-TRAIN, VALIDATION, TEST = 0, 1, 2
-SPLIT_NAMES = ("training", "validation", "test")
-
-
-@dataclass(frozen=True, eq=False)
-class Source:
-    """Labelled images as a source gave them, before they are split.
-
-    Attributes:
-        images: uint8 (N, H, W, 3), RGB, 0..255; memory-mapped where they are many.
-        labels: int32 (N,), index into `class_names`.
-        class_names: names of the classes.
-        splits: int8 (N,), the split the source put each image in: TRAIN, VALIDATION or TEST.
-        files: where each image came from, or empty where the source has no files.
-        unreadable: files that could not be read, each with the reason.
-        name: what was loaded: the name of a data set, or a path.
-        skipped: how many files and folders of the source were left out since they are no images, by kind.
-        remarks: what a user might not expect of how the source was read, a line each.
-        decoding: how files became arrays.
-        sizes: width and height of the smallest, the median and the largest image before decoding; empty without files.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    splits: np.ndarray
-    name: str
-    files: tuple[str, ...] = ()
-    unreadable: tuple[str, ...] = ()
-    skipped: dict[str, int] = field(default_factory=dict)
-    remarks: tuple[str, ...] = ()
-    decoding: Decoding = field(default_factory=Decoding)
-    sizes: dict[str, list[int]] = field(default_factory=dict)
-
-    @cached_property
-    def names(self) -> tuple[str, ...]:
-        """The file of each image below the data folder; without files, its given split and its place there: `test 123`."""
-        if self.files:
-            return self.files
-        places = np.zeros(len(self.splits), dtype=np.int64)
-        for split in range(len(SPLIT_NAMES)):
-            places[self.splits == split] = np.arange(np.count_nonzero(self.splits == split))
-        return tuple(f"{SPLIT_NAMES[split]} {place}" for split, place in zip(self.splits, places, strict=True))
-
-    @cached_property
-    def digests(self) -> np.ndarray:
-        """Bytes (N,) of 16: a digest of each image's pixels; equal where the images are equal."""
-        return np.array([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in self.images], dtype="V16")
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 over pixels, labels, splits and class names: the same content, the same fingerprint."""
-        digest = hashlib.sha256(repr((self.images.shape[1:], self.class_names)).encode())
-        for array in (self.digests, self.labels.astype("<i4"), self.splits.astype("<i1")):
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+from headstart.data.arrays import source_of_arrays
+from headstart.data.source import SPLIT_NAMES, Source
+from headstart.data.splits import split_source
+from headstart.system.text import count
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +31,39 @@ class Dataset:
     test: np.ndarray
     duplicates: tuple[str, ...] = field(default=())
     left_out: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
+
+    @classmethod
+    def from_arrays(
+        cls, x_train: Any, y_train: Any, x_validation: Any = None, y_validation: Any = None, x_test: Any = None,
+        y_test: Any = None, *, class_names: Sequence[str] | None = None, validation_fraction: float = 0.1,
+        test_fraction: float = 0.2, seed: int = 0, limit: int = 0,
+    ) -> "Dataset":  # fmt: skip
+        """Return a data set of arrays. Splits that are not given are drawn out of the training images.
+
+        Args:
+            x_train, x_validation, x_test: images of one size, uint8 in 0..255, (N, H, W), grey, or (N, H, W, C) with 1, 3
+                (RGB) or 4 (RGBA) channels.
+            y_train, y_validation, y_test: their classes, (N,) or (N, 1): names, or integers that count from 0.
+            class_names: the name of each integer; by default the integer itself.
+            validation_fraction, test_fraction, seed, limit: see `headstart.data.splits.split_source`.
+
+        Raises:
+            HeadstartError: an array is no images or no labels; the message says what is wrong and what to do.
+        """
+        given = [(x_train, y_train), (x_validation, y_validation), (x_test, y_test)]
+        source = source_of_arrays(given, class_names)
+        return cls.of(source, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed, limit=limit)
+
+    @classmethod
+    def of(cls, source: Source, **options: Any) -> "Dataset":
+        """Return a source with its splits; see `headstart.data.splits.split_source` for the options."""
+        return cls(source, *split_source(source, **options))
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for the test"
+        height, width, _ = self.image_shape
+        classes = count(len(self.class_names), "class", "classes")
+        return f"Dataset({self.source.name}: {sizes}; {classes}; {height} x {width} pixels)"
 
     @property
     def class_names(self) -> tuple[str, ...]:

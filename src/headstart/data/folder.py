@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from headstart.data.dataset import Source
 from headstart.data.decode import Decoded, Decoding, UnreadableImage, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.data.layout import read_layout
+from headstart.data.source import Source
 from headstart.errors import HeadstartError
 from headstart.system.files import cache_folder, is_disk_full, unwritable, write_json, written_whole
 from headstart.system.progress import track

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headstart.config import suggestion
-from headstart.data.dataset import SPLIT_NAMES, TEST, TRAIN, VALIDATION
+from headstart.data.source import SPLIT_NAMES, TEST, TRAIN, VALIDATION
 from headstart.data.walk import Folder, skipped_words, walk
 from headstart.errors import HeadstartError
 from headstart.system.text import count

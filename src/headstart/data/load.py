@@ -1,27 +1,22 @@
 """From what the user typed after `--data` to a data set with splits."""
 
-import dataclasses
-import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from headstart.config import Config, replace, suggestion
-from headstart.data.cifar import read_cifar, unpickle
-from headstart.data.dataset import TEST, TRAIN, Dataset, Source
+from headstart.data.arrays import ARRAYS
+from headstart.data.builtin import NAMED
+from headstart.data.cifar import read_cifar
+from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.folder import read_folder
-from headstart.data.splits import split_source
+from headstart.data.source import Source
 from headstart.data.walk import is_ours
 from headstart.errors import HeadstartError
-from headstart.system.backend import load_keras
-from headstart.system.download import explained_download
 
 # What may stand before the name of a data set that comes with Headstart, where a folder has the same name.
 BUILT_IN = "builtin:"
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def load_data(
@@ -63,7 +58,8 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
         source = data.source.name
         config = replace(config, data=BUILT_IN + source if source in NAMED else source)
     changes = {}
-    for name, known in (("data", NAMED), ("backbone", ()), ("weights", ("auto", "imagenet", "none"))):
+    data_names = (*NAMED, ARRAYS) if data else tuple(NAMED)
+    for name, known in (("data", data_names), ("backbone", ()), ("weights", ("auto", "imagenet", "none"))):
         value = getattr(config, name)
         if name == "data" and value in NAMED and Path(value).is_dir() and any(Path(value).iterdir()):
             raise HeadstartError(
@@ -78,7 +74,7 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
 
 def configured_data(config: Config) -> Dataset:
     """Load the data set that a resolved configuration names, split as it says."""
-    return split_source(
+    return Dataset.of(
         read_source(config.data, config.image_size, fit=config.fit, layout=config.layout),
         validation_fraction=config.validation_fraction, test_fraction=config.test_fraction, seed=config.data_seed,
         limit=config.limit,
@@ -92,6 +88,8 @@ def read_source(
     """Read the images of a source; see `load_data`, and `headstart.data.folder.read_folder` for the last two arguments."""
     if source in NAMED:
         return NAMED[source]()
+    if source == ARRAYS:
+        raise HeadstartError("the images were given as arrays, which cannot be loaded again: give them as data=...")
     path = Path(source).expanduser()
     if path.is_dir():
         if is_ours(path):
@@ -106,58 +104,3 @@ def read_source(
 
 def tarfile_name(path: Path) -> bool:
     return path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar"))
-
-
-def digits() -> Source:
-    """The 1,797 handwritten digits of scikit-learn, 8 x 8 pixels: real images that need no network."""
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    grey = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    return Source(
-        images=np.repeat(grey[..., None], 3, axis=-1),
-        labels=bunch.target.astype(np.int32),
-        class_names=tuple(str(name) for name in bunch.target_names),
-        splits=np.full(len(grey), TRAIN, np.int8),
-        name="digits",
-    )
-
-
-def cifar10() -> Source:
-    """CIFAR-10 (Krizhevsky, 2009), downloaded and hash-checked by Keras at the first use."""
-    load_keras()
-    from keras.datasets import cifar10
-
-    return downloaded("cifar10", cifar10.load_data, CIFAR10_CLASSES)
-
-
-def cifar100() -> Source:
-    """CIFAR-100 (Krizhevsky, 2009) with its fine labels, downloaded and hash-checked by Keras."""
-    load_keras()
-    from keras.datasets import cifar100
-
-    source = downloaded("cifar100", cifar100.load_data, tuple(str(i) for i in range(100)))
-    # Keras gives no class names, but keeps the distribution's own file of them.
-    datasets = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "datasets"
-    meta = next(datasets.glob("cifar-100-python*/**/meta"), None)
-    if meta is None:
-        return source
-    names = tuple(name.decode() for name in unpickle(meta, meta.read_bytes())[b"fine_label_names"])
-    return dataclasses.replace(source, class_names=names)
-
-
-NAMED = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
-
-
-def downloaded(name: str, load: Callable, class_names: tuple[str, ...]) -> Source:
-    """Load one of Keras' data sets, and say how to go on where it cannot be fetched."""
-    archive = f"{name.replace('cifar', 'cifar-')}-python.tar.gz"
-    with explained_download(f"bring {archive} from another machine and give --data {archive}"):
-        (train_images, train_labels), (test_images, test_labels) = load()
-    return Source(
-        images=np.concatenate([train_images, test_images]),
-        labels=np.concatenate([train_labels, test_labels]).ravel().astype(np.int32),
-        class_names=class_names,
-        splits=np.repeat(np.array([TRAIN, TEST], np.int8), [len(train_labels), len(test_labels)]),
-        name=name,
-    )

@@ -1,15 +1,26 @@
 """Three splits that cannot leak: equal images lie on one side, and every class in each."""
 
+from typing import NamedTuple
+
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from headstart.data.dataset import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Dataset, Source
+from headstart.data.source import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Source
 from headstart.errors import HeadstartError
+
+
+class Splits(NamedTuple):
+    """Int64 indices into the images of a source, and a line for each image that equals another."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    duplicates: tuple[str, ...]
 
 
 def split_source(
     source: Source, *, validation_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0, limit: int = 0
-) -> Dataset:
+) -> Splits:
     """Split images into training, validation and test.
 
     Splits that the source has stay; missing ones are drawn out of the training split, stratified by
@@ -38,7 +49,7 @@ def split_source(
         if limit and limit < len(chosen):
             indices[split] = stratified_subset(source, chosen, split, limit, seed)
     train, validation, test = indices
-    return Dataset(source, train, validation, test, duplicates)
+    return Splits(train, validation, test, duplicates)
 
 
 def settle_duplicates(source: Source, first: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:

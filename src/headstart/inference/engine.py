@@ -8,14 +8,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from headstart.errors import UnwritableError
+from headstart.inference.logits import network_logits
 from headstart.inference.openvino import FEWEST_IMAGES, compile_file, import_openvino, overlapped, reason
-from headstart.model.fast.folding import recast
+from headstart.model.fast.copies import recast
 from headstart.model.network import all_layers
-from headstart.system.backend import converts_to_openvino, has_gpu, silent_stderr
+from headstart.system.backend import converts_to_openvino, has_gpu, keras, silent_stderr
 from headstart.system.files import written_whole
 
 logger = logging.getLogger("headstart")
@@ -41,16 +41,16 @@ class Engine:
         # Features instead of images or maps are too little work for an engine.
         self.untried = len(model.input_shape) == 4 and not has_gpu()
 
-    def outputs(self, batches: Iterable[np.ndarray], images: int) -> Iterator[list[np.ndarray]]:
+    def outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
         """Yield the outputs, float32, for each batch in turn; only a few batches are held at a time.
 
         Args:
             batches: arrays of one shape but for their length.
-            images: how many there are in all. It alone decides whether OpenVINO is used, so that a run
+            total: how many images there are in all. It alone decides whether OpenVINO is used, so that a run
                 that is resumed between two parts of its data ends with the same numbers.
         """
         batches = iter(batches)
-        if images >= FEWEST_IMAGES:
+        if total >= FEWEST_IMAGES:
             if self.untried and (first := next(batches, None)) is not None:
                 self.untried = False
                 self.compiled, batches = compiled_by_openvino(self.model, first), chain([first], batches)
@@ -61,9 +61,9 @@ class Engine:
             yield keras_outputs(self.model, batch)
 
 
-def forward(model: keras.Model, batches: Iterable[np.ndarray], images: int) -> Iterator[list[np.ndarray]]:
-    """Yield a network's outputs for each batch in turn, as `Engine.outputs` of an engine that is used this once."""
-    return Engine(model).outputs(batches, images)
+def predict_logits(model: keras.Model, batches: Iterable[np.ndarray], total: int, mirror: bool = False) -> np.ndarray:
+    """Return a model's logits, float32 (N, classes), in the order of the batches; `mirror` as in `network_logits`."""
+    return np.concatenate(list(network_logits(Engine(model).outputs, batches, total, mirror)))
 
 
 def keras_outputs(model: keras.Model, batch: np.ndarray) -> list[np.ndarray]:

@@ -4,31 +4,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from matplotlib import colormaps
 from PIL import Image
 
-from headstart.inference.predict import (
-    Inputs,
-    Predictions,
-    named_images,
-    predict,
-    read_inputs,
-    refuse_nothing,
-    refuse_only_unreadable,
-)
+from headstart.inference.classifier import Classifier
+from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
+from headstart.inference.predictions import Predictions
 from headstart.model.head import logit_gradients
-from headstart.model.network import tuning_model, without_augmentation
-from headstart.record.folder import Run
+from headstart.model.network import Network
 from headstart.system.backend import resolve_jit, small_convolutions_are_slow
 from headstart.system.files import unwritable, written_whole
 from headstart.system.progress import track
 
-# A feature map with fewer cells a side cannot say where something is.
-LEAST_CELLS = 4
+# A feature map with fewer positions a side cannot say where something is.
+LEAST_POSITIONS = 4
 # Occlusion covers squares of a quarter of the side, centred on a grid of so many a side.
-OCCLUSION_CELLS = 7
+OCCLUSION_GRID = 7
 # Compiling a ResNet-50 whose small convolutions are products takes JAX 6 seconds more; each image then takes 0.5 instead of 2.1.
 FEWEST_FOR_PRODUCTS = 5
 BATCH = 32
@@ -85,11 +77,11 @@ def file_name(number: int, name: str) -> str:
     return f"{number:03d}-{stem.encode()[:MOST_STEM_BYTES].decode(errors='ignore')}.png"
 
 
-def explain(run: Run, images: Any) -> Explanations:
+def explain(classifier: Classifier, images: Any) -> Explanations:
     """Show where in some images the evidence for their likeliest class lies.
 
     Args:
-        images: as for `headstart.inference.predict.predict`.
+        images: as for `Classifier.predict`.
 
     Raises:
         HeadstartError: there is nothing to explain, or nothing that can be read.
@@ -97,31 +89,28 @@ def explain(run: Run, images: Any) -> Explanations:
     inputs = Inputs()
     named = list(named_images(images, inputs))
     refuse_nothing(named, inputs)
-    images = read_inputs(named, run, inputs)
+    pixels = read_inputs(named, classifier.image_shape, classifier.decoding, inputs)
     refuse_only_unreadable(inputs)
-    probabilities = predict(run, images).probabilities
-    maps, method = heat_maps(run.model, images, probabilities.argmax(axis=1))
+    chances = classifier.predict(pixels).probabilities
+    maps, method = heat_maps(Network.of_saved(classifier.model), pixels, chances.argmax(axis=1))
+    found = dict(inputs.skipped), dict(inputs.remarks)
     return Explanations(
-        images,
-        maps,
-        Predictions(inputs.names, probabilities, run.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)),
-        method,
+        pixels, maps, Predictions(inputs.names, chances, classifier.class_names, inputs.unreadable, *found), method
     )
 
 
-def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, str]:
+def heat_maps(network: Network, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, str]:
     """Return where in each image the evidence for a class lies, and by which method that was found.
 
     HiResCAM (Draelos & Carin 2020): feature map times gradient, summed over channels. Of the
     Grad-CAM family it is the one whose map provably sums to what the class gets; behind global
     average pooling, which all our networks have, Grad-CAM (Selvaraju et al. 2017) gives the same
-    map. Where the feature map has fewer than 4 cells a side it cannot point at anything, and
+    map. Where the feature map has fewer than 4 positions a side it cannot point at anything, and
     occlusion (Zeiler & Fergus 2014) says by how much the class suffers when a square is covered.
 
     Both explain a class's logit above the mean of all logits, since softmax does not see what these share.
 
     Args:
-        model: of `headstart.model.network.build_model`, or as a run saved it.
         images: uint8 (N, H, W, 3).
         classes: int (N,), the class to explain in each image.
 
@@ -129,41 +118,28 @@ def heat_maps(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> tu
         float32 (N, H, W) in 0..1, each map's largest value being 1 unless nothing speaks for the
         class; and a few words on the method and its resolution.
     """
-    before_pooling = feature_map_model(model)
-    rows, columns = before_pooling.compute_output_shape((1, *images.shape[1:]))[1:3]
-    if min(rows, columns) < LEAST_CELLS:
-        method = f"occlusion, {OCCLUSION_CELLS} x {OCCLUSION_CELLS} positions (the feature map has only {rows} x {columns} cells)"
-        coarse = occlusion(model, images, classes)
+    rows, columns = network.map_shape
+    if min(rows, columns) < LEAST_POSITIONS:
+        method = f"occlusion, {OCCLUSION_GRID} x {OCCLUSION_GRID} positions (the feature map has only {rows} x {columns})"
+        coarse = occlusion(network, images, classes)
     else:
-        method = f"HiResCAM, {rows} x {columns} cells"
+        method = f"HiResCAM, {rows} x {columns} positions"
+        before_pooling = network.feature_map()
+        before_pooling.compile(jit_compile=resolve_jit())
         coarse = np.zeros((len(images), rows, columns), np.float32)
         for start in range(0, len(images), BATCH):
             batch = slice(start, start + BATCH)
             features = np.asarray(before_pooling.predict_on_batch(images[batch]), np.float32)
-            gradients = logit_gradients(model, features.mean(axis=(1, 2)), classes[batch])
+            gradients = logit_gradients(network.head, features.mean(axis=(1, 2)), classes[batch])
             coarse[batch] = np.einsum("nhwc,nc->nhw", features, gradients)
         # The same network can be written with any constant moved between these and its biases, so only
-        # differences between cells mean something: what lies above the average speaks for the class.
+        # differences between positions mean something: what lies above the average speaks for the class.
         coarse -= coarse.mean(axis=(1, 2), keepdims=True)
     maps = np.stack([resized(np.maximum(one, 0), (images.shape[2], images.shape[1])) for one in coarse])
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny), method
 
 
-def feature_map_model(model: keras.Model) -> keras.Model:
-    """Return the part of a network from raw pixels to the feature map that is pooled, without augmentation.
-
-    Keras does not compile augmentation, and so on JAX nothing of a network that has it.
-    """
-    # The nested backbone's own output belongs to another graph.
-    x = model.input
-    for layer in model.layers[1 : model.layers.index(model.get_layer("features"))]:
-        x = x if layer.name == "augmentation" else layer(x)
-    part = keras.Model(model.input, x)
-    part.compile(jit_compile=resolve_jit())
-    return part
-
-
-def occlusion(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def occlusion(network: Network, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return by how much a class's logit, above the mean of all, falls when a square of an image is covered.
 
     Args:
@@ -173,24 +149,23 @@ def occlusion(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np
     Returns:
         float32 (N, 7, 7), a value for each square's centre.
     """
-    network = without_augmentation(model)
-    if len(images) >= FEWEST_FOR_PRODUCTS and small_convolutions_are_slow():
-        network = tuning_model(network)
-    falls = np.zeros((len(images), OCCLUSION_CELLS, OCCLUSION_CELLS), np.float32)
+    fast = len(images) >= FEWEST_FOR_PRODUCTS and small_convolutions_are_slow()
+    model = network.classifier(for_speed=fast)
+    falls = np.zeros((len(images), OCCLUSION_GRID, OCCLUSION_GRID), np.float32)
     for row in track(range(len(images)), "covering squares"):
         # Always as many images, so that the network is compiled once; more at a time are no faster.
-        logits = np.asarray(network.predict_on_batch(covered(images[row])), np.float32)
+        logits = np.asarray(model.predict_on_batch(covered(images[row])), np.float32)
         above_mean = logits[:, classes[row]] - logits.mean(axis=1)
-        falls[row] = (above_mean[0] - above_mean[1:]).reshape(OCCLUSION_CELLS, OCCLUSION_CELLS)
+        falls[row] = (above_mean[0] - above_mean[1:]).reshape(OCCLUSION_GRID, OCCLUSION_GRID)
     return falls
 
 
 def covered(image: np.ndarray) -> np.ndarray:
     """Return an image, uint8 (H, W, 3), and then its copies in which one square each has its mean colour, (50, H, W, 3)."""
     height, width, _ = image.shape
-    copies = np.repeat(image[None], 1 + OCCLUSION_CELLS**2, axis=0)
-    for copy, (row, column) in zip(copies[1:], np.ndindex(OCCLUSION_CELLS, OCCLUSION_CELLS), strict=True):
-        top, left = ((place + 0.5) / OCCLUSION_CELLS - 1 / 8 for place in (row, column))
+    copies = np.repeat(image[None], 1 + OCCLUSION_GRID**2, axis=0)
+    for copy, (row, column) in zip(copies[1:], np.ndindex(OCCLUSION_GRID, OCCLUSION_GRID), strict=True):
+        top, left = ((place + 0.5) / OCCLUSION_GRID - 1 / 8 for place in (row, column))
         rows = slice(max(0, round(top * height)), max(1, round((top + 1 / 4) * height)))
         columns = slice(max(0, round(left * width)), max(1, round((left + 1 / 4) * width)))
         copy[rows, columns] = image.mean(axis=(0, 1))

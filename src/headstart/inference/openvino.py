@@ -1,5 +1,6 @@
 """OpenVINO, the fastest engine on CPUs, for networks that lie in its own files. It needs no Keras."""
 
+import logging
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+logger = logging.getLogger("headstart")
 
 # Converting and compiling a network takes longer than Keras needs for fewer images.
 FEWEST_IMAGES = 2000
@@ -35,6 +38,15 @@ def compile_file(file: Path, precision: str) -> Any:
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
     return import_openvino().Core().compile_model(file, "CPU", options)
+
+
+def compiled_file(file: Path, precision: str) -> Any:
+    """Return what `compile_file` does; None, and a line in the log, where OpenVINO is not installed or cannot."""
+    try:
+        return compile_file(file, precision)
+    except Exception as error:  # not installed, a processor that it does not know, ...
+        logger.info("OpenVINO cannot run %s (%s): Keras does", file.parent, reason(error))
+        return None
 
 
 def overlapped(compiled: Any, batches: Iterable[np.ndarray], outputs: int) -> Iterator[list[np.ndarray]]:

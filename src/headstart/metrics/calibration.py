@@ -1,11 +1,11 @@
 """Probabilities out of logits, and how far they can be trusted."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+from headstart.metrics.figures import Figures
 from headstart.system.text import count
 
 CALIBRATION_BINS = 15
@@ -103,7 +103,7 @@ def lowest_point(places: np.ndarray, values: np.ndarray) -> float:
     return float(places[middle] + (before - after) / (2 * (before - 2 * lowest + after)) * (places[1] - places[0]))
 
 
-def is_applied(figures: dict[str, Any]) -> bool:
+def is_applied(figures: Figures) -> bool:
     """Whether the logits of a stage are divided by a temperature; an older Headstart always did.
 
     Args:
@@ -112,7 +112,7 @@ def is_applied(figures: dict[str, Any]) -> bool:
     return figures["calibration"]["applied"] if "calibration" in figures else "temperature" in figures
 
 
-def calibration_in_words(figures: dict[str, Any]) -> str:
+def calibration_in_words(figures: Figures) -> str:
     """Say on how many validation images a temperature was fitted, and whether and why it is applied.
 
     Args:

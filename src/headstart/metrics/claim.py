@@ -1,6 +1,6 @@
 """Which images a test accuracy holds for: not for new ones, where most of the test resembles what was trained on."""
 
-from typing import Any
+from headstart.metrics.figures import Figures, SubsetFigures
 
 # With at most this share of the test images resembling training images, the others tell how good a network is on new ones.
 FEW_KNOWN = 0.1
@@ -8,7 +8,7 @@ FEW_KNOWN = 0.1
 FEWEST_NEW = 10
 
 
-def known_images(figures: dict[str, Any]) -> str:
+def known_images(figures: Figures) -> str:
     """Say why a test accuracy and its interval need not hold for new images: test images resemble training images.
 
     This is the one place where that is decided. Nothing is said, and the 95 % interval stands as it is, where at most a
@@ -31,7 +31,7 @@ def known_images(figures: dict[str, Any]) -> str:
     return f"{share} {'has' if known == 1 else 'have'} a near-duplicate in training"
 
 
-def what_it_holds_for(figures: dict[str, Any]) -> str:
+def what_it_holds_for(figures: Figures) -> str:
     """Say which images an accuracy holds for where `known_images` says something, and what to do, in a few sentences."""
     groups = "all images of one video, patient or place into one of the folders train, val and test, and train again"
     if figures.get("images_alike"):
@@ -51,7 +51,7 @@ def what_it_holds_for(figures: dict[str, Any]) -> str:
     return f"The figure holds for images like those, not for new ones. {others} Put {groups}."
 
 
-def between(figures: dict[str, Any]) -> str:
+def between(figures: Figures | SubsetFigures) -> str:
     """Return "between 92.6 % and 100.0 %" of a 95 % interval."""
     low, high = figures["interval"]
     return f"between {percent(low)} and {percent(high)}"

@@ -4,11 +4,10 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
-import keras
-
 from headstart.config import Config, suggestion
 from headstart.errors import HeadstartError
 from headstart.model import starter
+from headstart.system.backend import keras
 from headstart.system.download import explained_download
 
 

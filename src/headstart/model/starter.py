@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import keras
 import numpy as np
-from keras import layers
 from safetensors.numpy import load_file, save_file
 
 from headstart.errors import HeadstartError
+from headstart.system.backend import keras
 from headstart.system.files import checksum
 
 WEIGHTS = Path(__file__).with_name("starter.safetensors")
@@ -27,35 +26,35 @@ def build() -> keras.Model:
     `--fine-tune-from stage3`.
     """
     images = keras.Input((None, None, 3), name="starter_input")
-    x = layers.Normalization(mean=PIXEL_MEAN, variance=PIXEL_VARIANCE, name="normalization")(images)
+    x = keras.layers.Normalization(mean=PIXEL_MEAN, variance=PIXEL_VARIANCE, name="normalization")(images)
     x = convolve(x, 32, 3, 1, "stem")
     x = residual_block(x, 64, "stage1")
     middle = residual_block(x, 128, "stage2")
     last = residual_block(middle, 256, "stage3")
-    middle = layers.AveragePooling2D(2, padding="same", name="top_pool")(middle)
-    x = layers.Concatenate(name="top_channels")([middle, last, convolve(last, 512, 1, 1, "top")])
+    middle = keras.layers.AveragePooling2D(2, padding="same", name="top_pool")(middle)
+    x = keras.layers.Concatenate(name="top_channels")([middle, last, convolve(last, 512, 1, 1, "top")])
     return keras.Model(images, x, name="starter")
 
 
 def convolve(x, channels: int, size: int, stride: int, name: str, activation: str | None = "relu"):
     """Convolution, batch norm and, unless None, an activation."""
-    x = layers.Conv2D(
+    x = keras.layers.Conv2D(
         channels, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
     # Keras' momentum of 0.99 would need more steps to settle than a short training has.
-    x = layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
-    return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
+    x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
+    return keras.layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
 
 def residual_block(x, channels: int, name: str):
     """Two convolutions that halve height and width, around a pooled and projected shortcut (He et al. 2019)."""
     shortcut = convolve(
-        layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), channels, 1, 1, f"{name}_shortcut", None
+        keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), channels, 1, 1, f"{name}_shortcut", None
     )
     x = convolve(x, channels, 3, 2, f"{name}_1")
     x = convolve(x, channels, 3, 1, f"{name}_2", None)
-    x = layers.Add(name=f"{name}_add")([shortcut, x])
-    return layers.Activation("relu", name=f"{name}_out")(x)
+    x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
+    return keras.layers.Activation("relu", name=f"{name}_out")(x)
 
 
 def load_weights(model: keras.Model) -> None:

@@ -13,7 +13,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from headstart.audit.data import can_audit
 from headstart.config import Config, budget_seconds, option_name, replace
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
@@ -21,7 +20,8 @@ from headstart.errors import HeadstartError
 from headstart.plan.costs import Costs, NotMeasured, costs_at, costs_file, keep, kept, measured
 from headstart.plan.estimate import MARGIN, duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
-from headstart.record.folder import Run
+from headstart.record.folder import RunFolder
+from headstart.record.history import TIMES, shown
 from headstart.system.files import cache_folder, write_json
 from headstart.system.memory import available_memory
 from headstart.training.features import FrozenLayers
@@ -40,7 +40,7 @@ LEAST_PIXELS = 2e8
 CHOSEN = ("image_size", "epochs", "views", "batch_size", "learning_rate")
 # What the table shows.
 TABLE_SIZES, TABLE_RECIPES = (32, 64, 96, 128, 224), ("quick", "standard", "best", "starter", "laptop")
-STAGES = ("preparation", "features", "audit", "head", "fine_tuning", "training", "results")
+STAGES = (*TIMES, "results")
 
 
 def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent: float = 0.0) -> Config:
@@ -100,7 +100,7 @@ def choose(config: Config, data: Dataset, costs: dict[int, Costs], explicit: Col
     gave 76, 87, 90 and 92 %.
     """
     epochs = [config.epochs] if "epochs" in explicit or not config.epochs else range(1, max(MOST_EPOCHS, config.epochs) + 1)
-    views = [config.views] if "views" in explicit or not can_audit(config) else range(1, max(MOST_VIEWS, config.views) + 1)
+    views = [config.views] if "views" in explicit or not config.keeps_features else range(1, max(MOST_VIEWS, config.views) + 1)
     least, free = math.inf, shutil.disk_usage(cache_folder("features")).free
     for size, many, some in sorted(product(sizes_for(config, data, explicit), epochs, views), reverse=True):
         candidate = replace(config, image_size=size, epochs=many, views=some)
@@ -122,7 +122,7 @@ def choose(config: Config, data: Dataset, costs: dict[int, Costs], explicit: Col
     )
 
 
-def record_choice(run: Run, asked: Config) -> None:
+def record_choice(run: RunFolder, asked: Config) -> None:
     """Log and write to `plan.json` which options of a new run differ from those that were asked for."""
     changed = [name for name in CHOSEN if getattr(run.config, name) != getattr(asked, name)]
     chosen, before = ({name: getattr(config, name) for name in changed} for config in (run.config, asked))
@@ -135,7 +135,7 @@ def record_choice(run: Run, asked: Config) -> None:
             logger.info("plan: %s %g instead of %g, %s", option_name(name), chosen[name], before[name], why)
 
 
-def announce(run: Run, frozen: FrozenLayers, data: Dataset, preparation: float) -> None:
+def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: float) -> None:
     """Log what a run will take and write it to its `plan.json`, once, if this machine has been measured.
 
     Args:
@@ -163,13 +163,13 @@ def announce(run: Run, frozen: FrozenLayers, data: Dataset, preparation: float) 
 
 def missing_features(frozen: FrozenLayers, data: Dataset, config: Config) -> list[int]:
     """Return the lengths of the files of features that are not cached yet."""
-    if not can_audit(config):
+    if not config.keeps_features:
         return []
     parts = [(data.training_candidates, view) for view in range(config.views)] + [(data.validation, 0), (data.test, 0)]
     return [len(rows) for rows, view in parts if not all(file.exists() for file in frozen.places(rows, view))]
 
 
-def compare(run: Run, data: Dataset, results: float) -> None:
+def compare(run: RunFolder, data: Dataset, results: float) -> None:
     """Write what a run took beside what was predicted, and log it; learn how long the report takes on this machine.
 
     Args:
@@ -190,7 +190,7 @@ def compare(run: Run, data: Dataset, results: float) -> None:
     logger.info("plan: %s predicted, %s taken (%+.0f %%)", duration(predicted["total"]), duration(total), more)
 
 
-def read_plan(run: Run) -> dict[str, Any]:
+def read_plan(run: RunFolder) -> dict[str, Any]:
     return run.read_json("plan.json") if (run.path / "plan.json").exists() else {}
 
 
@@ -206,7 +206,7 @@ def table(config: Config, explicit: Collection[str]) -> str:
     data = configured_data(config)
     loading = time.monotonic() - begin
     costs: dict[Path, dict[int, Costs]] = {}
-    rows = [["", "size", *(stage.replace("_", "-") for stage in STAGES), "total", "batch", "memory", "disk"]]
+    rows = [["", "size", *(shown(stage) for stage in STAGES), "total", "batch", "memory", "disk"]]
     notes = []
     trainings = planned(config, data, explicit)
     sizes_of: dict[Path, set[int]] = {}

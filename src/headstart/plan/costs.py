@@ -15,14 +15,14 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
 from headstart.inference.openvino import FEWEST_IMAGES
-from headstart.system.backend import computing, installed, processor, usable_cores
+from headstart.system.backend import keras
+from headstart.system.environment import computing, installed, processor, usable_cores
 from headstart.system.files import cache_folder, write_json
 from headstart.training.features import images_in_use
 

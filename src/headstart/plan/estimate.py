@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from headstart.audit.data import LABEL_COMPONENTS, can_audit
+from headstart.audit.data import LABEL_COMPONENTS
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
 from headstart.plan.costs import Costs, NotMeasured
@@ -64,7 +64,7 @@ def predict(
     """
     train, validation, test = map(len, (data.train, data.validation, data.test))
     everything = train + validation + test
-    audited = can_audit(config)
+    audited = config.keeps_features
     cut = audited and cost["disk_image"] > cost["feature_bytes"]  # fine-tuning starts from maps
     missing = [train] * config.views + [validation, test] if missing is None else missing
     disk = cost["disk_image"] * (config.views * train + validation + test) if audited else 0.0
@@ -103,7 +103,7 @@ def held(config: Config, data: Dataset, cost: Costs) -> float:
     if config.epochs:
         working = max(working, cost["tune_memory"] + config.batch_size * cost["memory_image"])
     images = data.source.images.nbytes
-    if can_audit(config):
+    if config.keeps_features:
         # float16 features twice while their views are joined, and in the audit float32 components and shades of 32 x 32.
         everything = len(data.train) + len(data.validation) + len(data.test)
         images += 2 * config.views * everything * int(cost["feature_bytes"])

@@ -12,31 +12,32 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from PIL import Image
 
-from headstart.audit.data import PAIR_COMPONENTS, can_audit, principal_components
+from headstart.audit.data import PAIR_COMPONENTS, principal_components
 from headstart.audit.duplicates import candidates, near_duplicates
 from headstart.audit.labels import out_of_fold_probabilities
-from headstart.config import ALL, Config
+from headstart.config import Config
 from headstart.errors import HeadstartError
-from headstart.inference.engine import forward
+from headstart.inference.engine import Engine
 from headstart.model.backbones import load_backbone
-from headstart.model.head import head_model
-from headstart.model.network import build_model, feature_model, frozen_cut, tuning_model, unfreeze
+from headstart.model.network import Network, build_network
+from headstart.model.unfreeze import frozen_cut
 from headstart.plan.estimate import MARGIN
-from headstart.system.backend import has_gpu, is_out_of_memory, resolve_precision, seed_everything, without_autotuning
+from headstart.record.history import FINE_TUNED, FROZEN
+from headstart.system.backend import has_gpu, is_out_of_memory, keras, resolve_precision, seed_everything
 from headstart.system.files import write_json
+from headstart.system.kernels import without_autotuning
 from headstart.system.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
-from headstart.trainer import FINE_TUNED, FROZEN, compile_fine_tuning, compile_frozen
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 from headstart.training.features import EXTRACTION_BATCH
+from headstart.training.stages import head_learner, tuning_learner
 
 # So long a rate is measured, in seconds, and on so many batches at least.
 WINDOW, FEWEST_BATCHES = 2.0, 3
@@ -64,7 +65,9 @@ def main() -> None:
             sized = dataclasses.replace(config, image_size=size)
             cost = measure(sized, shown, labels, request["classes"], request["images"], folder, known)
             # What works on cached features does not depend on the images' size.
-            known = {name: value for name, value in cost.items() if name.startswith(("audit_", "head_")) and can_audit(config)}
+            known = {
+                name: value for name, value in cost.items() if name.startswith(("audit_", "head_")) and config.keeps_features
+            }
             answer[str(size)] = cost
             keras.utils.clear_session()
     except HeadstartError as error:
@@ -96,30 +99,23 @@ def measure(
     keep_freed_memory()
     seed_everything(config.seed, config.deterministic)
     precision = resolve_precision(config.precision)
-    model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
+    network = build_network(*load_backbone(config), images.shape[1:], classes, config, precision)
     cost = {"build": time.monotonic() - begin} | known
-    inputs, cut = images, ""
-    if can_audit(config):
-        cut = frozen_cut(model, config) if config.epochs and config.fine_tune_from != ALL else ""
-        extraction, features, maps = extract(feature_model(model, cut), images, total, folder)
+    inputs = images
+    if config.keeps_features:
+        network.cut = frozen_cut(network.backbone, config) if config.epochs else ""
+        extraction, features, maps = extract(network.feature_extractor(), images, total, folder)
         cost |= extraction
         if not known:
             cost |= audit_costs(images, features, np.resize(labels, len(features)))
-            cost |= head_costs(head_model(model), features, labels, LARGEST_HEAD_BATCH, config, folder)
-        inputs = maps if cut else images
+            cost |= head_costs(network, features, labels, LARGEST_HEAD_BATCH, config, folder)
+        inputs = maps if network.cut else images
     elif not config.from_scratch:
-        cost |= head_costs(model, images, labels, config.batch_size, config, folder)
+        cost |= head_costs(network, images, labels, config.batch_size, config, folder)
     cost["memory"] = 1e6 * peak_memory_mb()
     if not config.epochs:
         return cost
-    unfreeze(model, config)
-
-    def learner() -> keras.Model:
-        tuned = tuning_model(model, cut)
-        compile_fine_tuning(tuned, config, steps=1000)
-        return tuned
-
-    return cost | tuning_costs(learner, inputs, labels, classes, config, folder)
+    return cost | tuning_costs(network, inputs, labels, classes, config, folder)
 
 
 def extract(
@@ -144,7 +140,7 @@ def extract(
     with contextlib.ExitStack() as stack:
         streams = [stack.enter_context(file.open("wb")) for file in files]
         clock.start()
-        for outputs in forward(extractor, batches(), total):
+        for outputs in Engine(extractor).outputs(batches(), total):
             for stream, rows in zip(streams, outputs, strict=True):
                 stream.write(rows.clip(-limit, limit).astype(np.float16).tobytes())
             clock.tick()
@@ -225,19 +221,19 @@ def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) ->
 
 
 def head_costs(
-    learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, config: Config, folder: Path
+    network: Network, inputs: np.ndarray, labels: np.ndarray, batch_size: int, config: Config, folder: Path
 ) -> dict[str, float]:
     """Return what the frozen stage costs: its start, a step, an image to validate, a checkpoint."""
-    compile_frozen(learner, config, steps=1000)
+    learner = head_learner(network, config, steps=1000)
     fitting, scoring = timed(learner, inputs, labels, batch_size)
     return {
         "head_start": fitting.before + scoring.before, "head_step": fitting.each, "head_score": scoring.each / batch_size,
-        "head_save": save_seconds(learner, FROZEN, folder),
+        "head_save": save_seconds(learner, FROZEN.key, folder),
     }  # fmt: skip
 
 
 def tuning_costs(
-    learner: Callable[[], keras.Model], inputs: np.ndarray, labels: np.ndarray, classes: int, config: Config, folder: Path
+    network: Network, inputs: np.ndarray, labels: np.ndarray, classes: int, config: Config, folder: Path
 ) -> dict[str, float]:
     """Return what fine-tuning costs, and how its memory grows with the batch.
 
@@ -246,7 +242,7 @@ def tuning_costs(
     """
     options: dict[str, Any] = {"classes": classes, "mix": config.mix if inputs.dtype == np.uint8 else "none"}
     peaks: dict[int, float] = {}
-    model, starts, gpu = learner(), [], has_gpu()
+    model, starts, gpu = tuning_learner(network, config, steps=1000), [], has_gpu()
     kept, batch = values(model.variables), config.batch_size
     growing = sorted({max(1, batch // 16), max(1, batch // 4), batch})
     while True:
@@ -259,7 +255,7 @@ def tuning_costs(
                 raise
             batch //= 2
             assign(model.variables, kept)  # JAX has given away the arrays that the failed step began with
-            model = learner()
+            model = tuning_learner(network, config, steps=1000)
             continue
         starts.append(fitting.before + scoring.before)
         peaks[batch] = 1e6 * peak_memory_mb()
@@ -270,7 +266,7 @@ def tuning_costs(
             break
     return {
         "tune_start": max(starts), "tune_image": fitting.each / batch, "tune_score": scoring.each / batch,
-        "tune_save": save_seconds(model, FINE_TUNED, folder), "tune_memory": line(peaks, 0),
+        "tune_save": save_seconds(model, FINE_TUNED.key, folder), "tune_memory": line(peaks, 0),
         "memory_image": line(peaks, 1) - line(peaks, 0), "largest_batch": float(batch if gpu else 0),
     }  # fmt: skip
 

@@ -4,24 +4,29 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from headstart.config import Config
-from headstart.data.dataset import SPLIT_NAMES, Dataset, Source
+from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.load import configured_data, read_source
+from headstart.data.source import SPLIT_NAMES, Source
 from headstart.errors import HeadstartError
+from headstart.record.upgrade import upgraded
 from headstart.system.files import write_csv, write_json
 from headstart.system.text import count
 
 # Of an image that is in no split: left out by --drop-duplicates, or by --limit or as a copy of another.
 NEAR_DUPLICATE, UNUSED = "near-duplicate", "unused"
-COLUMNS = ("image", "class", "split", "digest")
 
 
-def write_record(folder: Path, data: Dataset) -> None:
+SplitRow = TypedDict("SplitRow", {"image": str, "class": str, "split": str, "digest": str})
+COLUMNS = tuple(SplitRow.__annotations__)
+
+
+def write_split(folder: Path, data: Dataset) -> None:
     """Write `data.json` and `split.csv`: for each image its name, class, split and a digest of its pixels."""
     source, splits = data.source, np.full(len(data.source.labels), UNUSED, dtype=object)
     splits[data.left_out] = NEAR_DUPLICATE
@@ -38,12 +43,12 @@ def hexadecimal(digests: np.ndarray) -> list[str]:
     return [bytes(digest).hex() for digest in digests]
 
 
-def read_split(folder: Path) -> list[dict[str, str]]:
+def read_split(folder: Path) -> list[SplitRow]:
     """Return the rows of a run's `split.csv`; of a run by an older Headstart, which has none, nothing."""
     try:
         with (folder / "split.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
-            rows = list(reader)
+            rows: list[Any] = list(reader)
     except FileNotFoundError:
         return []
     if tuple(reader.fieldnames or ()) != COLUMNS or not all(row["digest"] for row in rows):
@@ -71,7 +76,7 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
     rows = read_split(folder)
     if not rows:  # a run by an older Headstart
         return data or configured_data(config)
-    summary = json.loads((folder / "data.json").read_text(encoding="utf-8"))
+    summary = upgraded(json.loads((folder / "data.json").read_text(encoding="utf-8")))
     if not data and Path(config.data).is_absolute() and not Path(config.data).exists():
         raise HeadstartError(
             f"the images of {folder} are no longer in {config.data}: bring them back, or write where they are now as data in "
@@ -98,7 +103,7 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
     return recorded
 
 
-def differences(rows: Sequence[dict[str, str]], source: Source) -> str:
+def differences(rows: Sequence[SplitRow], source: Source) -> str:
     """Say in words how images differ from those that a run recorded; nothing where they do not."""
     names, digests = list(source.names), hexadecimal(source.digests)
     classes = [source.class_names[label] for label in source.labels.tolist()]

@@ -6,14 +6,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from headstart.config import Config
 from headstart.errors import HeadstartError
 from headstart.metrics.classification import single_figures
-from headstart.record.folder import Run
+from headstart.metrics.figures import Metrics
+from headstart.record.folder import RunFolder
+from headstart.record.history import EpochRow
 from headstart.system.files import write_json
 
 logger = logging.getLogger("headstart")
@@ -39,14 +41,14 @@ def refuse_missing_extras(config: Config) -> None:
 class TensorBoard:
     """Event files in the run's folder `tensorboard`, written anew by every process that works on the run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFolder) -> None:
         from tensorboardX import SummaryWriter
 
         folder = run.path / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)  # else a run that goes on would show its first epochs twice
         self.writer, self.sent = SummaryWriter(str(folder)), 0
 
-    def update(self, history: list[dict[str, Any]]) -> None:
+    def update(self, history: list[EpochRow]) -> None:
         """Write the rows that are new."""
         for row in history[self.sent :]:
             for name, value in epoch_figures(row).items():
@@ -54,7 +56,7 @@ class TensorBoard:
         self.sent = len(history)
         self.writer.flush()
 
-    def finish(self, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+    def finish(self, history: list[EpochRow], metrics: Metrics) -> None:
         """Write the final figures, too."""
         self.update(history)
         for name, value in final_figures(metrics).items():
@@ -73,7 +75,7 @@ class MLflow:
         HeadstartError: no server answers at the beginning of a new run.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RunFolder) -> None:
         for name, value in MLFLOW_SETTINGS.items():
             os.environ.setdefault(name, value)
         from mlflow.tracking import MlflowClient
@@ -117,13 +119,13 @@ class MLflow:
                 logger.warning("MLflow at %s is lost (%s); the run goes on without it", self.uri, first_line(error))
             self.lost, self.sent = True, None
 
-    def update(self, history: list[dict[str, Any]]) -> None:
+    def update(self, history: list[EpochRow]) -> None:
         """Send the rows that the server does not have."""
         if not self.lost:
             with self.without_harm():
                 self.send(history)
 
-    def send(self, history: list[dict[str, Any]]) -> None:
+    def send(self, history: list[EpochRow]) -> None:
         if self.sent is None:
             self.sent = {
                 (stage, metric.step)
@@ -141,7 +143,7 @@ class MLflow:
         now = round(1000 * time.time())
         self.client.log_batch(self.run_id, [Metric(name, value, now, step) for name, value in figures.items()])
 
-    def finish(self, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+    def finish(self, history: list[EpochRow], metrics: Metrics) -> None:
         """Send what is missing, the final figures and the files of the report."""
         with self.without_harm():
             self.send(history)
@@ -161,7 +163,7 @@ class MLflow:
 
 
 @contextmanager
-def tracked(run: Run) -> Iterator[list[TensorBoard | MLflow]]:
+def tracked(run: RunFolder) -> Iterator[list[TensorBoard | MLflow]]:
     """Yield what copies a run's figures while it is carried out: a list, empty unless options ask for more.
 
     Of each, `update(history)` wants the rows of all finished epochs, and `finish(history, metrics)` those and
@@ -184,15 +186,17 @@ def tracked(run: Run) -> Iterator[list[TensorBoard | MLflow]]:
             tracker.close(status)
 
 
-def epoch_figures(row: dict[str, Any]) -> dict[str, float]:
+def epoch_figures(row: EpochRow) -> dict[str, float]:
     """Return the figures of a history row by the names that trackers show, `frozen/val_accuracy`."""
-    return {f"{row['stage']}/{name}": value for name, value in row.items() if name not in ("stage", "epoch")}
+    return {f"{row['stage']}/{name}": value for name, value in row.items() if isinstance(value, float)}
 
 
-def final_figures(metrics: dict[str, Any]) -> dict[str, float]:
+def final_figures(metrics: Metrics) -> dict[str, float]:
     """Return the single numbers of `metrics.json` by the names that trackers show, `test/frozen/accuracy`."""
     test = {f"test/{stage}": single_figures(figures) for stage, figures in metrics["test"].items()}
-    groups = test | {name: metrics[name] for name in ("comparison", "seconds") if name in metrics}
+    groups: dict[str, Mapping[str, Any]] = {**test, "seconds": metrics["seconds"]}
+    if "comparison" in metrics:
+        groups["comparison"] = metrics["comparison"]
     return {f"{group}/{name}": float(value) for group, figures in groups.items() for name, value in figures.items()}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from headstart.config import Config
 from headstart.metrics.calibration import is_applied
 from headstart.metrics.claim import known_images
-from headstart.metrics.classification import SIGNIFICANT
+from headstart.metrics.comparison import SIGNIFICANT
 from headstart.report.html import percent, points
 from headstart.system.text import count, shortened
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from headstart.config import Config, option_name
-from headstart.data.dataset import SPLIT_NAMES, TEST
+from headstart.data.source import SPLIT_NAMES, TEST
 from headstart.errors import HeadstartError
 from headstart.metrics.claim import known_images
-from headstart.metrics.classification import SIGNIFICANT, compare_stages
-from headstart.record.folder import Run
+from headstart.metrics.comparison import SIGNIFICANT, compare_stages
+from headstart.record.folder import RunFolder
 from headstart.report import charts
 from headstart.report.html import E, contents, duration, named, p_value, percent, points, section, signed, table, write_page
 from headstart.system.text import printable
@@ -25,9 +25,9 @@ class Comparison:
         HeadstartError: a run is not finished.
     """
 
-    def __init__(self, first: Run, second: Run) -> None:
+    def __init__(self, first: RunFolder, second: RunFolder) -> None:
         for run in (first, second):
-            run.manifest  # noqa: B018  (an unfinished run is refused)
+            run.require_model()
         self.first, self.second = first, second
 
     @cached_property

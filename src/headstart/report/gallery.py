@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-import keras
 import numpy as np
 from PIL import Image
 
 from headstart.data.dataset import Dataset
 from headstart.inference.explain import heat_maps, overlay
+from headstart.model.network import Network
 from headstart.report.html import E, embedded, named, percent
 
 MOST_IN_GALLERY = 10
@@ -57,9 +57,7 @@ def choose(probabilities: np.ndarray, labels: np.ndarray) -> list[Gallery]:
     ]  # fmt: skip
 
 
-def explained(
-    galleries: list[Gallery], model: keras.Model, data: Dataset, probabilities: np.ndarray
-) -> tuple[list[Element], str]:
+def explained(galleries: list[Gallery], network: Network, data: Dataset, probabilities: np.ndarray) -> tuple[list[Element], str]:
     """Return the galleries as elements, every image with its heat map, and the maps' method.
 
     Args:
@@ -67,7 +65,7 @@ def explained(
     """
     rows = np.concatenate([gallery.rows for gallery in galleries])
     images = data.images(data.test[rows])
-    maps, method = heat_maps(model, images, np.concatenate([gallery.explained for gallery in galleries]))
+    maps, method = heat_maps(network, images, np.concatenate([gallery.explained for gallery in galleries]))
     labels, elements, done = data.labels(data.test), [], 0
     for gallery in galleries:
         figures = []

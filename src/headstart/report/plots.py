@@ -21,7 +21,7 @@ from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import CALIBRATION_BINS, calibration_in_words, is_applied, probabilities, reliability
 from headstart.metrics.claim import known_images
 from headstart.metrics.classification import wilson_interval
-from headstart.record.folder import Run
+from headstart.record.folder import RunFolder
 from headstart.system.files import written_whole
 from headstart.system.text import count, shortened
 
@@ -36,7 +36,7 @@ MARGIN_NAME, SHEET_NAME = 24, 14
 LAST_RESORT = "Last Resort"
 
 
-def draw_plots(run: Run, data: Dataset, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
+def draw_plots(run: RunFolder, data: Dataset, history: list[dict[str, Any]], metrics: dict[str, Any]) -> None:
     """Draw all plots of a run into its folder `images`."""
     folder = run.path / "images"
     folder.mkdir(exist_ok=True)

@@ -8,19 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree.ElementTree import Element
 
-import keras
 import numpy as np
 from PIL import Image
 
-from headstart.audit.mirror import words as mirror_words
 from headstart.config import ALL, LAST_STAGE, Config, option_name
 from headstart.data.dataset import Dataset
 from headstart.data.walk import skipped_words
 from headstart.metrics.calibration import calibration_in_words, is_applied, probabilities, reliability
 from headstart.metrics.claim import between, known_images, what_it_holds_for
-from headstart.metrics.classification import SIGNIFICANT
+from headstart.metrics.comparison import SIGNIFICANT
+from headstart.metrics.mirroring import mirror_in_words
+from headstart.model.network import Network
 from headstart.recipes import RECIPES
-from headstart.record.folder import Run
+from headstart.record.folder import RunFolder
 from headstart.report import charts, gallery
 from headstart.report.advice import advice, taken_for
 from headstart.report.html import E, contents, duration, embedded, named, p_value, percent, points, section, table, write_page
@@ -40,21 +40,21 @@ SECONDS_NAMES = {
 NOT_VERSIONS = ("command", "precision", "preprocess")
 
 
-def write_report(run: Run, model: keras.Model, data: Dataset) -> None:
+def write_report(run: RunFolder, network: Network, data: Dataset) -> None:
     """Write `report.html` into a run's folder, from the files that lie there.
 
     What a file does not hold is left out of the page.
 
     Args:
-        model: the trained network; it explains some images of the test split.
+        network: the trained one; it explains some images of the test split.
         data: the data set, for the images themselves.
     """
     metrics, audit = run.metrics, run.read_json("audit.json") if (run.path / "audit.json").exists() else {}
     stage, figures = list(metrics["test"].items())[-1]
     labels, logits = run.array("labels_test"), run.test_logits(stage)
     calibrated = probabilities(logits, figures.get("temperature", 1.0))
-    galleries, method = gallery.explained(gallery.choose(calibrated, labels), model, data, calibrated)
-    cells = keras.ops.shape(model.get_layer("features").input)[1]
+    galleries, method = gallery.explained(gallery.choose(calibrated, labels), network, data, calibrated)
+    cells = network.map_shape[0]
     sections = [
         section("Training", training(run.history)),
         section("Classes", classes(figures)),
@@ -75,7 +75,7 @@ def write_report(run: Run, model: keras.Model, data: Dataset) -> None:
     )
 
 
-def title(run: Run) -> str:
+def title(run: RunFolder) -> str:
     """Return what was trained on what."""
     return f"{short(run.config.backbone)} on {short(run.config.data)}"
 
@@ -84,7 +84,7 @@ def short(source: str) -> str:
     return source.rstrip("/").rsplit("/", 1)[-1]
 
 
-def answer(run: Run, figures: dict[str, Any]) -> list[Element]:
+def answer(run: RunFolder, figures: dict[str, Any]) -> list[Element]:
     """What was trained on what, how good it is, how sure that is, and what fine-tuning gained."""
     metrics, config = run.metrics, run.config
     known = known_images(figures)
@@ -128,7 +128,7 @@ def certainty(figures: dict[str, Any]) -> list[Element | str]:
     ]  # fmt: skip
 
 
-def run_in_words(run: Run) -> str:
+def run_in_words(run: RunFolder) -> str:
     """Return what learned, and for how long."""
     start = run.config.fine_tune_from
     unfrozen = {ALL: "the whole network", LAST_STAGE: "the network's last stage"}.get(start, f"the network from {start} on")
@@ -154,7 +154,7 @@ def gain(metrics: dict[str, Any]) -> list[Element | str] | None:
     ]  # fmt: skip
 
 
-def key_figures(run: Run, figures: dict[str, Any]) -> Iterator[Element]:
+def key_figures(run: RunFolder, figures: dict[str, Any]) -> Iterator[Element]:
     """The few other figures that a reader asks for first."""
 
     def one(name: str, value: str, remark: str) -> Element:
@@ -302,7 +302,7 @@ def looked_at(galleries: list[Element], method: str) -> list[Element]:
     return [E("p", explanation, class_="note"), *galleries]
 
 
-def the_data(run: Run, data: Dataset, audit: dict[str, Any]) -> list[Element | None]:
+def the_data(run: RunFolder, data: Dataset, audit: dict[str, Any]) -> list[Element | None]:
     """What the run was trained and tested on, and what the audit found in it."""
     summary = run.read_json("data.json")
     height, width = summary["image_shape"][:2]
@@ -311,7 +311,7 @@ def the_data(run: Run, data: Dataset, audit: dict[str, Any]) -> list[Element | N
         unreadable(summary),
         f"{count(len(summary['duplicates']), 'exact duplicate')}.",
         f"Not used: {skipped_words(summary['skipped'])}." if summary.get("skipped") else "",
-        f"Mirroring: {mirror_words(run.mirror)}." if "images" in run.mirror else "",
+        f"Mirroring: {mirror_in_words(run.mirror)}." if "images" in run.mirror else "",
     ]
     remarks = [E("li", printable(line)) for line in summary.get("remarks", [])]
     notes = [E("p", " ".join(filter(None, facts)), class_="note"), E("ul", remarks, class_="note") if remarks else None]
@@ -357,7 +357,7 @@ def audited(data: Dataset, audit: dict[str, Any]) -> Iterator[Element]:
             yield E("ul", [E("li", ", ".join(f"{pair[key]} ({label})" for key, label in zip(("first", "second"), pair["labels"],
                     strict=True))) for pair in conflicts[:MOST_PAIRS]])  # fmt: skip
             yield E("div", [twins(images, pair) for pair in conflicts[:MOST_PAIRS]], class_="gallery")
-    if without := audit.get("accuracy_without_twins"):
+    if without := audit.get("accuracy_without_near_duplicates"):
         rows = [
             [STAGE_NAMES[stage], (one["accuracy"], percent(one["accuracy"], 2)),
              f"{percent(one['interval'][0], 2)} to {percent(one['interval'][1], 2)}", (one["left_out"], f"{one['left_out']:,}")]
@@ -402,7 +402,7 @@ def suspicion(images: dict[str, np.ndarray], suspect: dict[str, Any]) -> Element
     return E("figure", drawn, E("figcaption", words), title=suspect["name"])
 
 
-def cost(run: Run) -> list[Element]:
+def cost(run: RunFolder) -> list[Element]:
     """Time and memory of each stage."""
     held = run.metrics.get("memory_mb", {})  # of runs by an older Headstart nothing
     seconds = {name: value for name, value in run.metrics["seconds"].items() if name != "total"}
@@ -424,7 +424,7 @@ def cost(run: Run) -> list[Element]:
     ]
 
 
-def again(run: Run, folder: Run | None = None) -> list[Element]:
+def again(run: RunFolder, folder: RunFolder | None = None) -> list[Element]:
     """The command, the versions, the data's fingerprint and every option; of a folder of seeds, if it is one of these."""
     whole = folder or run
     environment = run.read_json("environment.json")

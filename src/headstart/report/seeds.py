@@ -5,7 +5,7 @@ from xml.etree.ElementTree import Element
 
 from headstart.metrics.calibration import is_applied
 from headstart.metrics.claim import between, known_images, what_it_holds_for
-from headstart.record.folder import Run
+from headstart.record.folder import RunFolder
 from headstart.report import charts
 from headstart.report.html import E, contents, duration, p_value, percent, points, section, signed, table, write_page
 from headstart.report.run_page import again, title
@@ -15,7 +15,7 @@ FIGURE_NAMES = {
 }  # fmt: skip
 
 
-def write_seeds_report(run: Run, runs: list[Run], summary: dict[str, Any]) -> None:
+def write_seeds_report(run: RunFolder, runs: list[RunFolder], summary: dict[str, Any]) -> None:
     """Write `report.html` into the folder that holds a finished run for each seed, with links to theirs.
 
     Args:
@@ -37,7 +37,7 @@ def write_seeds_report(run: Run, runs: list[Run], summary: dict[str, Any]) -> No
     )
 
 
-def answer(run: Run, runs: list[Run], test: dict[str, Any], accuracy: dict[str, Any]) -> list[Element]:
+def answer(run: RunFolder, runs: list[RunFolder], test: dict[str, Any], accuracy: dict[str, Any]) -> list[Element]:
     """How good the last stage is in the mean, how far the seeds differ, and what that does not say."""
     low, high = accuracy["range"]
     first = list(runs[0].metrics["test"].values())[-1]
@@ -90,7 +90,7 @@ def gain(summary: dict[str, Any]) -> list[Element | str] | None:
     ]  # fmt: skip
 
 
-def seeds(runs: list[Run]) -> Element:
+def seeds(runs: list[RunFolder]) -> Element:
     """The table of seeds: accuracy of each stage and what fine-tuning gained, with links to their own reports."""
     stages = list(runs[0].metrics["test"])
     both = "comparison" in runs[0].metrics
@@ -109,7 +109,7 @@ def seeds(runs: list[Run]) -> Element:
     return table(columns, rows, sorted_by=0, caption=caption)
 
 
-def every_figure(test: dict[str, Any], runs: list[Run]) -> list[Element]:
+def every_figure(test: dict[str, Any], runs: list[RunFolder]) -> list[Element]:
     """Mean, deviation and range of each figure of each stage."""
     return [
         table(

@@ -1,16 +1,32 @@
 """Contact sheets: what the audit found, as images."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data.dataset import Dataset
-from headstart.report.plots import sheet, show
+from headstart.report.plots import figure, sheet, show
 from headstart.system.text import count, printable, shortened
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
 NAME = 11  # columns of a class's name that fit above an image
+
+
+def draw_sheets(folder: Path, data: Dataset, content: dict[str, Any]) -> None:
+    """Draw what an audit found into the folder `images`: near-duplicates, and labels that may be wrong.
+
+    Args:
+        content: of `audit.json`.
+    """
+    (folder / "images").mkdir(exist_ok=True)
+    row_of = {name: row for row, name in enumerate(data.source.names)}
+    pairs, suspects = content["near_duplicates"], content["suspects"]
+    with figure(folder / "images" / "near_duplicates.png", (9, 8)) as canvas:
+        draw_pairs(canvas, data, np.array([[row_of[pair["first"]], row_of[pair["second"]]] for pair in pairs], int), pairs)
+    with figure(folder / "images" / "suspects.png", (10, 6.5)) as canvas:
+        draw_suspects(canvas, data, np.array([row_of[entry["name"]] for entry in suspects], int), suspects)
 
 
 def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dict[str, Any]]) -> None:

@@ -1,19 +1,24 @@
 """Progress: what is being done, how far it is, and how long it will still take; bars on a terminal, lines in a log elsewhere."""
 
+import contextlib
 import logging
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from headstart.system.text import printable
+
 logger = logging.getLogger("headstart")
 
 Item = TypeVar("Item")
 
-# Results go to stdout, so that they can be piped; everything else to stderr.
-console = Console(stderr=True, soft_wrap=True, highlight=False)
+# Results go to stdout, so that they can be piped; everything else to stderr. A notebook shows that as an error, in red.
+IN_NOTEBOOK = "ipykernel" in sys.modules
+console = Console(stderr=not IN_NOTEBOOK, force_jupyter=False, soft_wrap=True, highlight=False)
 
 # Where no bar can be drawn, in a notebook or a file, a line is logged so often, in seconds.
 LINE_EVERY = 60.0
@@ -47,3 +52,30 @@ def track(items: Sequence[Item], description: str) -> Iterable[Item]:
         for item in items:
             yield item
             bar.update(task, advance=1)
+
+
+class ConsoleHandler(logging.Handler):
+    """Prints what is logged, a warning as such."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = printable(record.getMessage())
+        console.print(("" if record.levelno < logging.WARNING else "warning: ") + message, markup=False)
+
+
+@contextlib.contextmanager
+def show_progress() -> Iterator[None]:
+    """Print what is logged inside the block, unless the program has set up logging by itself.
+
+    Training takes minutes: somebody who calls it in a notebook or a script should see how far it is.
+    """
+    if logger.handlers or logging.getLogger().handlers:
+        yield
+        return
+    handler, level = ConsoleHandler(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -2,8 +2,9 @@
 
 from typing import Any, Protocol
 
-import keras
 import numpy as np
+
+from headstart.system.backend import keras
 
 # A head on features is so small that the number of steps is its whole cost, but few images need some steps too.
 LARGEST_HEAD_BATCH, LEAST_HEAD_STEPS = 256, 50

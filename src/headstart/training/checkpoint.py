@@ -5,18 +5,18 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import keras
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from headstart.errors import HeadstartError
+from headstart.record.history import EpochRow
+from headstart.system.backend import keras
 from headstart.system.files import write_json, written_whole
 from headstart.system.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
 
-FORMAT = 5  # since 5, fine-tuning trains a copy of the backbone alone: what was kept before has another order
+FORMAT = 5  # since 5, fine-tuning trains a copy of the backbone alone: what was saved before has another order
 
 
 class Checkpoint:
@@ -35,11 +35,11 @@ class Checkpoint:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.history: list[dict[str, Any]] = []
+        self.history: list[EpochRow] = []
         self.seconds: dict[str, float] = {}
         self.memory_mb: dict[str, float] = {}
         self.stage, self.finished, self.arrays = "", False, ""
-        self.watchers: list[Callable[[list[dict[str, Any]]], None]] = []
+        self.watchers: list[Callable[[list[EpochRow]], None]] = []
         if self.file.exists():
             self.read()
 
@@ -78,7 +78,7 @@ class Checkpoint:
         self.clock = time.monotonic()
         forget_peak_memory()
 
-    def epochs_of(self, stage: str) -> list[dict[str, Any]]:
+    def epochs_of(self, stage: str) -> list[EpochRow]:
         """Return the history's rows of one stage."""
         return [row for row in self.history if row["stage"] == stage]
 

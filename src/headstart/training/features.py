@@ -8,23 +8,23 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import keras
 import numpy as np
 
-from headstart.config import ALL, Config
+from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.inference.engine import Engine
 from headstart.inference.openvino import FEWEST_IMAGES
-from headstart.model.network import augmentation, feature_model, frozen_cut
-from headstart.system.backend import computing, has_gpu, processor
+from headstart.model.augmentation import augmentation
+from headstart.model.network import Network
+from headstart.model.unfreeze import frozen_cut
+from headstart.system.backend import has_gpu, keras
+from headstart.system.environment import computing, processor
 from headstart.system.files import cache_folder, written_whole
 from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
 
 EXTRACTION_BATCH = 64
-# The layers before the backbone that determine what it is given.
-PREPARATION = ("enlarge", "normalise", "rgb_to_bgr", "to_byte_range")
 MOST_CACHE_BYTES = 30 << 30
 # float16 takes half the disk at a relative error of 0.0005; outputs whose first batch comes within a
 # factor of 16 of its largest number are kept as float32.
@@ -46,21 +46,20 @@ class FrozenLayers:
     the image itself, 1 its mirror image (where flipping is on), others are augmented at random.
 
     Args:
-        model: the whole network, of `build_model`, with the backbone as it was loaded.
+        network: with the backbone as it was loaded; with a `cut`, the feature maps there are kept as well.
         data: the data set.
         config: its views' augmentation and its seed of random views are used.
-        cut: a layer of the backbone whose feature maps are kept as well.
     """
 
-    def __init__(self, model: keras.Model, data: Dataset, config: Config, cut: str = "") -> None:
-        self.data, self.config, self.cut = data, config, cut
-        self.engine = Engine(feature_model(model, cut))
+    def __init__(self, network: Network, data: Dataset, config: Config) -> None:
+        self.data, self.config, self.cut = data, config, network.cut
+        self.engine = Engine(network.feature_extractor())
         self.images = images_in_use(data)
-        backbone = model.get_layer("backbone")
-        preparation = [layer.get_config() for layer in model.layers if layer.name in PREPARATION]
+        backbone = network.backbone
+        graph = json.loads(backbone.to_json(), object_hook=without_trainable)
         described = [
-            preparation, json.loads(backbone.to_json(), object_hook=without_trainable), data.image_shape,
-            keras.backend.backend(), computing(), processor()["instructions"], has_gpu(), self.images >= FEWEST_IMAGES,
+            [layer.get_config() for layer in network.prepare], graph, data.image_shape, keras.backend.backend(), computing(),
+            processor()["instructions"], has_gpu(), self.images >= FEWEST_IMAGES,
         ]  # fmt: skip
         self.digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
         for weight in backbone.get_weights():
@@ -82,8 +81,8 @@ class FrozenLayers:
         """Return the feature maps after the layer `cut`, view by view, (views * len(indices), h, w, c), on disk."""
         return StoredRows([self.files(indices, view, name)[1] for view in range(views)])
 
-    def rest(self) -> None:
-        """Give back the engine's memory; what is asked for and not cached starts it again."""
+    def release(self) -> None:
+        """Give back the engine's memory; features that are asked for and not cached start it again."""
         self.engine = Engine(self.engine.model)
 
     def files(self, indices: np.ndarray, view: int, name: str) -> list[Path]:
@@ -151,23 +150,20 @@ def images_in_use(data: Dataset) -> int:
     return len(data.training_candidates) + len(data.validation) + len(data.test)
 
 
-def worthwhile_cut(model: keras.Model, data: Dataset, config: Config) -> str:
-    """Return the layer whose maps fine-tuning can start from, or "" where it must start from the images.
-
-    It can where the backbone's beginning stays frozen, and the maps fit the cache.
-    """
-    if not config.cache_features or config.fine_tune_from == ALL or not config.epochs:
-        return ""
-    cut = frozen_cut(model, config)
-    if cut:
-        values = math.prod(feature_model(model, cut).outputs[1].shape[1:])
+def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> None:
+    """Cut a network's backbone where it stays frozen up to there and the maps fit the cache: fine-tuning starts from these."""
+    if not config.cache_features or not config.epochs:
+        return
+    network.cut = frozen_cut(network.backbone, config)
+    if network.cut:
+        values = math.prod(network.feature_extractor().outputs[1].shape[1:])
         images = config.views * len(data.train) + len(data.validation) + len(data.test)
         needed = 2 * values * images
         # By constants alone, so that a run that is resumed decides as it did before.
         if needed > MOST_CACHE_BYTES:
-            logger.warning("the maps after %s would take %.0f GB of disk: each epoch starts from the images", cut, needed / 1e9)
-            return ""
-    return cut
+            gigabytes, cut = needed / 1e9, network.cut
+            logger.warning("the maps after %s would take %.0f GB of disk: each epoch starts from the images", cut, gigabytes)
+            network.cut = ""
 
 
 def is_whole(file: Path) -> bool:

@@ -2,12 +2,14 @@
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 
-from headstart.system.backend import without_autotuning
+from headstart.record.history import EpochRow, Stage
+from headstart.system.backend import keras
+from headstart.system.kernels import without_autotuning
 from headstart.system.memory import give_back_freed_memory
 from headstart.system.progress import Bar
 from headstart.training.batches import Batches
@@ -16,54 +18,74 @@ from headstart.training.checkpoint import Checkpoint, assign, values
 logger = logging.getLogger("headstart")
 
 
-def fit_stage(
-    stage: str, model: keras.Model, batches: Batches, validation: Batches, checkpoint: Checkpoint, *,
-    epochs: int, patience: int = 0, class_weight: dict[int, float] | None = None,
-    start: dict[str, Any] | None = None,
-) -> None:  # fmt: skip
-    """Train a compiled model from where its checkpoint stands, and leave the weights of the epoch of `kept_row` in it.
+@dataclass(frozen=True, eq=False)
+class Training:
+    """One stage, ready to train.
 
-    Args:
-        stage: `frozen` or `fine_tuned`, the name in history and metrics.
-        patience: stop after this many epochs without a better validation accuracy; 0 for never.
-        start: the history row, its epoch 0, that describes the model as it comes in. It competes with the
+    Attributes:
+        stage: which one.
+        learner: a compiled model.
+        batches: of the training split, shuffled anew at every epoch.
+        validation: in order; it chooses the epoch to keep.
+        test: in order. Only the trainer asks it, once, when the stage is done.
+        epochs: how many.
+        class_weight: the weight of each class in the loss, or None.
+        start: the history row, its epoch 0, that describes the network as it comes in, or None. It competes with the
             epochs, so that a stage never ends worse on validation than it began.
     """
-    if checkpoint.stage == stage and checkpoint.finished:
-        assign(model.variables, checkpoint.load(stage)["model"])
+
+    stage: Stage
+    learner: keras.Model
+    batches: Batches
+    validation: Batches
+    test: Batches
+    epochs: int
+    class_weight: dict[int, float] | None = None
+    start: EpochRow | None = None
+
+
+def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> None:
+    """Train from where the checkpoint stands, and leave the weights of the epoch of `kept_row` in the learner.
+
+    Args:
+        patience: stop after this many epochs without a better validation accuracy; 0 for never.
+    """
+    stage, model, batches = training.stage, training.learner, training.batches
+    if checkpoint.stage == stage.key and checkpoint.finished:
+        assign(model.variables, checkpoint.load(stage.key)["model"])
         return
     model.optimizer.build(model.trainable_variables)
-    keeper = Keeper(stage, batches, len(validation.indices), checkpoint, start, patience)
+    keeper = Keeper(training, checkpoint, patience)
     keeper.set_model(model)
     first = keeper.restore()
     if not keeper.out_of_patience():
-        callbacks = [keeper, ProgressLine(stage, epochs, batches.num_batches)]
+        callbacks = [keeper, ProgressLine(stage, training.epochs, batches.num_batches)]
         if model.optimizer.use_ema:
-            # After the keeper, which on_test_end must see the averaged weights that were validated.
+            # After the keeper, whose on_test_end must see the averaged weights that were validated.
             callbacks.insert(1, keras.callbacks.SwapEMAWeights())
         model.fit(
-            without_autotuning(batches), validation_data=without_autotuning(validation), initial_epoch=first, epochs=epochs,
-            callbacks=callbacks, class_weight=class_weight, verbose=0,
-            shuffle=False,  # the batches are shuffled already; Keras would shuffle them by a state that is not kept
+            without_autotuning(batches), validation_data=without_autotuning(training.validation), initial_epoch=first,
+            epochs=training.epochs, callbacks=callbacks, class_weight=training.class_weight, verbose=0,
+            shuffle=False,  # the batches are shuffled already; Keras would shuffle them by a state that is not saved
         )  # fmt: skip
     assign(model.variables, keeper.kept_weights)
-    checkpoint.save(stage, finished=True, model=keeper.kept_weights)
+    checkpoint.save(stage.key, finished=True, model=keeper.kept_weights)
     give_back_freed_memory()
-    if kept := kept_row(keeper.rows, keeper.images, start):
-        logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage, kept["epoch"], 100 * kept["val_accuracy"])
+    if kept := kept_row(keeper.rows, keeper.images, training.start):
+        logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage.key, kept["epoch"], 100 * kept["val_accuracy"])
 
 
-def score(row: dict[str, Any]) -> tuple[float, float]:
+def score(row: EpochRow) -> tuple[float, float]:
     """Return what a history row is compared by: validation accuracy, and at ties the lower loss."""
     return row["val_accuracy"], -row["val_loss"]
 
 
-def kept_row(rows: list[dict[str, Any]], images: int, start: dict[str, Any] | None = None) -> dict[str, Any] | None:
-    """Return the history row of the epoch that a stage keeps: the last that only chance may have put behind the best.
+def kept_row(rows: list[EpochRow], images: int, start: EpochRow | None = None) -> EpochRow | None:
+    """Return the epoch to keep: the last one within one standard error of the best validation accuracy.
 
     The learning rate falls to zero, so the last epochs are the best ones on average, and the one with the highest
-    validation accuracy is partly the luckiest. Chance is one standard error of that accuracy, as in the rule of
-    Breiman et al. 1984 ("Classification and regression trees") for the size of trees.
+    validation accuracy is partly the luckiest. The rule is that of Breiman et al. 1984 ("Classification and regression
+    trees") for the size of trees.
 
     Args:
         rows: those of the stage, in order.
@@ -81,16 +103,14 @@ def kept_row(rows: list[dict[str, Any]], images: int, start: dict[str, Any] | No
 class Keeper(keras.callbacks.Callback):
     """Keeps history, checkpoint, and the weights of the epoch of `kept_row`."""
 
-    def __init__(
-        self, stage: str, batches: Batches, images: int, checkpoint: Checkpoint, start: dict[str, Any] | None, patience: int
-    ) -> None:  # fmt: skip
+    def __init__(self, training: Training, checkpoint: Checkpoint, patience: int) -> None:
         super().__init__()
-        self.stage, self.batches, self.images, self.checkpoint = stage, batches, images, checkpoint
-        self.start, self.patience = start, patience
+        self.stage, self.batches, self.start = training.stage.key, training.batches, training.start
+        self.images, self.checkpoint, self.patience = len(training.validation.indices), checkpoint, patience
         self.kept_weights: list[np.ndarray] = []
 
     @property
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[EpochRow]:
         return self.checkpoint.epochs_of(self.stage)
 
     def restore(self) -> int:
@@ -108,20 +128,19 @@ class Keeper(keras.callbacks.Callback):
 
     def out_of_patience(self) -> bool:
         before = [self.start] if self.start else []
-        best = max([*before, *self.rows], key=score, default={"epoch": 0})
+        best = max([*before, *self.rows], key=score, default=EpochRow(epoch=0))
         return bool(self.patience) and len(self.rows) - best["epoch"] >= self.patience
 
     def on_test_end(self, logs: Any = None) -> None:
         # Here, not in on_epoch_end: with averaging, these are the weights that were validated.
-        row = {"val_accuracy": logs["accuracy"], "val_loss": logs["loss"]}
+        row = EpochRow(val_accuracy=logs["accuracy"], val_loss=logs["loss"])
         if kept_row([*self.rows, row], self.images, self.start) is row:
             self.kept_weights = values(self.model.variables)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        row = {"stage": self.stage, "epoch": epoch + 1}
-        row |= {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
-        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self.checkpoint.history.append(row)
+        figures: Any = {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.checkpoint.history.append(EpochRow(stage=self.stage, epoch=epoch + 1, **figures, learning_rate=rate))
         self.checkpoint.stop_clock(self.stage)
         self.checkpoint.save(
             self.stage,
@@ -136,9 +155,9 @@ class Keeper(keras.callbacks.Callback):
 class ProgressLine(keras.callbacks.Callback):
     """A bar with accuracy and the time left of the stage, and a line in the log for every epoch."""
 
-    def __init__(self, stage: str, epochs: int, steps: int) -> None:
+    def __init__(self, stage: Stage, epochs: int, steps: int) -> None:
         super().__init__()
-        self.stage, self.epochs, self.steps = stage.replace("_", "-"), epochs, steps
+        self.stage, self.epochs, self.steps = stage.name, epochs, steps
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.bar = Bar("steps")

@@ -1,19 +1,19 @@
-"""AdamW with a learning rate for each layer, and the schedule of fine-tuning."""
-
-import keras
+"""AdamW with a learning rate for each variable, and the schedule of fine-tuning."""
 
 from headstart.config import Config
-from headstart.system.backend import adam_in_one_pass
+from headstart.system.backend import keras
+from headstart.system.keras_internals import adam_slots
+from headstart.system.kernels import adam_in_one_pass
 
 
 class LayerwiseAdamW(keras.optimizers.Adam):  # AdamW is the same class, but insists on a decay
-    """AdamW whose learning rate grows geometrically from the first layer to the last.
+    """AdamW whose learning rate grows geometrically from the first trained variable to the last.
 
     Layer-wise decay as in ULMFiT (Howard and Ruder 2018): early layers hold what is general and
     should move least.
 
     Args:
-        first_layer_rate: rate of the first variable as a part of the last one's; 1 is plain AdamW.
+        first_layer_rate: rate of the first variable as a fraction of the last one's; 1 is plain AdamW.
     """
 
     def __init__(self, *args, first_layer_rate: float = 1.0, **kwargs) -> None:
@@ -21,11 +21,10 @@ class LayerwiseAdamW(keras.optimizers.Adam):  # AdamW is the same class, but ins
         self.first_layer_rate = first_layer_rate
 
     def update_step(self, gradient, variable, learning_rate) -> None:
-        last = max(1, len(self._trainable_variables) - 1)
-        index = self._get_variable_index(variable)
-        rate = learning_rate * self.first_layer_rate ** (1 - index / last)
-        moments = self._momentums[index], self._velocities[index]
-        if not adam_in_one_pass(variable, *moments, gradient, rate, self.iterations, (self.beta_1, self.beta_2), self.epsilon):
+        slots = adam_slots(self, variable)
+        rate = learning_rate * self.first_layer_rate ** (1 - slots.place)
+        moments, betas = (slots.momentum, slots.velocity), (self.beta_1, self.beta_2)
+        if not adam_in_one_pass(variable, *moments, gradient, rate, self.iterations, betas, self.epsilon):
             super().update_step(gradient, variable, rate)
 
     def get_config(self) -> dict:

@@ -1,11 +1,10 @@
 """Batch norm that passes over its maps once, for training."""
 
-from keras import layers
+from headstart.system.backend import keras
+from headstart.system.kernels import batch_norm_in_one_pass
 
-from headstart.system.backend import batch_norm_in_one_pass
 
-
-class OnePassBatchNormalization(layers.BatchNormalization):
+class OnePassBatchNormalization(keras.layers.BatchNormalization):
     """Batch norm that is one operation in training mode, and one for its gradient, where the backend has them.
 
     Keras writes it as a dozen, each of which reads and writes the whole map, in float32 whatever the precision.

@@ -2,19 +2,21 @@
 
 import itertools
 
-from keras import layers, ops
+from headstart.system.backend import keras
 
-# Cells of the output up to which products are faster than oneDNN's convolutions, forward and backward together: on
-# two Zen 4 cores a 3 x 3 convolution of 512 channels took 38 ms for 2 x 2 cells and 73 ms for 4 x 4, and 9 and 49 as
-# products (batch 128, bfloat16); with stride 2 it took 61 and 168 ms, and 13 and 62. At 8 x 8 cells it was faster.
-MOST_CELLS, MOST_POINTWISE_CELLS = 16, 36
+ops = keras.ops
+
+# Positions of the output up to which products are faster than oneDNN's convolutions, forward and backward together: on
+# two Zen 4 cores a 3 x 3 convolution of 512 channels took 38 ms for 2 x 2 positions and 73 ms for 4 x 4, and 9 and 49 as
+# products (batch 128, bfloat16); with stride 2 it took 61 and 168 ms, and 13 and 62. At 8 x 8 positions it was faster.
+MOST_POSITIONS, MOST_POINTWISE_POSITIONS = 16, 36
 
 
-class SmallMapConv2D(layers.Conv2D):
+class SmallMapConv2D(keras.layers.Conv2D):
     """A convolution that is computed as products of matrices where its maps are small.
 
     At each step oneDNN reorders a kernel's gradient and the kernel itself, and multiplies it with the padding too:
-    for a few cells that takes longer than the products. Here each cell of the output is one product, of the cells
+    for a few positions that takes longer than the products. Here each position of the output is one product, of the positions
     that it sees beside each other with their parts of the kernel one below the other.
     """
 
@@ -24,9 +26,9 @@ class SmallMapConv2D(layers.Conv2D):
         if self.data_format != "channels_last" or None in sides or self.groups != 1 or self.dilation_rate != (1, 1):
             return super().call(inputs)
         _, height, width, _ = shape = self.compute_output_shape(inputs.shape)
-        if self.kernel_size == self.strides == (1, 1) and height * width <= MOST_POINTWISE_CELLS:
+        if self.kernel_size == self.strides == (1, 1) and height * width <= MOST_POINTWISE_POSITIONS:
             outputs = ops.matmul(inputs, self.kernel[0, 0])
-        elif height * width <= MOST_CELLS:
+        elif height * width <= MOST_POSITIONS:
             rows, columns = map(self.seen, (0, 1), sides, (height, width))
             outputs = ops.reshape(products(inputs, self.kernel, rows, columns), (-1, *shape[1:]))
         else:
@@ -35,18 +37,18 @@ class SmallMapConv2D(layers.Conv2D):
             outputs = ops.add(outputs, self.bias)
         return self.activation(outputs)
 
-    def seen(self, axis: int, side: int, cells: int) -> list[list[tuple[int, int]]]:
+    def seen(self, axis: int, side: int, positions: int) -> list[list[tuple[int, int]]]:
         """Return which (input, tap) each of the output's rows or columns sees; what lies in the padding is left out."""
         taps, stride = self.kernel_size[axis], self.strides[axis]
-        padding = max(0, (cells - 1) * stride + taps - side) // 2 if self.padding == "same" else 0
-        pairs = [[(cell * stride + tap - padding, tap) for tap in range(taps)] for cell in range(cells)]
-        return [[(place, tap) for place, tap in cell if 0 <= place < side] for cell in pairs]
+        padding = max(0, (positions - 1) * stride + taps - side) // 2 if self.padding == "same" else 0
+        pairs = [[(position * stride + tap - padding, tap) for tap in range(taps)] for position in range(positions)]
+        return [[(place, tap) for place, tap in position if 0 <= place < side] for position in pairs]
 
 
 def products(inputs, kernel, rows: list[list[tuple[int, int]]], columns: list[list[tuple[int, int]]]):
-    """Return a convolution's output cells, (B, cells, F).
+    """Return a convolution's output positions, (B, positions, F).
 
-    The gradients are products as well, one for each cell of the input and one for each tap. Left to themselves, backends
+    The gradients are products as well, one for each position of the input and one for each tap. Left to themselves, backends
     add up what each product gives, TensorFlow in an order that is not always the same.
 
     Args:
@@ -56,8 +58,13 @@ def products(inputs, kernel, rows: list[list[tuple[int, int]]], columns: list[li
     """
     _, height, width, channels = inputs.shape
     _, across, _, filters = kernel.shape
-    cells = itertools.product(rows, columns)
-    pairs = [(cell, r * width + c, i * across + j) for cell, (row, column) in enumerate(cells) for r, i in row for c, j in column]
+    positions = itertools.product(rows, columns)
+    pairs = [
+        (position, r * width + c, i * across + j)
+        for position, (row, column) in enumerate(positions)
+        for r, i in row
+        for c, j in column
+    ]
 
     @ops.custom_gradient
     def convolve(inputs, kernel):
@@ -66,8 +73,10 @@ def products(inputs, kernel, rows: list[list[tuple[int, int]]], columns: list[li
         def gradient(*args, upstream=None):
             given = ops.unstack(args[0] if upstream is None else upstream, axis=1)
             by_input = [
-                ops.matmul(joined(given, 0, -1, own), ops.transpose(joined(taps, 2, -1, own))) if own else ops.zeros_like(cell)
-                for cell, own in zip(seen, grouped(pairs, 1, len(seen)), strict=True)
+                ops.matmul(joined(given, 0, -1, own), ops.transpose(joined(taps, 2, -1, own)))
+                if own
+                else ops.zeros_like(position)
+                for position, own in zip(seen, grouped(pairs, 1, len(seen)), strict=True)
             ]
             by_tap = [
                 ops.matmul(ops.transpose(joined(seen, 1, 0, own)), joined(given, 0, 0, own)) if own else ops.zeros_like(tap)
@@ -81,7 +90,8 @@ def products(inputs, kernel, rows: list[list[tuple[int, int]]], columns: list[li
         return ops.stack(outputs, axis=1), gradient
 
     return convolve(
-        ops.reshape(inputs, (-1, height * width, channels)), ops.reshape(kernel, (kernel.shape[0] * across, channels, filters))
+        ops.reshape(inputs, (-1, height * width, channels)),
+        ops.reshape(kernel, (kernel.shape[0] * across, channels, filters)),
     )
 
 

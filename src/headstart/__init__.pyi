@@ -1,0 +1,31 @@
+from .auditor import audit_data as audit_data
+from .config import Config as Config
+from .data.dataset import Dataset as Dataset
+from .data.load import load_data as load_data
+from .errors import HeadstartError as HeadstartError
+from .inference.classifier import Classifier as Classifier
+from .inference.explain import Explanations as Explanations
+from .inference.predictions import Predictions as Predictions
+from .plan.table import plan_table as plan_table
+from .recipes import recipe as recipe
+from .report.compare import Comparison as Comparison
+from .run import Run as Run
+from .trainer import resume as resume
+from .trainer import train as train
+
+__all__ = [
+    "Classifier",
+    "Comparison",
+    "Config",
+    "Dataset",
+    "Explanations",
+    "HeadstartError",
+    "Predictions",
+    "Run",
+    "audit_data",
+    "load_data",
+    "plan_table",
+    "recipe",
+    "resume",
+    "train",
+]

@@ -1,0 +1,77 @@
+"""Which images of other data a run has never seen, and whether others resemble those that it was trained on."""
+
+import logging
+
+import numpy as np
+
+from headstart.audit.duplicates import near_duplicates, normalised, shades_of_grey
+from headstart.data.dataset import Dataset
+from headstart.data.source import SPLIT_NAMES, Source
+from headstart.errors import HeadstartError
+from headstart.metrics.classification import subset_figures
+from headstart.metrics.figures import SubsetFigures
+from headstart.record.folder import RunFolder
+from headstart.record.split import hexadecimal, recorded_data
+
+logger = logging.getLogger("headstart")
+
+# With more images, looking for near-duplicates would take longer than the evaluation itself.
+MOST_TO_COMPARE = 20_000
+# Candidates are looked for by their shades of grey, on a grid of so many a side.
+GRID = 8
+
+
+def unseen_images(run: RunFolder, data: Dataset) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the test images that a run has neither learned from nor chosen its epoch by, and how many others there are."""
+    split_of = {row["digest"]: row["split"] for row in run.split}
+    splits = [split_of.get(digest, "") for digest in hexadecimal(data.source.digests[data.test])]
+    left_out = {name: splits.count(name) for name in SPLIT_NAMES[:2]}
+    number = sum(left_out.values())
+    if not number:
+        return data.test, left_out
+    if number == len(data.test):
+        raise HeadstartError(
+            f"{data.source.name}: {run.path} was trained on {left_out['training']} of these {number} images and chose its "
+            "epoch by the others, so none is left to measure on; without --data its own test split is measured"
+        )
+    logger.warning(
+        "%d of %d images are left out: the run was trained on %d of them and chose its epoch by %d",
+        number, len(data.test), left_out["training"], left_out["validation"],
+    )  # fmt: skip
+    return data.test[[name not in SPLIT_NAMES[:2] for name in splits]], left_out
+
+
+def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.ndarray, right: np.ndarray) -> SubsetFigures | None:
+    """Return the accuracy on the images that resemble none that a run was trained on.
+
+    None is returned where all are such, where the run's own audit has told (its own data), or where it would take
+    long to find out; this is logged.
+
+    Args:
+        rows: int (N,), the images that are measured; `right`, bool (N,), which of them were named rightly.
+    """
+    if source.name == run.read_json("data.json")["source"] or not run.split:
+        return None
+    if len(rows) + len(run.split) > MOST_TO_COMPARE:
+        logger.info("no search for near-duplicates of the run's training images: it takes long beyond %d images", MOST_TO_COMPARE)
+        return None
+    try:
+        own = recorded_data(run.path, run.config)
+    except HeadstartError as error:
+        logger.info("no search for near-duplicates of the run's training images: %s", str(error).splitlines()[0])
+        return None
+    images = np.concatenate([source.images[rows], own.images(own.train)])
+    everything = np.arange(len(images))
+    grey = shades_of_grey(images, everything)
+    # Coarse pixels find candidates without a network; mirror images are found by the run's audit alone.
+    block = grey.shape[1] // GRID
+    coarse = grey.reshape(len(grey), GRID, block, GRID, block).mean(axis=(2, 4))
+    coarse = normalised(coarse.reshape(len(grey), -1))
+    pairs, _ = near_duplicates(images, everything, coarse, run.config.flip)
+    across = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))]
+    alone = ~np.isin(np.arange(len(rows)), across[:, 0])
+    found = int((~alone).sum())
+    if not found:
+        return None
+    logger.warning("%d of the %d images have a near-duplicate among those that the run was trained on", found, len(rows))
+    return subset_figures(right, alone)

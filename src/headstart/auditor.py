@@ -1,0 +1,47 @@
+"""An audit by itself: a data set and a frozen backbone in; near-duplicates, suspect labels and a page about them out."""
+
+from pathlib import Path
+from typing import Any
+
+from headstart.audit.data import all_features, examine, principal_components
+from headstart.config import Config
+from headstart.data.dataset import Dataset
+from headstart.data.load import configured_data, resolved
+from headstart.errors import HeadstartError
+from headstart.model.backbones import load_backbone, refuse_unusable
+from headstart.model.network import build_network
+from headstart.report.sheets import draw_sheets
+from headstart.system.backend import resolve_precision
+from headstart.system.progress import show_progress
+from headstart.training.features import FrozenLayers
+
+
+def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
+    """Audit a data set with a frozen backbone's features, and write what is found to the folder `config.out`.
+
+    Args:
+        config: its data, splits and backbone are used; a training with the same ones shares the cached features.
+        data: the data set, if it is loaded already; else `config.data` is.
+
+    Returns:
+        The content of `audit.json`.
+
+    Raises:
+        HeadstartError: bad input, a folder that holds something else, no network, no memory.
+    """
+    if not config.keeps_features:
+        raise HeadstartError("an audit needs a pretrained backbone: leave out --weights none")
+    config = resolved(config, data)
+    folder = Path(config.out or "audit").expanduser()
+    if folder.exists() and not (folder / "audit.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise HeadstartError(f"{folder} holds something else than an audit: choose another folder with --out")
+    refuse_unusable(config)
+    with show_progress():
+        data = data or configured_data(config)
+        precision = resolve_precision(config.precision)
+        network = build_network(*load_backbone(config), data.image_shape, len(data.class_names), config, precision)
+        folder.mkdir(parents=True, exist_ok=True)
+        components = principal_components(all_features(FrozenLayers(network, data, config), data))
+        content = examine(data, components, folder, config.flip)
+        draw_sheets(folder, data, content)
+    return content

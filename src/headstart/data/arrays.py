@@ -1,0 +1,106 @@
+"""Images and labels in arrays, of every shape that people hold in their hands."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from headstart.data.decode import to_rgb
+from headstart.data.source import SPLIT_NAMES, TRAIN, Source
+from headstart.errors import HeadstartError
+
+# The name of a source that was given as arrays, which nobody can load again.
+ARRAYS = "arrays"
+
+
+def images_of_array(array: np.ndarray) -> Sequence[np.ndarray]:
+    """Return the images that an array holds, each uint8 (H, W) or (H, W, 1, 3 or 4); refuse what holds none.
+
+    Raises:
+        HeadstartError: the message says how to make it an array that holds some.
+    """
+    if not array.size and array.ndim:
+        return []
+    shape, cure = array.shape, ""
+    if array.dtype != np.uint8:
+        cure = "scale it to 0..255, from the range that your images have, and convert it to uint8"
+        low, high = (float(array.min()), float(array.max())) if array.dtype.kind in "biuf" else (-1.0, -1.0)
+        if low >= 0 and high <= 255:
+            cure = f"numpy.uint8({'255 * array' if high <= 1 else 'array'})"
+    elif array.ndim in (3, 4) and shape[-1] in (1, 3, 4):
+        return list(array) if array.ndim == 4 else [array]
+    elif array.ndim == 2 and shape[-1] > 4:
+        return [array]
+    elif array.ndim == 4:
+        cure = "if its channels come first: numpy.moveaxis(array, 1, -1)"
+    elif array.ndim == 3:
+        cure = "if its channels come first: numpy.moveaxis(array, 0, -1); if it is several grey images: array[..., None]"
+    raise HeadstartError(
+        f"an array must be uint8 in 0..255, (H, W), (H, W, C) or (N, H, W, C) with 1, 3 or 4 channels, not {array.dtype} {shape}"
+        + (f"; {cure}" if cure else "")
+    )
+
+
+def source_of_arrays(given: Sequence[tuple[Any, Any]], class_names: Sequence[str] | None) -> Source:
+    """Return arrays as a source; see `headstart.data.dataset.Dataset.from_arrays`.
+
+    Args:
+        given: images and labels of the training, validation and test split; None where a split is not given.
+    """
+    images: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    splits: list[np.ndarray] = []
+    for split, (x, y) in enumerate(given):
+        if x is None and y is None and split != TRAIN:
+            continue
+        name = SPLIT_NAMES[split]
+        if x is None or y is None:
+            raise HeadstartError(f"the {name} split needs images and labels: {'images' if x is None else 'labels'} are missing")
+        found, classes = rgb_images(np.asarray(x)), labels_of_array(np.asarray(y), name)
+        if len(found) != len(classes):
+            raise HeadstartError(f"the {name} split has {len(found)} images and {len(classes)} labels: give one for each")
+        if images and len(found) and found.shape[1:] != images[0].shape[1:]:
+            raise HeadstartError(f"all images must have one size: training has {images[0].shape[1:3]}, {name} {found.shape[1:3]}")
+        images.append(found)
+        labels.append(classes)
+        splits.append(np.full(len(found), split, np.int8))
+    names, numbers = numbered(np.concatenate(labels), class_names)
+    return Source(np.concatenate(images), numbers, names, np.concatenate(splits), ARRAYS)
+
+
+def rgb_images(array: np.ndarray) -> np.ndarray:
+    """Return an array of images as uint8 (N, H, W, 3), RGB."""
+    several = array[..., None] if array.ndim == 3 and array.shape[-1] > 4 else array  # (N, H, W) are grey images
+    if several.ndim != 4:
+        raise HeadstartError(f"images must be an array (N, H, W) or (N, H, W, C), not {array.shape}")
+    found = images_of_array(several)
+    if several.shape[-1] == 3 or not len(found):
+        return several
+    if several.shape[-1] == 1:
+        return np.repeat(several, 3, axis=-1)
+    return np.stack([np.asarray(to_rgb(Image.fromarray(image))) for image in found])
+
+
+def labels_of_array(array: np.ndarray, split: str) -> np.ndarray:
+    """Return labels (N,), integers or names; (N, 1) are flattened, as Keras' data sets have them."""
+    flat = array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 else array
+    if flat.ndim != 1 or flat.dtype.kind not in "iuUO":
+        cure = ": if they are one-hot rows, give labels.argmax(axis=1)" if array.ndim == 2 else ""
+        raise HeadstartError(f"labels of the {split} split must be names or integers (N,), not {array.dtype} {array.shape}{cure}")
+    return flat
+
+
+def numbered(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
+    """Return the names of the classes, and labels as int32 places in these."""
+    if labels.dtype.kind in "iu":
+        names = tuple(class_names or map(str, range(int(labels.max(initial=0)) + 1)))
+        if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
+            raise HeadstartError(
+                f"labels reach from {labels.min()} to {labels.max()}, for {len(names)} class names: count from 0"
+            )
+        return names, labels.astype(np.int32)
+    names = tuple(class_names or sorted(set(map(str, labels))))
+    if unknown := sorted(set(map(str, labels)) - set(names)):
+        raise HeadstartError(f"the label {unknown[0]!r} is not among the class names")
+    return names, np.array([names.index(str(label)) for label in labels], np.int32)

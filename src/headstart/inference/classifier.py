@@ -1,0 +1,125 @@
+"""A trained network with its manifest, and nothing of training: what anybody needs to use it."""
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lazy_loader
+import numpy as np
+
+from headstart.data.decode import Decoding
+from headstart.errors import HeadstartError
+from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
+from headstart.inference.logits import network_logits
+from headstart.inference.openvino import FEWEST_IMAGES, compiled_file, overlapped
+from headstart.inference.predictions import Predictions
+from headstart.metrics.calibration import probabilities
+from headstart.record.manifest import read_manifest, verify
+from headstart.record.split import decoding_of
+from headstart.system.backend import has_gpu, load_keras
+from headstart.system.progress import track
+
+engine = lazy_loader.load("headstart.inference.engine")  # it starts Keras, and most predictions do without
+
+
+class Classifier:
+    """A model that a run has saved. It starts without Keras where OpenVINO computes.
+
+    Args:
+        path: the folder of the model.
+
+    Raises:
+        HeadstartError: the folder holds no finished model, or a newer Headstart wrote it.
+
+    Attributes:
+        manifest: content of `manifest.json`.
+        class_names: in the order of the model's outputs.
+        model: the Keras model, its checksum verified; uint8 images (B, H, W, 3) to logits (B, classes).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.manifest = path, read_manifest(path)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self.manifest["classes"])
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that the model takes."""
+        height, width, channels = self.manifest["input"]["shape"]
+        return height, width, channels
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image files become what the model takes; an older Headstart cropped them."""
+        return decoding_of(dict(self.manifest["input"]))
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before the softmax; 1 in runs that knew none."""
+        return self.manifest.get("temperature", 1.0)
+
+    @cached_property
+    def model(self) -> Any:
+        file, keras = self.path / "model.keras", load_keras()
+        verify(self.path, self.manifest, file.name)
+        try:
+            return keras.models.load_model(file, compile=False, safe_mode=True)
+        except Exception as error:  # Keras raises many kinds for what it does not know
+            wanted = self.manifest.get("versions", {}).get("keras", keras.version())
+            why = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            how = f"; Keras {wanted} saved it: pip install keras=={wanted}" if wanted != keras.version() else ""
+            raise HeadstartError(f"{file} cannot be loaded by Keras {keras.version()} ({why[0]}){how}") from error
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The same model compiled by OpenVINO; None where it is not installed, or there was none for this run."""
+        if "model.xml" not in self.manifest["sha256"]:
+            return None
+        verify(self.path, self.manifest, "model.xml", "model.bin")
+        return compiled_file(self.path / "model.xml", self.manifest["precision"])
+
+    def outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
+        """Yield the logits, float32 (B, classes), of each batch of images.
+
+        Where the folder holds the network for OpenVINO, that computes: it has classified a few images before Keras would
+        have started. Only a GPU is faster, for many.
+
+        Args:
+            total: how many images there are in all.
+        """
+        if (total < FEWEST_IMAGES or not has_gpu()) and self.compiled is not None:
+            return overlapped(self.compiled, batches, 1)
+        return self.keras_outputs(batches, total)
+
+    def keras_outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
+        """Yield what the Keras model gives for each batch, by the fastest engine that computes the same."""
+        found: Iterator[list[np.ndarray]] = engine.Engine(self.model).outputs(batches, total)
+        return found
+
+    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
+        """Classify images in batches.
+
+        Args:
+            images: a path, a folder, the bytes or an open file of an encoded image, a Pillow image or an array, or
+                several of them. Arrays are uint8 in 0..255, of any size: (H, W), grey; (H, W, C) or (N, H, W, C), with 1, 3
+                (RGB) or 4 (RGBA) channels.
+            mirror: take the mean over each image and its mirror image, see `network_logits`.
+
+        Raises:
+            HeadstartError: there is nothing to classify, or nothing that can be read.
+        """
+        inputs = Inputs()
+        named = list(named_images(images, inputs))
+        refuse_nothing(named, inputs)
+        starts = track(range(0, len(named), batch_size), "classifying")
+        decoded = (read_inputs(named[start : start + batch_size], self.image_shape, self.decoding, inputs) for start in starts)
+        # The engine asks for the next batch while it computes the last, so that decoding overlaps with it.
+        logits = list(network_logits(self.outputs, filter(len, decoded), len(named), mirror))
+        refuse_only_unreadable(inputs)
+        certainty = probabilities(np.concatenate(logits), self.temperature).astype(np.float32)
+        return Predictions(
+            inputs.names, certainty, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
+        )

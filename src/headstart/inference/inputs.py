@@ -1,0 +1,127 @@
+"""What a user gives to be classified: paths, folders, bytes, open files, arrays and Pillow images, one after the other."""
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from headstart.data.arrays import images_of_array
+from headstart.data.decode import Decoding, UnreadableImage, decode, fit
+from headstart.data.walk import skipped_words, walk
+from headstart.errors import HeadstartError
+from headstart.system.text import count
+
+
+@dataclass
+class Inputs:
+    """What was found while inputs were read.
+
+    Attributes:
+        names: of each image that could be read.
+        unreadable: a line for each of the others.
+        skipped: how many files and folders are no images, by kind.
+        remarks: what images lost, with their number.
+    """
+
+    names: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
+    remarks: Counter[str] = field(default_factory=Counter)
+
+
+def named_images(images: Any, inputs: Inputs) -> Iterator[tuple[str, Any]]:
+    """Yield a name and a path, bytes, a Pillow image or an array for every image that is meant.
+
+    Args:
+        inputs: gets a count of what is no image in the folders that are named.
+
+    Raises:
+        HeadstartError: something is no image; the message says what was given, and what is wanted.
+    """
+    for index, image in enumerate(single_images(images, inputs)):
+        yield (str(image) if isinstance(image, Path) else f"image {index}"), image
+
+
+def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.Image | np.ndarray]:
+    """Yield every image that is meant: a path, the bytes of an encoded one, a Pillow image, or uint8 (H, W[, 1, 3 or 4])."""
+    if isinstance(images, (str, os.PathLike)):
+        path = Path(images).expanduser()
+        if path.is_dir():
+            folder = walk(path)
+            inputs.skipped += folder.all_skipped()
+            yield from folder.all_images()
+        elif path.is_file():
+            yield path
+        else:
+            raise HeadstartError(f"there is no file or folder {path}")
+    elif isinstance(images, (bytes, bytearray, memoryview)):
+        yield bytes(images)
+    elif hasattr(images, "read"):
+        if isinstance(images, io.TextIOBase):
+            raise HeadstartError("an image's file is open as text: open it with mode 'rb'")
+        yield images.read()
+    elif isinstance(images, Image.Image):
+        yield images
+    elif hasattr(images, "__array__") and np.asarray(images).dtype.kind not in "OU":
+        yield from images_of_array(np.asarray(images))  # tensors of other libraries are arrays too
+    elif isinstance(images, Iterable):
+        for image in images:
+            yield from single_images(image, inputs)
+    else:
+        raise HeadstartError(
+            f"{type(images).__name__} is no image: give a path, a folder, the bytes or an open file of an encoded image, "
+            "a Pillow image, a uint8 array, or several of them"
+        )
+
+
+def read_inputs(
+    named: Iterable[tuple[str, Any]], image_shape: tuple[int, int, int], decoding: Decoding, inputs: Inputs
+) -> np.ndarray:
+    """Return the images that can be read as a model takes them, uint8 (N, height, width, 3).
+
+    Args:
+        named: of `named_images`.
+        inputs: gets what was found of each of them.
+    """
+    images = [np.zeros((0, *image_shape), np.uint8)]
+    for name, image in named:
+        try:
+            images.append(as_input(image, *image_shape[:2], decoding, inputs.remarks)[None])
+            inputs.names.append(name)
+        except UnreadableImage as error:
+            inputs.unreadable.append(f"{name}: {error}")
+    return np.concatenate(images)
+
+
+def refuse_nothing(named: list[tuple[str, Any]], inputs: Inputs) -> None:
+    """Refuse to go on where no image was named, and say what was there instead."""
+    if not named:
+        instead = f": there is {skipped_words(inputs.skipped)}" if inputs.skipped else ""
+        raise HeadstartError(f"there are no images to look at{instead}")
+
+
+def refuse_only_unreadable(inputs: Inputs) -> None:
+    """Refuse to go on where there were images, but `read_inputs` could read none."""
+    if not inputs.names:
+        raise HeadstartError(f"none of {count(len(inputs.unreadable), 'image')} can be read; the first is {inputs.unreadable[0]}")
+
+
+def as_input(
+    image: Path | bytes | Image.Image | np.ndarray, height: int, width: int, decoding: Decoding, remarks: Counter[str]
+) -> np.ndarray:
+    """Return one of `named_images` as the model takes it, uint8 (height, width, 3), brought to its shape as in training."""
+    if isinstance(image, (Path, bytes)):
+        decoded = decode(io.BytesIO(image) if isinstance(image, bytes) else image, height, width, decoding)
+        remarks.update(decoded.remarks)
+        return decoded.pixels
+    if isinstance(image, np.ndarray):
+        if image.shape == (height, width, 3):
+            return image
+        image = Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image)
+    return fit(ImageOps.exif_transpose(image), height, width, decoding)

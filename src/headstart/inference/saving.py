@@ -1,0 +1,40 @@
+"""A trained network becomes files that anybody can use, for Keras and for OpenVINO."""
+
+import dataclasses
+from pathlib import Path
+
+from headstart.data.dataset import Dataset
+from headstart.inference.engine import compiled_by_openvino, precision_of
+from headstart.record.manifest import write_manifest
+from headstart.system.backend import keras
+from headstart.system.environment import versions
+from headstart.system.files import written_whole
+
+# By so many images of the test split, OpenVINO's form of the model is compared with Keras'.
+IMAGES_TO_COMPARE = 64
+
+
+def save_classifier(folder: Path, model: keras.Model, data: Dataset, temperature: float) -> None:
+    """Write a model for Keras and, where it can, for OpenVINO; and last the manifest, by which a run is finished.
+
+    Args:
+        model: uint8 images to logits, see `headstart.model.network.Network.classifier`.
+        data: what it was trained on: its classes, the size of its images and how files became these are recorded.
+        temperature: what the logits are divided by before the softmax.
+    """
+    files = ["model.keras"]
+    with written_whole(folder / "model.keras") as partial:
+        model.save(partial)
+    if compiled_by_openvino(model, data.images(data.test[:IMAGES_TO_COMPARE]), folder / "model.xml") is not None:
+        files += ["model.xml", "model.bin"]
+    write_manifest(folder, files, {
+        "versions": {name: version for name, version in versions().items() if name in ("headstart", "keras")},
+        "classes": list(data.class_names),
+        "input": {
+            "shape": list(data.image_shape), "dtype": "uint8", "colours": "RGB", "range": [0, 255],
+            "decoding": dataclasses.asdict(data.source.decoding),
+        },
+        "output": "logits, one for each class, in this order; softmax of logits / temperature gives probabilities",
+        "temperature": temperature,
+        "precision": precision_of(model),
+    })  # fmt: skip

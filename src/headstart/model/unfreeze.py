@@ -1,0 +1,69 @@
+"""Which layers of a backbone are trained, and after which one its frozen beginning can be cut off."""
+
+from headstart.config import ALL, LAST_STAGE, Config, suggestion
+from headstart.errors import HeadstartError
+from headstart.model.network import all_layers, innermost
+from headstart.system.backend import keras
+
+
+def unfreeze(backbone: keras.Model, config: Config) -> None:
+    """Make a backbone trainable, from the layer on that the configuration names.
+
+    Batch norm stays in inference mode by `trainable = False` on each such layer: calling the
+    backbone with `training=False` does not do that in Keras 3. The change takes effect at
+    the next `compile`.
+    """
+    backbone.trainable = True
+    start, reached = first_unfrozen(backbone, config), False
+    for outer in backbone.layers:
+        for layer in innermost(outer):
+            reached = reached or outer.name.startswith(start) or layer.name.startswith(start)
+            fixed = isinstance(layer, keras.layers.BatchNormalization) and not config.learns_batch_norm
+            layer.trainable = reached and not fixed
+
+
+def first_unfrozen(backbone: keras.Model, config: Config) -> str:
+    """Return how the name of the first layer that `config.fine_tune_from` unfreezes begins; "" is the very first."""
+    if config.fine_tune_from == ALL:
+        return ""
+    if config.fine_tune_from != LAST_STAGE:
+        return config.fine_tune_from
+    names = [layer.name for layer in backbone.layers]
+    cut = frozen_cut(backbone, config)  # the last stage begins with all that reads the last larger map
+    return names[names.index(cut) + 1] if cut else ""
+
+
+def frozen_cut(backbone: keras.Model, config: Config) -> str:
+    """Return the layer after which a backbone's frozen beginning can be cut off and its output kept.
+
+    It is the last one, before the layers that are to be unfrozen, from whose output alone everything
+    after it can be computed; "" if there is none.
+    """
+    names = [layer.name for layer in backbone.layers]
+    if config.fine_tune_from == ALL:
+        return ""
+    if config.fine_tune_from == LAST_STAGE:
+        shape = (1, config.image_size, config.image_size, 3)
+        outputs = keras.Model(backbone.input, [layer.output for layer in backbone.layers]).compute_output_shape(shape)
+        larger = [index for index, output in enumerate(outputs) if len(output) == 4 and output[1] > outputs[-1][1]]
+        end = max(larger, default=0) + 1
+    else:
+        end = next((index for index, name in enumerate(names) if name.startswith(config.fine_tune_from)), 0)
+    for layer in reversed(backbone.layers[1:end]):
+        try:
+            keras.Model(layer.output, backbone.output)
+        except ValueError:  # something after it reads an earlier map as well
+            continue
+        return layer.name
+    return ""
+
+
+def refuse_unknown_layer(backbone: keras.Model, config: Config) -> None:
+    """Refuse a `fine_tune_from` that no layer of the backbone begins with."""
+    start = config.fine_tune_from
+    layers = [*backbone.layers, *all_layers(backbone)]
+    if start not in (ALL, LAST_STAGE) and not any(layer.name.startswith(start) for layer in layers):
+        weighted = [layer.name for layer in layers if layer.weights]
+        raise HeadstartError(
+            f"--fine-tune-from: no layer of {config.backbone} begins with {start!r}{suggestion(start, weighted)}"
+        )

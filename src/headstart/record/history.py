@@ -1,0 +1,67 @@
+"""The stages of a run, as its files and pages name them, and what its history says of each epoch."""
+
+import csv
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+from headstart.system.files import write_csv
+
+
+class Stage(NamedTuple):
+    """A stage of training.
+
+    Attributes:
+        key: its name in history and metrics.
+        title: what it is called in a sentence.
+        seconds: its name among the times of `metrics.json`.
+    """
+
+    key: str
+    title: str
+    seconds: str
+
+    @property
+    def name(self) -> str:
+        """The key as it is shown: `fine-tuned`."""
+        return shown(self.key)
+
+
+FROZEN = Stage("frozen", "frozen backbone", "head")
+FINE_TUNED = Stage("fine_tuned", "fine-tuned", "fine_tuning")
+SCRATCH = Stage("scratch", "from scratch", "training")
+STAGES = {stage.key: stage for stage in (FROZEN, FINE_TUNED, SCRATCH)}
+# What a run spends time on, in order, as `metrics.json` and `plan.json` name it.
+TIMES = ("preparation", "features", "audit", FROZEN.seconds, FINE_TUNED.seconds, SCRATCH.seconds)
+
+
+class EpochRow(TypedDict, total=False):
+    """A row of `history.csv`: accuracies are 0..1, and those with `val_` are of the validation split."""
+
+    stage: str
+    epoch: int
+    accuracy: float
+    loss: float
+    val_accuracy: float
+    val_loss: float
+    learning_rate: float
+
+
+def shown(key: str) -> str:
+    """Return a key of a file as it is shown: `fine_tuned` is `fine-tuned`."""
+    return key.replace("_", "-")
+
+
+def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
+    """Write `history.csv`, a row for each epoch."""
+    columns = list(EpochRow.__annotations__)
+    write_csv(folder / "history.csv", columns, [[row[column] for column in columns] for row in rows])  # type: ignore[literal-required]
+
+
+def read_history(folder: Path) -> list[EpochRow]:
+    """Return the rows of `history.csv`."""
+    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
+        return [
+            EpochRow(**{key: value if key == "stage" else float(value) for key, value in row.items()})  # type: ignore[typeddict-item]
+            for row in csv.DictReader(file)
+        ]

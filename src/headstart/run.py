@@ -1,0 +1,179 @@
+"""A run as its user holds it: what lies in its folder, and what its model can do."""
+
+import html
+import logging
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lazy_loader
+import numpy as np
+
+from headstart.audit.unseen import figures_without_near_duplicates, unseen_images
+from headstart.data.dataset import Dataset
+from headstart.data.decode import Decoding
+from headstart.data.load import read_source
+from headstart.data.source import TEST
+from headstart.errors import HeadstartError
+from headstart.inference.classifier import Classifier
+from headstart.inference.logits import network_logits
+from headstart.inference.predictions import Predictions
+from headstart.metrics.classification import measure
+from headstart.metrics.figures import Figures
+from headstart.record.folder import RunFolder
+from headstart.record.history import shown
+from headstart.record.split import recorded_data
+from headstart.system.progress import track
+
+logger = logging.getLogger("headstart")
+
+explaining = lazy_loader.load("headstart.inference.explain")  # it starts Keras
+
+
+class Run(RunFolder):
+    """A run folder, finished or not, with its model.
+
+    Args:
+        path: the folder.
+
+    Raises:
+        HeadstartError: the folder is no run, or a newer version wrote it.
+
+    Attributes:
+        classifier: the model with its manifest; an unfinished run is refused.
+    """
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        self.require_model()
+        return Classifier(self.path)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the model's outputs."""
+        return self.classifier.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of the images that the model takes."""
+        return self.classifier.image_shape
+
+    @property
+    def decoding(self) -> Decoding:
+        """How image files become what the model takes."""
+        return self.classifier.decoding
+
+    @property
+    def model(self) -> Any:
+        """The trained Keras model, its checksum verified; uint8 images (B, H, W, 3) to logits (B, classes)."""
+        return self.classifier.model
+
+    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
+        """Classify paths, folders, bytes, open files, Pillow images or uint8 arrays; see `Classifier.predict`.
+
+        Raises:
+            HeadstartError: there is nothing to classify, or nothing that can be read, or mirror images may mean something else.
+        """
+        self.refuse_mirror_images(mirror)
+        return self.classifier.predict(images, batch_size, mirror=mirror)
+
+    def explain(self, images: Any) -> Any:
+        """Show where in some images the evidence for their likeliest class lies; see `headstart.inference.explain.explain`."""
+        return explaining.explain(self.classifier, images)
+
+    def load_data(self, source: str | Path = "") -> Dataset:
+        """Load the run's own data with the split that it was trained with, or other data as one test split.
+
+        Other data keep their test split, if they have one; else every image is used. They are decoded as the run's were.
+
+        Args:
+            source: the name or path of other data.
+
+        Raises:
+            HeadstartError: the run's own data have changed since.
+        """
+        if not source:
+            return recorded_data(self.path, self.config)
+        found = read_source(
+            str(source), self.image_shape[0], layout=self.config.layout, decoding=self.decoding, known=self.class_names
+        )
+        test, nothing = np.flatnonzero(found.splits == TEST), np.array([], dtype=np.int64)
+        for line in found.remarks:
+            logger.info("data: %s", line)
+        if not len(test):
+            test = np.arange(len(found.labels))
+            logger.info("%s has no test split: all of its %d images are used", source, len(test))
+        return Dataset(found, train=nothing, validation=nothing, test=test)
+
+    def evaluate(self, data: Dataset | str | Path = "", batch_size: int = 64, *, mirror: bool = False) -> Figures:
+        """Measure the model on the test split of a data set, matching classes by name.
+
+        Images that the run was trained on, or that chose its epoch, would flatter it: they are left out.
+
+        Args:
+            data: a data set, or what `load_data` loads: by default the run's own.
+            mirror: take the mean over each image and its mirror image, see `headstart.inference.logits.network_logits`.
+
+        Returns:
+            The figures of `headstart.metrics.classification.measure`; `left_out`, how many images the run knew from its
+            training and validation splits; and `without_near_duplicates`, the accuracy on the images that resemble none of
+            the training images, where these are other data and some resemble them.
+
+        Raises:
+            HeadstartError: the data have a class that the model does not know, or another image size, the run knows all of
+                their images, or mirror images may mean something else.
+        """
+        self.refuse_mirror_images(mirror)
+        classifier = self.classifier
+        data = data if isinstance(data, Dataset) else self.load_data(data)
+        name = data.source.name
+        unknown = [one for one in data.class_names if one not in classifier.class_names]
+        if unknown:
+            raise HeadstartError(f"{name}: the model of {self.path} does not know the class {unknown[0]!r}")
+        if data.image_shape != classifier.image_shape:
+            raise HeadstartError(f"{name}: images of {data.image_shape} do not fit the model's {classifier.image_shape}")
+        rows, left_out = unseen_images(self, data)
+        logits = self.logits(data, rows, batch_size, mirror)
+        # The data may hold fewer classes, in another order.
+        to_model = np.array([classifier.class_names.index(one) for one in data.class_names])
+        labels = to_model[data.labels(rows)]
+        figures = measure(logits, labels, classifier.class_names, classifier.temperature)
+        figures["left_out"] = left_out
+        right = logits.argmax(axis=1) == labels
+        if near := figures_without_near_duplicates(self, data.source, rows, right):
+            figures["without_near_duplicates"] = near
+        return figures
+
+    def logits(self, data: Dataset, rows: np.ndarray, batch_size: int = 64, mirror: bool = False) -> np.ndarray:
+        """Return the Keras model's logits on some images of a data set, float32 (len(rows), classes)."""
+        starts: Iterable[int] = track(range(0, len(rows), batch_size), "evaluating")
+        batches = (data.images(rows[start : start + batch_size]) for start in starts)
+        return np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
+
+    def refuse_mirror_images(self, mirror: bool) -> None:
+        """Refuse to look at mirror images where training was told that they mean something else."""
+        if mirror and not self.config.flip:
+            raise HeadstartError(
+                f"{self.path} was trained with --no-flip, on images whose mirror images mean something else: leave out --mirror"
+            )
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.summary()})"
+
+    def summary(self) -> str:
+        """Return the accuracies of a finished run in a line."""
+        if not self.finished:
+            return "not finished"
+        if self.config.seeds > 1:
+            return f"{self.config.seeds} seeds"
+        return ", ".join(f"{shown(stage)} {100 * one['accuracy']:.2f} %" for stage, one in self.metrics["test"].items())
+
+    def _repr_html_(self) -> str:
+        """Show a finished run in a notebook: accuracy, curve, and a link to its report."""
+        said = f"<b>{html.escape(str(self.path))}</b>: {html.escape(self.summary())}"
+        curve = self.path / "images" / "history.svg"
+        if not self.finished or self.config.seeds > 1 or not curve.is_file():
+            return said
+        report = html.escape(str(self.path / "report.html"), quote=True)
+        return f'<p>{said} &middot; <a href="{report}">report</a></p>{curve.read_text(encoding="utf-8")}'

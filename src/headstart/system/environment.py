@@ -1,0 +1,68 @@
+"""What a result depends on beside its configuration: versions, processor, cores."""
+
+import contextlib
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from headstart.system.backend import has_gpu, keras
+
+
+def versions() -> dict[str, str]:
+    """Return the versions and the hardware that a result depends on."""
+    names = ("headstart", "numpy", "scipy", "pillow", "scikit-learn")
+    return {
+        "backend": keras.backend.backend(), "python": platform.python_version(), "platform": platform.platform(),
+        **installed(names), **computing(), **processor(), "cores": str(os.cpu_count()), "threads": str(usable_cores()),
+        "gpu": str(has_gpu()).lower(),
+    }  # fmt: skip
+
+
+def computing() -> dict[str, str]:
+    """Return the versions of what computes a network's outputs: Keras, its backend under all its packages' names, OpenVINO."""
+    backend = keras.backend.backend()
+    # TensorFlow comes as tensorflow, tensorflow-cpu and others; JAX computes by jaxlib and a plugin for each device.
+    found = installed_like(rf"{backend}(lib|-.*)?") or {backend: sys.modules[backend].__version__}
+    return {"keras": keras.version()} | found | installed(("openvino",))
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of some packages that are installed."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def installed_like(pattern: str) -> dict[str, str]:
+    """Return the versions of the installed packages whose whole name matches."""
+    named = {
+        distribution.name.lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
+    }
+    return {name: version for name, version in sorted(named.items()) if re.fullmatch(pattern, name)}
+
+
+@functools.cache
+def processor() -> dict[str, str]:
+    """Return the `processor`'s model and those of its `instructions` by which numbers are computed, where they are known."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # Linux alone has it
+        lines = []
+    # The first processor's; "flags" on x86, "Features" on ARM, which names no model.
+    known = dict(reversed([[half.strip() for half in line.split(":", 1)] for line in lines if ":" in line]))
+    flags = (known.get("flags") or known.get("Features") or "").split()
+    numeric = sorted(flag for flag in flags if re.fullmatch(r"(avx|amx|sve|asimd|fma|f16c|bf16|i8mm).*", flag))
+    return {"processor": known.get("model name") or platform.processor(), "instructions": " ".join(numeric)}
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use, as a container or a batch system allows."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,93 @@
+"""Operations of one backend that Keras does not offer, for the speed of a training step. Other backends do without them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from headstart.system.backend import keras
+from headstart.system.memory import keep_freed_memory
+
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+if ON_TENSORFLOW:  # JAX and PyTorch work where it is not installed
+    import tensorflow
+
+
+def without_autotuning(batches: Any) -> Any:
+    """Wrap a `keras.utils.PyDataset` for `fit`: on TensorFlow it becomes a tf.data pipeline without autotuning.
+
+    Elsewhere it is returned unchanged. Batches that are made one after the other leave nothing to tune, but the thread that
+    would tune them sleeps for up to a minute, and `fit` returns only when it wakes.
+    """
+    if not ON_TENSORFLOW:
+        return batches
+
+    def generate() -> Iterator[tuple]:
+        keep_freed_memory()  # again, since TensorFlow's generators reset that when they start
+        for step in range(batches.num_batches):  # in the order that they have when an epoch begins
+            yield batches[step]
+
+    signature = tuple(tensorflow.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
+    options = tensorflow.data.Options()
+    options.autotune.enabled = False
+    dataset = tensorflow.data.Dataset.from_generator(generate, output_signature=signature)
+    counted = dataset.apply(tensorflow.data.experimental.assert_cardinality(batches.num_batches))
+    return counted.prefetch(2).with_options(options)  # the next batch is made while this one trains
+
+
+def adam_in_one_pass(
+    variable: Any,
+    momentum: Any,
+    velocity: Any,
+    gradient: Any,
+    rate: Any,
+    iterations: Any,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> bool:
+    """Update one variable by Adam in a single pass over its memory, where the backend has an operation for that.
+
+    Keras writes the step as a dozen operations, and TensorFlow passes over all weights in each: 90 ms of a 600 ms
+    step of a ResNet-50 at 64 px.
+
+    Args:
+        variable, momentum, velocity: a weight and its two moments, all of one shape.
+        iterations: how many steps were done before this one.
+
+    Returns:
+        Whether it has done it; else the caller must.
+    """
+    if not ON_TENSORFLOW:
+        return False
+
+    weight, first, second = (
+        array.value if isinstance(array, keras.Variable) else array for array in (variable, momentum, velocity)
+    )
+    step = tensorflow.cast(tensorflow.convert_to_tensor(iterations) + 1, weight.dtype)
+    powers = [tensorflow.pow(tensorflow.cast(beta, weight.dtype), step) for beta in betas]
+    tensorflow.raw_ops.ResourceApplyAdam(
+        var=weight.handle, m=first.handle, v=second.handle, beta1_power=powers[0], beta2_power=powers[1],
+        lr=tensorflow.cast(rate, weight.dtype), beta1=betas[0], beta2=betas[1], epsilon=epsilon, grad=gradient,
+    )  # fmt: skip
+    return True
+
+
+def batch_norm_in_one_pass(inputs: Any, gamma: Any, beta: Any, epsilon: float) -> tuple[Any, Any, Any] | None:
+    """Normalise a batch by its own mean and variance in a single operation, where the backend has one.
+
+    Forward and backward it took 8 ms for a batch of 128 with 32 x 32 x 32 values in bfloat16, and Keras' batch norm 37.
+
+    Args:
+        inputs: float (B, h, w, C).
+        gamma, beta: float32 (C,).
+
+    Returns:
+        The outputs, of the inputs' shape and dtype, and the batch's mean and variance, float32 (C,); None where there is none.
+    """
+    if not ON_TENSORFLOW:
+        return None
+
+    outputs, mean, variance, *_ = tensorflow.raw_ops.FusedBatchNormV3(
+        x=inputs, scale=gamma.value, offset=beta.value, mean=[], variance=[], epsilon=epsilon, is_training=True
+    )
+    count = tensorflow.cast(tensorflow.size(inputs) / tensorflow.shape(inputs)[-1], variance.dtype)
+    # It estimates the population's variance, and Keras keeps the batch's.
+    return outputs, mean, variance * (count - 1) / count

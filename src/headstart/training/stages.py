@@ -1,0 +1,158 @@
+"""The two stages of training, each put together in one place: what learns, from which batches, for how long."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from sklearn.utils.class_weight import compute_class_weight
+
+from headstart.config import Config
+from headstart.data.dataset import Dataset
+from headstart.model.head import standardise
+from headstart.model.network import Network
+from headstart.model.unfreeze import unfreeze
+from headstart.record.history import FINE_TUNED, FROZEN, SCRATCH, Stage
+from headstart.system.backend import keras, resolve_jit, seed_everything
+from headstart.training.batches import Batches, Rows, head_batch_size
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.features import FrozenLayers
+from headstart.training.fit import Training, kept_row
+from headstart.training.optimizer import fine_tuning_optimizer
+
+# More would change a mean over so many images and positions by less than their batches differ.
+IMAGES_FOR_STATISTICS = 2048
+
+# Of training, validation and test.
+BatchesOfSplits = tuple[Batches, Batches, Batches]
+
+
+def stages_of(config: Config) -> list[Stage]:
+    """Return the stages that a configuration trains in, in order."""
+    if config.from_scratch:
+        return [SCRATCH]
+    return [FROZEN, FINE_TUNED] if config.epochs else [FROZEN]
+
+
+def frozen_stage(
+    network: Network, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
+) -> Training:  # fmt: skip
+    """Put the frozen stage together: the head learns on features that the frozen backbone computes once.
+
+    With --no-cache-features it learns on images that pass through the whole network at every epoch.
+    """
+    if config.cache_features:
+        checkpoint.start_clock()
+        splits = feature_batches(frozen, data, config)
+        checkpoint.stop_clock("features")
+        frozen.release()
+        standardise(network.head, (splits[0][step][0] for step in range(splits[0].num_batches)))
+    else:
+        splits = image_batches(data, config, seed=config.seed)
+    seed_everything(config.seed, config.deterministic)
+    learner = head_learner(network, config, config.head_epochs * splits[0].num_batches)
+    return Training(FROZEN, learner, *splits, config.head_epochs, class_weights(data, config))
+
+
+def fine_tuning_stage(
+    network: Network, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
+) -> Training:  # fmt: skip
+    """Put fine-tuning together: backbone and head learn together at a reduced rate, batch norm stays in inference mode.
+
+    From scratch it is the only stage, and batch norm learns. Where the network has a cut, only what comes after it is
+    trained, on the feature maps that the frozen layers gave there.
+    """
+    seed_everything(config.seed + 1, config.deterministic)
+    classes = len(data.class_names)
+    if network.cut:
+        splits = map_batches(frozen, data, config, classes)
+    else:
+        splits = image_batches(data, config, seed=config.seed + 1, classes=classes)
+    epochs = max(config.epochs, math.ceil(config.fewest_steps / splits[0].num_batches))
+    learner = tuning_learner(network, config, epochs * splits[0].num_batches)
+    start = kept_row(checkpoint.epochs_of(FROZEN.key), len(data.validation))
+    if start:
+        # Smoothed labels make every loss larger: at equal accuracy fine-tuning would never count.
+        start = {**start, "epoch": 0, "val_loss": math.inf if config.label_smoothing else start["val_loss"]}
+    stage = SCRATCH if config.from_scratch else FINE_TUNED
+    return Training(stage, learner, *splits, epochs, class_weights(data, config), start)
+
+
+def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
+    """Return the compiled model that the frozen stage trains: the head on features or, uncached, the network on images."""
+    learner, rate = network.augmented(), config.head_learning_rate
+    if config.cache_features:  # the plain way is what others do, to be compared with
+        learner, rate = network.head, keras.optimizers.schedules.CosineDecay(rate, steps)
+    learner.compile(
+        keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"], jit_compile=resolve_jit(),
+    )  # fmt: skip
+    return learner
+
+
+def tuning_learner(network: Network, config: Config, steps: int) -> keras.Model:
+    """Unfreeze a network's backbone, and return the compiled model that fine-tuning trains; see `Network.learner`."""
+    unfreeze(network.backbone, config)
+    learner = network.learner()
+    learner.compile(
+        fine_tuning_optimizer(config, steps),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
+        metrics=["accuracy"], jit_compile=resolve_jit(),
+    )  # fmt: skip
+    return learner
+
+
+def image_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> BatchesOfSplits:
+    """Return batches of images: training shuffled (and mixed, where labels are one-hot), the other splits in order."""
+    images, labels, size = data.source.images, data.source.labels, config.batch_size
+    training = Batches(images, labels, data.train, size, seed, classes, config.mix if classes else "none")
+    validation, test = (Batches(images, labels, rows, size, None, classes) for rows in (data.validation, data.test))
+    return training, validation, test
+
+
+def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config) -> BatchesOfSplits:
+    """Return batches of features: training in all its views, validation and test as they are."""
+    views = [
+        frozen.features(data.training_candidates, view, f"training images, view {view + 1} of {config.views}")
+        for view in range(config.views)
+    ]
+    validation = frozen.features(data.validation, 0, "validation images")
+    test = frozen.features(data.test, 0, "test images")
+    batch_size = head_batch_size(config.views * len(data.train))
+    return output_batches(np.concatenate(views), validation, test, data, config, batch_size, seed=config.seed)
+
+
+def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: int) -> BatchesOfSplits:
+    """Return batches of the feature maps that fine-tuning starts from: training in all its views, the others as they are."""
+    training = frozen.maps(data.training_candidates, config.views, "training images")
+    validation = frozen.maps(data.validation, 1, "validation images")
+    test = frozen.maps(data.test, 1, "test images")
+    return output_batches(training, validation, test, data, config, config.batch_size, seed=config.seed + 1, classes=classes)
+
+
+def output_batches(
+    training: Rows, validation: Rows, test: Rows, data: Dataset, config: Config, batch_size: int, *, seed: int, classes: int = 0
+) -> BatchesOfSplits:
+    """Return batches of what frozen layers gave for each split; training comes view by view, and is shuffled."""
+    candidates = data.training_candidates
+    labels = np.tile(data.labels(candidates), config.views)
+    rows = np.flatnonzero(np.tile(np.isin(candidates, data.train), config.views))
+    return (
+        Batches(training, labels, rows, batch_size, seed, classes),
+        Batches(validation, data.labels(data.validation), np.arange(len(data.validation)), batch_size, None, classes),
+        Batches(test, data.labels(data.test), np.arange(len(data.test)), batch_size, None, classes),
+    )
+
+
+def images_for_statistics(data: Dataset, config: Config) -> Iterator[np.ndarray]:
+    """Yield training images enough for a channel's mean and variance, uint8 (B, H, W, 3), batched as in fine-tuning."""
+    batches, _, _ = image_batches(data, config, seed=config.data_seed)
+    for step in range(min(batches.num_batches, math.ceil(IMAGES_FOR_STATISTICS / config.batch_size))):
+        yield batches[step][0]
+
+
+def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:
+    """Return weights inverse to the classes' frequencies in training, or None where they are not asked for."""
+    if not config.class_weights:
+        return None
+    classes = np.arange(len(data.class_names))
+    return dict(enumerate(compute_class_weight("balanced", classes=classes, y=data.labels(data.train)).tolist()))
