@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint lock
+.PHONY: demo test lint docs lock
 
 demo: .venv/ready
 	$(BIN)/headstart train --data digits --recipe starter --image-size 8 --hidden-units 0 --no-flip --out runs/demo --overwrite
@@ -12,12 +12,17 @@ demo: .venv/ready
 	@echo "look at runs/demo/images/"
 
 test: .venv/ready
-	$(BIN)/python -m pytest -q
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q
 
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# All pages anew (-E), since a warning of a page that has not changed would not come again.
+docs: .venv/ready
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -E docs build/docs
+	@echo "look at build/docs/index.html"
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
