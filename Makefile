@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up by themselves, from the hashed lock file.
+# Each command sets everything up by itself, from the hashed lock files.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -11,16 +11,16 @@ demo: .venv/ready
 	$(BIN)/headstart predict runs/demo runs/demo/seven.png
 	@echo "look at runs/demo/images/"
 
-test: .venv/ready
+test: .venv/ready-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q
 
-lint: .venv/ready
+lint: .venv/ready-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 # All pages anew (-E), since a warning of a page that has not changed would not come again.
-docs: .venv/ready
+docs: .venv/ready-dev
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --nitpicky -E docs build/docs
 	@echo "look at build/docs/index.html"
 
@@ -30,5 +30,12 @@ docs: .venv/ready
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+.venv/ready-dev: .venv/ready requirements-dev.lock
+	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	touch $@
+
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml
+
 lock:
-	uv pip compile --quiet --universal --generate-hashes --extra dev --no-annotate --no-header pyproject.toml -o requirements.lock
+	$(COMPILE) --extra build -o requirements.lock
+	$(COMPILE) --extra build --extra dev -c requirements.lock -o requirements-dev.lock
