@@ -1,4 +1,4 @@
-"""What the tests share: a cache of their own, a small data set, and one small finished run."""
+"""What the tests share: a cache of their own, a small data set, and small finished runs."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import headstart as hs
+from helpers import SMALL
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,21 +31,6 @@ def real_data() -> Path:
 @pytest.fixture(scope="session")
 def digits() -> hs.Dataset:
     return hs.load_data("digits", limit=300)
-
-
-SMALL = {
-    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 4, "hidden_units": 32,
-    "warmup_steps": 5, "batch_size": 32, "head_learning_rate": 2e-4, "precision": "float32",
-}  # fmt: skip
-
-
-# What parts of a training cost on a machine that does not exist, at 64 px.
-COSTS = {
-    "build": 3.0, "start": 5.0, "image": 0.01, "feature_bytes": 200.0, "disk_image": 1000.0, "audit_start": 1.0,
-    "audit_image": 0.001, "audit_pair": 1e-8, "head_start": 2.0, "head_step": 0.01, "head_score": 1e-5, "head_save": 0.1,
-    "tune_start": 4.0, "tune_image": 0.02, "tune_score": 0.01, "tune_save": 1.0, "memory": 1e9, "tune_memory": 1e9,
-    "memory_image": 1e6, "largest_batch": 0.0,
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from conftest import SMALL
+from helpers import SMALL
 from headstart import trainer
 from headstart.cli.main import print_result
 from headstart.groups import write_seeds

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from conftest import SMALL
+from helpers import SMALL
 from headstart.inference.evaluate import load_for_evaluation
 from headstart.metrics.calibration import fit_temperature
 from headstart.metrics.classification import compare_stages, measure, verdict

@@ -28,7 +28,7 @@ from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
 
-explaining = lazy_loader.load("headstart.inference.explain")  # it starts Keras
+explaining = lazy_loader.load("headstart.inference.explain", suppress_warning=True)  # it starts Keras
 
 
 class Run(RunFolder):

@@ -243,7 +243,7 @@ def test_an_audit_without_flips_finds_no_mirror_images(photos, tmp_path):
 
 
 def test_a_run_without_cached_features_is_not_audited(digits, tmp_path):
-    from conftest import SMALL
+    from helpers import SMALL
 
     options = SMALL | {"cache_features": False, "head_epochs": 1, "epochs": 0}
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options), digits)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from conftest import SMALL
+from helpers import SMALL
 from headstart.cli.main import main
 from headstart.inference.evaluate import load_for_evaluation
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from conftest import COSTS, SMALL
+from helpers import COSTS, SMALL
 from headstart.config import read_toml
 from headstart.plan.budget import prepare, table, worth_measuring
 from headstart.plan.costs import NotMeasured, costs_at, keep, kept, measured

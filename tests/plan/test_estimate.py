@@ -4,7 +4,7 @@ import os
 import pytest
 
 import headstart as hs
-from conftest import COSTS
+from helpers import COSTS
 from headstart.plan.costs import NotMeasured, costs_at
 from headstart.plan.estimate import fit_memory, predict
 from headstart.system.memory import available_memory

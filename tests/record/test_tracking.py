@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import headstart as hs
-from conftest import SMALL
+from helpers import SMALL
 from headstart.record.tracking import TensorBoard, epoch_figures, tracked
 from headstart.system.files import write_json
 from headstart.trainer import resume

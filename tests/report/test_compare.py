@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 import headstart as hs
-from conftest import SMALL
+from helpers import SMALL
 from headstart.cli.main import main
 from headstart.report.compare import Comparison
 

@@ -20,7 +20,7 @@ from headstart.record.split import decoding_of
 from headstart.system.backend import has_gpu, load_keras
 from headstart.system.progress import track
 
-engine = lazy_loader.load("headstart.inference.engine")  # it starts Keras, and most predictions do without
+engine = lazy_loader.load("headstart.inference.engine", suppress_warning=True)  # it starts Keras, and most predictions do without
 
 
 class Classifier:
