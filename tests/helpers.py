@@ -53,6 +53,28 @@ def dataset(images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> hs.
     return hs.Dataset(source, np.arange(edge), np.arange(0), np.arange(edge, len(images)))
 
 
+def scene(seed: int) -> Image.Image:
+    """Return an image with soft shapes of its own, red for even seeds and blue for odd ones."""
+    random = np.random.default_rng(seed)
+    sides = [Image.fromarray(random.integers(0, 200, (size, size), np.uint8)).resize((40, 40), 3) for size in (3, 5, 9)]
+    grey = np.mean([np.asarray(side, np.float32) for side in sides], axis=0)
+    colours = np.stack([grey, grey, grey], axis=-1)
+    colours[..., 0 if seed % 2 == 0 else 2] += 80
+    return Image.fromarray(np.uint8(np.clip(colours, 0, 255)))
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write an image, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def photo_options(data: Path, out: Path, **changes: object) -> hs.Config:
+    """Return the configuration of a short training or an audit of scenes."""
+    options = {"image_size": 32, "hidden_units": 0, "head_epochs": 2, "epochs": 1, "precision": "float32"}
+    return hs.recipe("starter", data=str(data), out=str(out), **options | changes)
+
+
 def tiny_backbone() -> keras.Model:
     """Return two convolutions with batch norms whose statistics fit no batch, so that a wrong mode shows."""
     inputs = keras.Input((None, None, 3))

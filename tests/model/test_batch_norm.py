@@ -23,7 +23,7 @@ def test_the_statistics_are_the_mean_over_all_batches():
     momentum, batches = first.momentum, [random_images(4), 255 - random_images(4)]
     adapt_batch_norm(network, batches, config)
     prepared = network.feature_map().layers[1:-1]
-    maps = [batch for batch in batches]
+    maps: list = batches
     for layer in prepared:
         maps = [layer(one) for one in maps]
     means = [keras.ops.convert_to_numpy(before(one)).mean(axis=(0, 1, 2)) for one in maps]
