@@ -25,6 +25,7 @@ from headstart.record.folder import RunFolder
 from headstart.record.history import shown
 from headstart.record.split import recorded_data
 from headstart.system.progress import track
+from headstart.system.text import shortened
 
 logger = logging.getLogger("headstart")
 
@@ -159,7 +160,7 @@ class Run(RunFolder):
             )
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {self.summary()})"
+        return f"Run({shortened(str(self.path), 80)!r}: {self.summary()})"
 
     def summary(self) -> str:
         """Return the accuracies of a finished run in a line."""
