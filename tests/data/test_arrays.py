@@ -108,7 +108,11 @@ def test_an_image_in_two_splits_stays_in_the_test_alone():
         ((images(), labels() - 1), {}, "reach from -1 to 0"),
         ((images(), NAMES[labels()]), {"class_names": ["cat", "cow"]}, "the label 'dog' is not among the class names"),
         ((images(), labels()), {"class_names": ["cat", "dog", "cow"]}, "'cow' has 0 different images to train on"),
-        ((images(), np.zeros(COUNT, int)), {"x_test": images(4), "y_test": NAMES[labels(4)]}, "integers in one split and names in the other"),
+        (
+            (images(), np.zeros(COUNT, int)),
+            {"x_test": images(4), "y_test": NAMES[labels(4)]},
+            "integers in one split and names in the other",
+        ),
         ((images(0), labels(0)), {}, "no images|has 0 different images"),
     ],
 )

@@ -4,9 +4,7 @@ import headstart as hs
 
 
 def test_a_data_set_is_shown_in_a_line(digits):
-    assert repr(digits) == (
-        "Dataset(digits: 300 for training, 144 for validation, 300 for the test; 10 classes; 8 x 8 pixels)"
-    )
+    assert repr(digits) == ("Dataset(digits: 300 for training, 144 for validation, 300 for the test; 10 classes; 8 x 8 pixels)")
     assert repr(digits.source) == "Source(digits: 1,797 images, 10 classes, 8 x 8 pixels)"
 
 

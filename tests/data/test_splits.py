@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from headstart.data.source import TEST, TRAIN, VALIDATION, Source
 from headstart.data.dataset import Dataset
+from headstart.data.source import TEST, TRAIN, VALIDATION, Source
 from headstart.errors import HeadstartError
 
 
