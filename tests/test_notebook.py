@@ -17,6 +17,7 @@ def executed(folder: Path) -> str:
     return str(notebook.cells)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     """On the digits and the starter backbone, which every machine has; the committed one ran on CIFAR-10."""
     monkeypatch.setenv("HEADSTART_DATA", "digits")
@@ -32,6 +33,7 @@ def test_the_committed_notebook_was_executed_on_cifar_10():
     assert "'airplane', 'automobile'" in str(code)
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("real data")
 def test_the_notebook_runs_on_a_part_of_cifar_10(real_data, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_DATA", str(real_data / "cifar-10-batches-py"))
