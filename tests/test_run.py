@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -159,3 +160,16 @@ def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
     stranger = dataclasses.replace(digits, source=dataclasses.replace(digits.source, class_names=tuple("abcdefghij")))
     with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
         small_run.evaluate(stranger)
+
+
+def test_a_notebook_shows_the_run_itself(small_run, tmp_path):
+    """Its name is escaped, its curve is there, and its report is linked."""
+    copy = hs.Run(shutil.copytree(small_run.path, tmp_path / "a<b"))
+    (copy.path / "images" / "history.svg").write_text("<svg>the curve</svg>")
+    shown = copy._repr_html_()
+    assert "a&lt;b</b>: frozen " in shown
+    assert "a<b" not in shown
+    assert "<svg>the curve</svg>" in shown
+    assert 'report.html">report</a>' in shown
+    (copy.path / "manifest.json").unlink()
+    assert hs.Run(copy.path)._repr_html_().endswith(": not finished")

@@ -18,7 +18,7 @@ from headstart.model.network import Network, build_network
 from headstart.record.folder import RunFolder
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.fit import Training, fit_stage
-from helpers import SMALL
+from helpers import SMALL, save_images
 
 pytestmark = pytest.mark.xdist_group("trainer")  # its run of the frozen stage is trained once
 
@@ -90,9 +90,38 @@ def trained(out: Path, data: hs.Dataset, options: dict, **changes: object) -> hs
     return hs.train(hs.recipe("starter", out=str(out), **options | changes), data)
 
 
+@pytest.mark.parametrize("place", [str, Path])
+def test_a_recipe_is_trained_by_its_name_with_options(place, tiny, folder_of_digits, tmp_path):
+    options = {name: value for name, value in tiny.items() if name not in ("data", "limit")}
+    run = hs.train("quick", data=place(folder_of_digits), out=str(tmp_path / "run"), **options)
+    assert (run.config.recipe, run.config.data, run.config.views) == ("quick", str(folder_of_digits), 1)
+    assert run.config.batch_size == tiny["batch_size"] != hs.recipe("quick").batch_size
+    assert run.class_names == tuple("0123456789")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("quik", {}, "did you mean quick"),
+        ("quick", {"epoch": 3}, "did you mean epochs"),
+        ("quick", {"epochs": -1}, "--epochs is -1"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_anything_starts(name, options, message):
+    with pytest.raises(hs.HeadstartError, match=message):
+        hs.train(name, data="digits", **options)
+
+
 def backbone_of(model: keras.Model) -> dict[str, np.ndarray]:
     """Return the weights of the backbone within a saved model, by their paths."""
     return {weight.path: np.array(weight) for weight in Network.of_saved(model).backbone.weights}
+
+
+@pytest.fixture(scope="module")
+def folder_of_digits(digits, tmp_path_factory) -> Path:
+    root, rows = tmp_path_factory.mktemp("digits"), digits.train[:80]
+    save_images(digits.images(rows), digits.labels(rows), root, digits.class_names)
+    return root
 
 
 @pytest.fixture(scope="module")
