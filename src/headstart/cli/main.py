@@ -114,9 +114,9 @@ def plan(arguments: list[str]) -> None:
     """
     config, explicit, _ = configured(arguments, {}, "headstart plan", plan.__doc__)
     start_keras()
-    from headstart.plan.budget import table
+    from headstart.plan.table import plan_table
 
-    print("\n".join(map(printable, table(config, explicit).split("\n"))))
+    print(plan_table(config, explicit))
 
 
 def configured(

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -196,7 +197,7 @@ def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, 
         yield images
 
 
-def without_trainable(config: dict) -> dict:
+def without_trainable(config: dict[str, Any]) -> dict[str, Any]:
     """Drop the one entry of a layer's configuration that does not determine its outputs."""
     return {key: value for key, value in config.items() if key != "trainable"}
 

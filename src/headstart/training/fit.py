@@ -138,9 +138,10 @@ class Keeper(keras.callbacks.Callback):
             self.kept_weights = values(self.model.variables)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        figures: Any = {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self.checkpoint.history.append(EpochRow(stage=self.stage, epoch=epoch + 1, **figures, learning_rate=rate))
+        row: Any = {"stage": self.stage, "epoch": epoch + 1}
+        row |= {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
+        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.checkpoint.history.append(row)
         self.checkpoint.stop_clock(self.stage)
         self.checkpoint.save(
             self.stage,
