@@ -35,6 +35,13 @@ class Network:
         self.image_shape, self.prepare, self.augment = image_shape, prepare, augment
         self.backbone, self.pool, self.head, self.cut = backbone, pool, head, cut
 
+    def __repr__(self) -> str:
+        parts = [(name, part.count_params(), sum(variable.size for variable in part.trainable_variables))
+                 for name, part in (("backbone", self.backbone), ("head", self.head))]  # fmt: skip
+        return (
+            f"Network({'; '.join(f'{name}: {total:,} weights, {learning:,} of them learn' for name, total, learning in parts)})"
+        )
+
     @classmethod
     def of_saved(cls, model: keras.Model) -> "Network":
         """Return the parts of a classifier that a run has saved, by the names that `classifier` gives its layers."""

@@ -12,13 +12,14 @@ from headstart.system.backend import keras
 from headstart.system.kernels import without_autotuning
 from headstart.system.memory import give_back_freed_memory
 from headstart.system.progress import Bar
+from headstart.system.text import count
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 
 logger = logging.getLogger("headstart")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Training:
     """One stage, ready to train.
 
@@ -42,6 +43,18 @@ class Training:
     epochs: int
     class_weight: dict[int, float] | None = None
     start: EpochRow | None = None
+
+    def __repr__(self) -> str:
+        optimizer = self.learner.optimizer.get_config()
+        rate = optimizer["learning_rate"]
+        if isinstance(rate, dict):
+            rate = rate["config"]["warmup_target"] or rate["config"]["initial_learning_rate"]
+        learning = sum(variable.size for variable in self.learner.trainable_variables)
+        return (
+            f"Training({self.stage.name}: {learning:,} weights learn; {type(self.learner.optimizer).__name__}, "
+            f"learning rate {rate:g} at most; {type(self.learner.loss).__name__}; {count(self.epochs, 'epoch')} of "
+            f"{count(self.batches.num_batches, 'step')} of {self.batches.batch_size})"
+        )
 
 
 def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> None:
