@@ -1,5 +1,6 @@
 """The network in parts, from raw pixels to logits, and the one place that joins them."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -36,11 +37,9 @@ class Network:
         self.backbone, self.pool, self.head, self.cut = backbone, pool, head, cut
 
     def __repr__(self) -> str:
-        parts = [(name, part.count_params(), sum(variable.size for variable in part.trainable_variables))
-                 for name, part in (("backbone", self.backbone), ("head", self.head))]  # fmt: skip
-        return (
-            f"Network({'; '.join(f'{name}: {total:,} weights, {learning:,} of them learn' for name, total, learning in parts)})"
-        )
+        said = [f"{name}: {part.count_params():,} weights, {learning_weights(part):,} of them learn"
+                for name, part in (("backbone", self.backbone), ("head", self.head))]  # fmt: skip
+        return f"Network({'; '.join(said)})"
 
     @classmethod
     def of_saved(cls, model: keras.Model) -> "Network":
@@ -172,6 +171,11 @@ def build_network(
         keras.layers.GlobalAveragePooling2D(name="features", dtype="float32"),
         build_head(prepared.output_shape[-1], classes, config),
     )
+
+
+def learning_weights(model: keras.Model) -> int:
+    """Return how many numbers a model's training would change."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def all_layers(model: keras.Model) -> list[keras.layers.Layer]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.model.network import learning_weights
 from headstart.record.history import EpochRow, Stage
 from headstart.system.backend import keras
 from headstart.system.kernels import without_autotuning
@@ -49,9 +50,8 @@ class Training:
         rate = optimizer["learning_rate"]
         if isinstance(rate, dict):
             rate = rate["config"]["warmup_target"] or rate["config"]["initial_learning_rate"]
-        learning = sum(variable.size for variable in self.learner.trainable_variables)
         return (
-            f"Training({self.stage.name}: {learning:,} weights learn; {type(self.learner.optimizer).__name__}, "
+            f"Training({self.stage.name}: {learning_weights(self.learner):,} weights learn; {type(self.learner.optimizer).__name__}, "
             f"learning rate {rate:g} at most; {type(self.learner.loss).__name__}; {count(self.epochs, 'epoch')} of "
             f"{count(self.batches.num_batches, 'step')} of {self.batches.batch_size})"
         )
