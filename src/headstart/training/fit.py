@@ -50,8 +50,9 @@ class Training:
         rate = optimizer["learning_rate"]
         if isinstance(rate, dict):
             rate = rate["config"]["warmup_target"] or rate["config"]["initial_learning_rate"]
+        learning = f"{learning_weights(self.learner):,} weights learn"
         return (
-            f"Training({self.stage.name}: {learning_weights(self.learner):,} weights learn; {type(self.learner.optimizer).__name__}, "
+            f"Training({self.stage.name}: {learning}; {type(self.learner.optimizer).__name__}, "
             f"learning rate {rate:g} at most; {type(self.learner.loss).__name__}; {count(self.epochs, 'epoch')} of "
             f"{count(self.batches.num_batches, 'step')} of {self.batches.batch_size})"
         )
