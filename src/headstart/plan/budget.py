@@ -14,7 +14,7 @@ from typing import Any
 from headstart.config import Config, budget_seconds, option_name, replace
 from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
-from headstart.plan.costs import Costs, NotMeasured, costs_at, keep, kept, measured
+from headstart.plan.costs import Costs, NotMeasured, costs_at, load_costs, measured, save_costs
 from headstart.plan.estimate import MARGIN, duration, fit_memory, predict
 from headstart.record.folder import RunFolder
 from headstart.system.files import cache_folder, write_json
@@ -60,7 +60,7 @@ def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent
         logger.warning("no prediction: %s", error)
         return config
     if chosen != config:
-        keep(chosen, data, costs)  # its batch size is another one
+        save_costs(chosen, data, costs)  # its batch size is another one
     return chosen
 
 
@@ -134,7 +134,7 @@ def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: f
         frozen: what gives the run its features.
         preparation: seconds that it has taken already.
     """
-    costs, config = kept(run.config, data), run.config
+    costs, config = load_costs(run.config, data), run.config
     if "predicted" in (content := read_plan(run)) or (config.image_size not in costs and len(costs) < 2):
         return
     cost = costs_at(costs, config.image_size)
@@ -174,10 +174,10 @@ def compare(run: RunFolder, data: Dataset, results: float) -> None:
     total = seconds["total"] + results
     took = seconds | {"results": round(results, 2), "total": round(total, 2)}
     write_json(run.path / "plan.json", content | {"took": {"seconds": took, "memory_mb": run.metrics["peak_memory_mb"]}})
-    costs = kept(run.config, data)
+    costs = load_costs(run.config, data)
     for cost in costs.values():
         cost["report"] = max(0.0, cost.get("report", 0.0) + results - predicted["results"])
-    keep(run.config, data, costs)
+    save_costs(run.config, data, costs)
     more = 100 * (total / predicted["total"] - 1)
     logger.info("plan: %s predicted, %s taken (%+.0f %%)", duration(predicted["total"]), duration(total), more)
 

@@ -11,7 +11,7 @@ from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
 from headstart.plan.budget import CHOSEN, REFERENCE_SIZES, prepare, sizes_for
-from headstart.plan.costs import Costs, costs_at, costs_file, kept, measured
+from headstart.plan.costs import Costs, costs_at, costs_file, load_costs, measured
 from headstart.plan.estimate import duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
 from headstart.record.history import TIMES, shown
@@ -82,7 +82,7 @@ def spent_on(config: Config, data: Dataset, explicit: Collection[str], loading: 
     """Return what a budget would choose, or why it cannot."""
     try:
         chosen = prepare(config, data, explicit, loading)
-        prediction = predict(chosen, data, costs_at(kept(chosen, data), chosen.image_size), loading)
+        prediction = predict(chosen, data, costs_at(load_costs(chosen, data), chosen.image_size), loading)
     except HeadstartError as error:
         return str(error)
     return " ".join(f"{option_name(name)} {getattr(chosen, name):g}" for name in CHOSEN) + f": {duration(prediction.total)}"
