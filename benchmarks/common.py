@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 import headstart as hs
-from headstart.data.splits import stratified_subset
 from headstart.data.load import configured_data
-from headstart.system.backend import versions
+from headstart.data.splits import stratified_subset
+from headstart.system.environment import versions
 from headstart.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -106,7 +106,7 @@ def load(config: hs.Config, images: int = 0) -> hs.Dataset:
     if share >= 1:
         return data
     classes = len(data.class_names)
-    kept = [stratified_subset(data.images, part, number, max(classes, round(share * len(part))), seed=0)
+    kept = [stratified_subset(data.source, part, number, max(classes, round(share * len(part))), seed=0)
             for number, part in enumerate(parts)]  # fmt: skip
     return dataclasses.replace(data, **dict(zip(("train", "validation", "test"), kept, strict=True)))
 

@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: `headstart.inference.engine.forward` against Keras' `predict`.
+"""Features of a frozen backbone: `headstart.inference.engine.Engine` against Keras' `predict`.
 
 python -m benchmarks.extraction --size 64 96 224
 """
@@ -48,17 +48,18 @@ def prepare_engine(config: Config, images: np.ndarray) -> Callable[[], dict[str,
     from headstart.system.backend import load_keras, resolve_precision
 
     load_keras()
-    from headstart.inference.engine import forward
+    from headstart.inference.engine import Engine
     from headstart.model.backbones import load_backbone
-    from headstart.model.network import build_model, feature_model
+    from headstart.model.network import build_network
 
     precision = resolve_precision(config.precision)
-    extractor = feature_model(build_model(*load_backbone(config), images.shape[1:], 2, config, precision))
+    network = build_network(*load_backbone(config), images.shape[1:], 2, config, precision)
+    extractor = network.feature_extractor()
     batches = [images[start : start + config.batch_size] for start in range(0, len(images), config.batch_size)]
 
     def measure() -> dict[str, Any]:
         begin = time.perf_counter()
-        outputs = forward(extractor, batches, JOB)
+        outputs = Engine(extractor).outputs(batches, JOB)
         features = [next(outputs)[0]]
         first = time.perf_counter()
         features += [values for (values,) in outputs]

@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tyro
 
 from benchmarks import common
@@ -45,13 +46,9 @@ def main(options: Options) -> None:
 
 def compare(config: Config, images: int) -> dict[str, Any]:
     """Return the row of one seed."""
-    from headstart.system.backend import load_keras
-
-    load_keras()
-    import numpy as np
-
     from headstart.inference.engine import relative_difference
-    from headstart.metrics.classification import compare_stages, measure
+    from headstart.metrics.classification import measure
+    from headstart.metrics.comparison import compare_stages
     from headstart.system.backend import seed_everything
     from headstart.system.memory import keep_freed_memory
 
@@ -59,71 +56,64 @@ def compare(config: Config, images: int) -> dict[str, Any]:
     labels = data.labels(data.test)
     keep_freed_memory()
     seed_everything(config.seed, deterministic=False)
-    models = {name: network(data, config, name == "folded") for name in ("standing", "folded")}
-    train_head(models["folded"], data, config)
-    for name in ("standardise", "dropout_features", "hidden", "dropout", "logits"):
-        models["standing"].get_layer(name).set_weights(models["folded"].get_layer(name).get_weights())
-    before = {name: test_logits(model, data, config) for name, model in models.items()}
-    seconds = {name: fine_tune(model, data, config) for name, model in models.items()}
-    after = {name: test_logits(model, data, config) for name, model in models.items()}
+    networks = {name: network(data, config, name == "folded") for name in ("standing", "folded")}
+    train_head(networks["folded"], data, config)
+    networks["standing"].head.set_weights(networks["folded"].head.get_weights())
+    before = {name: test_logits(one, data, config) for name, one in networks.items()}
+    seconds = {name: fine_tune(one, data, config) for name, one in networks.items()}
+    after = {name: test_logits(one, data, config) for name, one in networks.items()}
     return {
         "logits differ by": relative_difference(before["folded"], before["standing"]),
         "at most": float(np.abs(before["folded"] - before["standing"]).max()),
         "before": common.accuracy(measure(before["folded"], labels, data.class_names)),
-        **{f"{name}, fine-tuned": common.accuracy(measure(after[name], labels, data.class_names)) for name in models},
+        **{f"{name}, fine-tuned": common.accuracy(measure(after[name], labels, data.class_names)) for name in networks},
         "p": compare_stages(after["standing"], after["folded"], labels)["p_value"],
-        **{f"{name}, s": seconds[name] for name in models},
+        **{f"{name}, s": seconds[name] for name in networks},
     }  # fmt: skip
 
 
 def network(data: Any, config: Config, folded: bool) -> Any:
-    """Return the whole network; without folding it is built as for batch norm that learns, and never unfrozen so."""
+    """Return the network in parts; without folding it is built as for batch norm that learns, and never unfrozen so."""
     from headstart.model.backbones import load_backbone
-    from headstart.model.network import build_model
+    from headstart.model.network import build_network
 
     built_as = config if folded else dataclasses.replace(config, batch_norm="training")
-    return build_model(*load_backbone(config), data.image_shape, len(data.class_names), built_as, "float32")
+    return build_network(*load_backbone(config), data.image_shape, len(data.class_names), built_as, "float32")
 
 
-def train_head(model: Any, data: Any, config: Config) -> None:
+def train_head(network: Any, data: Any, config: Config) -> None:
     """Train the head on features of the training split."""
-    import keras
-
-    from headstart.model.head import head_model, standardise
-    from headstart.model.network import feature_model
-
-    learner, images = head_model(model), data.images(data.train)
-    features = feature_model(model).predict(images, config.batch_size, verbose=0)
-    standardise(model, [features])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    learner.compile(keras.optimizers.Adam(config.head_learning_rate), loss)
-    learner.fit(features, data.labels(data.train), config.batch_size, config.head_epochs, verbose=0)
-
-
-def test_logits(model: Any, data: Any, config: Config) -> Any:
-    return model.predict(data.images(data.test), config.batch_size, verbose=0)
-
-
-def fine_tune(model: Any, data: Any, config: Config) -> float:
-    """Fine-tune all layers, as `headstart.trainer.fine_tuning_stage` does, and return the seconds."""
-    import keras
-
-    from headstart.model.network import unfreeze
-    from headstart.system.backend import resolve_jit, seed_everything
+    from headstart.model.head import standardise
     from headstart.training.batches import Batches
-    from headstart.training.optimizer import fine_tuning_optimizer
+    from headstart.training.stages import head_learner
 
-    classes = len(data.class_names)
+    images = data.images(data.train)
+    features = network.feature_extractor().predict(images, config.batch_size, verbose=0)
+    standardise(network.head, [features])
+    batches = Batches(features, data.labels(data.train), np.arange(len(features)), config.batch_size, config.seed)
+    learner = head_learner(network, config, config.head_epochs * batches.num_batches)
+    learner.fit(batches, epochs=config.head_epochs, shuffle=False, verbose=0)
+
+
+def test_logits(network: Any, data: Any, config: Config) -> np.ndarray:
+    return network.classifier().predict(data.images(data.test), config.batch_size, verbose=0)
+
+
+def fine_tune(network: Any, data: Any, config: Config) -> float:
+    """Fine-tune all layers by the learner of `headstart.training.stages`, and return the seconds."""
+    from headstart.system.backend import seed_everything
+    from headstart.training.batches import Batches
+    from headstart.training.stages import tuning_learner
+
     seed_everything(config.seed + 1, deterministic=False)
-    unfreeze(model, config)
-    batches = Batches(data.source.images, data.source.labels, data.train, config.batch_size, config.seed + 1, classes)
-    model.compile(
-        fine_tuning_optimizer(config, config.epochs * batches.num_batches),
-        keras.losses.CategoricalCrossentropy(from_logits=True), jit_compile=resolve_jit(),
-    )  # fmt: skip
+    classes, source = len(data.class_names), data.source
+    batches = Batches(source.images, source.labels, data.train, config.batch_size, config.seed + 1, classes)
+    learner = tuning_learner(network, config, config.epochs * batches.num_batches)
     begin = time.perf_counter()
-    model.fit(batches, epochs=config.epochs, shuffle=False, verbose=0)
-    return time.perf_counter() - begin
+    learner.fit(batches, epochs=config.epochs, shuffle=False, verbose=0)
+    seconds = time.perf_counter() - begin
+    network.take(learner)
+    return seconds
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.metrics.classification import measure
 from headstart.model.backbones import load_backbone
-from headstart.model.fast.folding import recast
+from headstart.model.fast.copies import recast
 from headstart.system.files import write_json
 
 FROZEN_RATE, FINE_TUNING_RATE = 1e-3, 1e-5  # Adam's default, and the guide's for fine-tuning
@@ -40,7 +40,7 @@ def build(config: Config, classes: int) -> tuple[keras.Model, keras.Model]:
 
 
 def preprocessed(images: Any, mode: str) -> Any:
-    """Return images in 0..255 as the backbone wants them; `mode` is that of `headstart.model.network.normalisation`."""
+    """Return images in 0..255 as the backbone wants them; `mode` is that of `headstart.model.preprocessing.normalisation`."""
     if mode in ("none", "unit"):
         return images if mode == "none" else images / 255
     return keras.applications.imagenet_utils.preprocess_input(images, mode=mode)

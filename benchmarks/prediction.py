@@ -50,7 +50,7 @@ def main(options: Options) -> None:
     table = common.Table("prediction", "Prediction", TEXT, options)
     with tempfile.TemporaryDirectory() as folder:
         run = options.run or common.in_own_process(train, options, folder)
-        data, trained_in = common.load(hs.Run(run).config), hs.Run(run).manifest["precision"]
+        data, trained_in = common.load(hs.Run(run).config), hs.Run(run).classifier.manifest["precision"]
         precisions = sorted({"float32", trained_in})
         rows = np.resize(data.test, options.images)
         for side in options.side:
@@ -99,7 +99,7 @@ def prepare_headstart(path: str, folder: Path) -> Callable[[], dict[str, Any]]:
     import headstart as hs
 
     run = hs.Run(path)
-    run.model, run.compiled  # noqa: B018  (loaded before the clock starts, as the other's)
+    run.model, run.classifier.compiled  # noqa: B018  (loaded before the clock starts, as the other's)
 
     def measure() -> dict[str, Any]:
         begin = time.perf_counter()
@@ -115,7 +115,7 @@ def prepare_keras(path: str, folder: Path, batch_size: int, precision: str) -> C
     keras = load_keras()
     import headstart as hs
     from headstart.inference.engine import precision_of
-    from headstart.model.fast.folding import recast
+    from headstart.model.fast.copies import recast
 
     names, model = hs.Run(path).class_names, keras.models.load_model(Path(path) / "model.keras", compile=False)
     if precision != precision_of(model):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from headstart.config import Config
-from headstart.model.network import CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD
+from headstart.model.preprocessing import CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD
 
 BLOCKS = {2: 3, 3: 4, 4: 6, 5: 3}  # of conv2 to conv5
 Layers = dict[str, tuple[list[np.ndarray], int]]

@@ -85,40 +85,35 @@ def preparations(options: Options, config: Config, images: np.ndarray, labels: n
 
 
 def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> Callable[[], dict[str, Any]]:
-    """Return what measures an epoch of our own fine-tuning, put together as `headstart.trainer.fine_tuning_stage` does."""
-    from headstart.system.backend import load_keras, resolve_jit, resolve_precision, seed_everything, without_autotuning
-
-    keras = load_keras()
+    """Return what measures an epoch of our own fine-tuning, by the learner of `headstart.training.stages`."""
     from headstart.model.backbones import load_backbone
-    from headstart.model.network import build_model, feature_model, frozen_cut, tuning_model, unfreeze
+    from headstart.model.network import build_network
+    from headstart.model.unfreeze import frozen_cut
+    from headstart.system.backend import resolve_precision, seed_everything
+    from headstart.system.kernels import without_autotuning
     from headstart.system.memory import keep_freed_memory
     from headstart.training.batches import Batches
     from headstart.training.features import StoredRows
-    from headstart.training.optimizer import fine_tuning_optimizer
+    from headstart.training.stages import tuning_learner
 
     keep_freed_memory()
     seed_everything(0, deterministic=False)
     classes = int(labels.max()) + 1
     precision = resolve_precision(config.precision)
-    model = build_model(*load_backbone(config), images.shape[1:], classes, config, precision)
-    features = feature_model(model).predict(images[: config.batch_size], config.batch_size, verbose=0)
-    unfreeze(model, config)
-    rows, cut = images, frozen_cut(model, config)
-    learner = tuning_model(model, cut)
-    if cut:
-        maps = feature_model(model, cut).predict(images, config.batch_size, verbose=0)[1]
+    network = build_network(*load_backbone(config), images.shape[1:], classes, config, precision)
+    features = network.feature_extractor().predict(images[: config.batch_size], config.batch_size, verbose=0)
+    network.cut, rows = frozen_cut(network.backbone, config), images
+    if network.cut:
+        maps = network.feature_extractor().predict(images, config.batch_size, verbose=0)[1]
         file = Path(folder) / "maps.npy"
         np.save(file, maps.astype(np.float16))
         rows = StoredRows([file])
-        features = np.asarray(learner.get_layer("backbone_end")(maps[: config.batch_size]), np.float32).mean((1, 2))
-    network, side = learner.get_layer("backbone_end" if cut else "backbone"), config.image_size
-    operations = 3 * forward_operations(network, (1, *learner.input_shape[1:]) if cut else (1, side, side, 3))
     batches = Batches(rows, labels, np.arange(len(labels)), config.batch_size, 0, classes)
-    learner.compile(
-        fine_tuning_optimizer(config, 100 * batches.num_batches),
-        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=["accuracy"], jit_compile=resolve_jit(),
-    )  # fmt: skip
+    learner = tuning_learner(network, config, 100 * batches.num_batches)
+    end, side = learner.layers[-3], config.image_size  # before pooling and head
+    if network.cut:
+        features = np.asarray(end(maps[: config.batch_size]), np.float32).mean((1, 2))
+    operations = 3 * forward_operations(end, (1, *learner.input_shape[1:]) if network.cut else (1, side, side, 3))
     learner.fit(without_autotuning(batches), shuffle=False, verbose=0)
 
     def measure() -> dict[str, Any]:

@@ -14,10 +14,10 @@ import sys
 import numpy as np
 
 import headstart as hs
-from headstart.data.source import TRAIN, Source
 from headstart.data.load import read_source
-from headstart.data.splits import split_source
+from headstart.data.source import TRAIN, Source
 from headstart.model import starter
+from headstart.model.network import Network
 
 # Small, since these parts only watch the training; the rest learns.
 HELD_OUT = {"validation_fraction": 0.02, "test_fraction": 0.01}
@@ -30,9 +30,9 @@ def main(arguments: list[str]) -> None:
     config = hs.recipe(
         "scratch", **{"out": "runs/starter-pretraining"} | HELD_OUT | {k: ast.literal_eval(v) for k, v in options.items()}
     )
-    run = hs.train(config, split_source(read_cifar100(file), **HELD_OUT))
+    run = hs.train(config, hs.Dataset.of(read_cifar100(file), **HELD_OUT))
     backbone = starter.build()
-    backbone.set_weights(run.model.get_layer("backbone").get_weights())
+    backbone.set_weights(Network.of_saved(run.model).backbone.get_weights())
     starter.save_weights(backbone)
     print(f"wrote {starter.WEIGHTS}, {starter.WEIGHTS.stat().st_size / 1e6:.1f} MB")
 

@@ -1,19 +1,39 @@
-"""What the tests share: a cache of their own, a small data set, and one small finished run."""
+"""What the tests share: a cache of their own, a small data set, and small finished runs, made once for all workers."""
 
+import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import headstart as hs
+from helpers import SMALL, photo_options, save, scene
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function that returns a folder of all workers, which the first one to ask for it makes."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def folder(name: str, make: Callable[[Path], object]) -> Path:
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (base / name).exists():
+                make(base / name)
+        return base / name
+
+    return folder
 
 
 @pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory):
+def own_cache(shared):
     """Keep the tests' features and images out of the user's cache."""
-    os.environ["HEADSTART_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["HEADSTART_CACHE"] = str(shared("cache", Path.mkdir))
 
 
 @pytest.fixture(scope="session")
@@ -32,22 +52,28 @@ def digits() -> hs.Dataset:
     return hs.load_data("digits", limit=300)
 
 
-SMALL = {
-    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 4, "hidden_units": 32,
-    "warmup_steps": 5, "batch_size": 32, "head_learning_rate": 2e-4, "precision": "float32",
-}  # fmt: skip
-
-
-# What parts of a training cost on a machine that does not exist, at 64 px.
-COSTS = {
-    "build": 3.0, "start": 5.0, "image": 0.01, "feature_bytes": 200.0, "disk_image": 1000.0, "audit_start": 1.0,
-    "audit_image": 0.001, "audit_pair": 1e-8, "head_start": 2.0, "head_step": 0.01, "head_score": 1e-5, "head_save": 0.1,
-    "tune_start": 4.0, "tune_image": 0.02, "tune_score": 0.01, "tune_save": 1.0, "memory": 1e9, "tune_memory": 1e9,
-    "memory_image": 1e6, "largest_batch": 0.0,
-}  # fmt: skip
+@pytest.fixture(scope="session")
+def small_run(shared, digits) -> hs.Run:
+    """A run of both stages with the starter backbone, on a part of the digits."""
+    return hs.Run(shared("small_run", lambda out: hs.train(hs.recipe("starter", out=str(out), **SMALL), digits)))
 
 
 @pytest.fixture(scope="session")
-def small_run(tmp_path_factory: pytest.TempPathFactory, digits: hs.Dataset) -> hs.Run:
-    """A run of both stages with the starter backbone, on a part of the digits."""
-    return hs.train(hs.recipe("starter", out=str(tmp_path_factory.mktemp("runs") / "small"), **SMALL), digits)
+def photos(shared) -> Path:
+    """Two classes with a near-duplicate across training and test, one within training, and one wrong label; to be read only."""
+
+    def make(root: Path) -> None:
+        for seed in range(60):
+            split = "test" if seed >= 50 else "val" if seed >= 40 else "train"
+            save(scene(seed), root / split / ("blue" if seed % 2 else "red") / f"{seed:03}.png")
+        save(scene(50).transpose(Image.Transpose.FLIP_LEFT_RIGHT), root / "train" / "red" / "copy_of_050.png")
+        save(scene(1).crop((1, 1, 39, 39)), root / "train" / "blue" / "copy_of_001.png")
+        save(scene(2000), root / "train" / "blue" / "really_red.png")
+
+    return shared("photos", make)
+
+
+@pytest.fixture(scope="session")
+def photo_run(shared, photos) -> hs.Run:
+    """A run of both stages on the photos."""
+    return hs.Run(shared("photo_run", lambda out: hs.train(photo_options(photos, out))))

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from conftest import SMALL
 from headstart import trainer
 from headstart.cli.main import print_result
 from headstart.groups import write_seeds
 from headstart.training import features
+from helpers import SMALL
 
 # Without flips the second view is drawn at random, and batch norm that will learn starts from images drawn at random:
 # the seeds must agree on both.

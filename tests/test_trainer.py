@@ -9,17 +9,18 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from conftest import SMALL
-from headstart.inference.evaluate import load_for_evaluation
 from headstart.metrics.calibration import fit_temperature
-from headstart.metrics.classification import compare_stages, measure, verdict
+from headstart.metrics.classification import measure
+from headstart.metrics.comparison import compare_stages, verdict
+from headstart.record.folder import RunFolder
 from headstart.training.checkpoint import Checkpoint
+from helpers import SMALL
 
 
 def comparable(run: hs.Run) -> tuple:
     """What must not depend on whether a run was interrupted: everything but times and memory."""
-    figures = run.metrics["test"], run.metrics["comparison"], run.temperature
-    return (run.path / "history.csv").read_bytes(), figures, run.manifest["sha256"].keys()
+    figures = run.metrics["test"], run.metrics["comparison"], run.classifier.temperature
+    return (run.path / "history.csv").read_bytes(), figures, run.classifier.manifest["sha256"].keys()
 
 
 def test_a_run_holds_what_it_promises(small_run):
@@ -62,7 +63,7 @@ def test_every_figure_can_be_computed_again_from_the_runs_own_files(small_run):
         assert figures.keys() - expected.keys() <= {"near_duplicates_in_training", "without_near_duplicates"}
     comparison = compare_stages(small_run.test_logits("frozen"), small_run.test_logits("fine_tuned"), labels)
     assert small_run.metrics["comparison"] == comparison
-    assert small_run.temperature == small_run.metrics["test"]["fine_tuned"]["temperature"]
+    assert small_run.classifier.temperature == small_run.metrics["test"]["fine_tuned"]["temperature"]
     assert verdict(comparison) in (small_run.path / "log.txt").read_text()
 
 
@@ -130,16 +131,14 @@ def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
 
 
 def test_resuming_on_other_images_is_refused(digits, tmp_path):
-    from headstart.trainer import resume
-
-    run = hs.Run.create(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL), digits)
+    run = RunFolder.create(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL), digits)
     with pytest.raises(hs.HeadstartError, match="split in another way"):
-        resume(run.path, hs.load_data("digits", limit=300, seed=1))
+        hs.resume(run.path, hs.load_data("digits", limit=300, seed=1))
     changed = digits.source.images.copy()
     changed[digits.train[0]] = 0
     images = dataclasses.replace(digits.source, images=changed)
     with pytest.raises(hs.HeadstartError, match="1 image with other pixels"):
-        resume(run.path, dataclasses.replace(digits, source=images))
+        hs.resume(run.path, dataclasses.replace(digits, source=images))
 
 
 def test_a_run_with_data_of_its_own_keeps_their_split(tmp_path):
@@ -147,7 +146,7 @@ def test_a_run_with_data_of_its_own_keeps_their_split(tmp_path):
     data = hs.load_data("digits", limit=200, seed=3, test_fraction=0.4)
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"data": "cifar10", "epochs": 0}), data)
     assert run.config.data == "digits"
-    own = load_for_evaluation(run)
+    own = run.load_data()
     assert np.array_equal(own.test, data.test)
     assert run.evaluate(own)["accuracy"] == run.metrics["test"]["frozen"]["accuracy"]
 

@@ -14,14 +14,14 @@ def scene(seed: int, side: int = 48) -> Image.Image:
     return Image.blend(Image.blend(layers[0], layers[1], 0.5), layers[2], 0.3)
 
 
-def found(twin: Image.Image, side: int = 48, mirrored: bool = True) -> list[list[int]]:
-    """Compare an image's twin with it and with others, by features that see nothing but the colours' places roughly."""
-    images = [scene(seed).resize((side, side)) for seed in range(OTHERS)] + [twin.resize((side, side))]
+def found(copy: Image.Image, side: int = 48, mirrored: bool = True) -> list[list[int]]:
+    """Compare an image's copy with it and with others, by features that see nothing but the colours' places roughly."""
+    images = [scene(seed).resize((side, side)) for seed in range(OTHERS)] + [copy.resize((side, side))]
     images = np.stack([np.asarray(image) for image in images])
     features = np.random.default_rng(0).normal(size=(OTHERS + 1, 16))
     features[-1] = features[0] + 0.1
     pairs, similarity = near_duplicates(images, np.arange(len(images)), features, mirrored)
-    assert ((similarity > 0.84) & (similarity <= 1.001)).all()  # whatever was done to a twin has been undone
+    assert ((similarity > 0.84) & (similarity <= 1.001)).all()  # whatever was done to a copy has been undone
     assert (np.diff(similarity) <= 0).all()
     return pairs.tolist()
 
@@ -39,14 +39,14 @@ def found(twin: Image.Image, side: int = 48, mirrored: bool = True) -> list[list
     ],
     ids=["the same", "mirrored", "cropped", "wider", "higher", "shifted", "darker and greyer"],
 )
-def test_a_twin_is_found_and_nothing_else(change):
+def test_a_near_duplicate_is_found_and_nothing_else(change):
     assert found(change(scene(0))) == [[0, OTHERS]]
 
 
 def test_a_mirror_image_is_no_near_duplicate_where_mirroring_means_something():
-    twin = scene(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    assert found(twin, mirrored=True) == [[0, OTHERS]]
-    assert found(twin, mirrored=False) == []
+    copy = scene(0).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    assert found(copy, mirrored=True) == [[0, OTHERS]]
+    assert found(copy, mirrored=False) == []
     assert found(scene(0), mirrored=False) == [[0, OTHERS]]
 
 
@@ -59,7 +59,7 @@ def test_candidates_are_alike_in_every_component_not_in_the_strongest_alone():
     assert (pairs[:, 1] - pairs[:, 0] == 1000).sum() > 950
 
 
-def test_another_image_with_the_same_features_is_no_twin():
+def test_another_image_with_the_same_features_is_no_near_duplicate():
     assert found(scene(1000)) == []
 
 
@@ -73,12 +73,12 @@ def test_shades_of_grey_are_pillows(size):
     )  # Pillow rounds three times
 
 
-def test_tiny_images_and_single_ones_have_no_twins():
+def test_tiny_images_and_single_ones_have_no_near_duplicates():
     assert found(scene(0), side=8) == []
     assert len(near_duplicates(np.zeros((1, 32, 32, 3), np.uint8), np.arange(1), np.ones((1, 4)))[0]) == 0
 
 
-def test_flat_images_with_the_same_faint_noise_are_no_twins():
+def test_flat_images_with_the_same_faint_noise_are_no_near_duplicates():
     images = np.full((5, 32, 32, 3), 200, np.uint8) + 10 * np.arange(5, dtype=np.uint8)[:, None, None, None]
     images[:, ::5, ::7] += 1
     assert len(near_duplicates(images, np.arange(5), np.ones((5, 3)))[0]) == 0

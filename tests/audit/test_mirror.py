@@ -114,7 +114,7 @@ def test_too_few_images_tell_nothing_of_mirroring(arrows, tmp_path):
 
 def test_flipping_that_was_asked_for_stays_on(arrows, tmp_path):
     config = hs.recipe("starter", data=str(arrows), out=str(tmp_path / "run"), **OPTIONS)
-    run = hs.train(config, typed={"flip"})
+    run = hs.train(config, explicit={"flip"})
     assert run.config.flip
     assert json.loads((run.path / "mirror.json").read_text())["contradicts"]
     assert "flipping stays on, since --flip was given" in (run.path / "log.txt").read_text()

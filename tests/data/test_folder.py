@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.data.folder import read_folder
+from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.errors import HeadstartError
 
 

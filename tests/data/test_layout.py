@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
-from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.data.layout import read_layout, split_of
+from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.errors import HeadstartError
 
 

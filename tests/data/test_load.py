@@ -5,7 +5,6 @@ import hashlib
 import io
 import os
 import pickle
-import socket
 import tarfile
 import threading
 import time
@@ -19,6 +18,7 @@ from PIL import Image
 from headstart.data.load import load_data
 from headstart.errors import HeadstartError
 from headstart.system.download import explained_download
+from helpers import free_port
 
 ABSENT_HASH = "0" * 64
 
@@ -185,12 +185,6 @@ def test_cifar100_after_failed_downloads_and_then_without_a_network(tmp_path, se
     assert downloaded.source.fingerprint == load_data(path).source.fingerprint
     fetch(f"{server}/silent", file_hash)
     assert load_data("cifar100").source.fingerprint == downloaded.source.fingerprint
-
-
-def free_port():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])

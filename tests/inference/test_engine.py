@@ -7,8 +7,9 @@ import pytest
 import headstart as hs
 from headstart.inference import engine
 from headstart.model.backbones import load_backbone
-from headstart.model.fast.folding import recast
-from headstart.model.network import build_model, frozen_cut, tuning_model, without_augmentation
+from headstart.model.fast.copies import recast
+from headstart.model.network import build_network, without_augmentation
+from headstart.model.unfreeze import frozen_cut
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def batches(count: int = 10, last: int = 3) -> list[np.ndarray]:
 
 def run(network: keras.Model, monkeypatch: pytest.MonkeyPatch) -> list[list[np.ndarray]]:
     monkeypatch.setattr(engine, "FEWEST_IMAGES", 1)
-    return list(engine.forward(network, batches(), 75))
+    return list(engine.Engine(network).outputs(batches(), 75))
 
 
 def test_openvino_gives_what_keras_gives_in_the_order_of_the_batches(network, monkeypatch, caplog):
@@ -64,10 +65,11 @@ def test_the_end_of_a_network_in_mixed_precision_is_converted(monkeypatch, caplo
     caplog.set_level("INFO", logger="headstart")
     monkeypatch.setattr(engine, "FEWEST_IMAGES", 1)
     config = hs.recipe("quick", backbone="starter", image_size=32, fine_tune_from="stage3")
-    model = build_model(*load_backbone(config), (32, 32, 3), 4, config, "bfloat16")
-    learner = without_augmentation(tuning_model(model, frozen_cut(model, config)))
+    parts = build_network(*load_backbone(config), (32, 32, 3), 4, config, "bfloat16")
+    parts.cut = frozen_cut(parts.backbone, config)
+    learner = without_augmentation(parts.learner())
     maps = np.random.default_rng(0).random((8, *learner.input_shape[1:]), np.float32)
-    (logits,) = next(engine.forward(learner, [maps], 8))
+    (logits,) = next(engine.Engine(learner).outputs([maps], 8))
     assert "engine: OpenVINO, bfloat16" in caplog.text
     np.testing.assert_allclose(logits, learner.predict_on_batch(maps), rtol=0.1, atol=0.05)
 
@@ -92,4 +94,4 @@ def test_without_openvino_keras_does_the_work(network, monkeypatch, caplog):
 
 def test_few_images_start_no_engine(network, monkeypatch):
     monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: pytest.fail("started an engine for a few images"))
-    assert len(list(engine.forward(network, batches(), 75))) == 10
+    assert len(list(engine.Engine(network).outputs(batches(), 75))) == 10

@@ -8,11 +8,12 @@ from sklearn.linear_model import LogisticRegression
 
 import headstart as hs
 from headstart.cli.main import main
+from headstart.inference import explain
 from headstart.inference.explain import Explanations, covered, heat_maps, occlusion, overlay, resized
-from headstart.inference.predict import Predictions
+from headstart.inference.predictions import Predictions
 from headstart.model.backbones import load_backbone
-from headstart.model.head import head_model, standardise
-from headstart.model.network import build_model, feature_model
+from headstart.model.head import standardise
+from headstart.model.network import Network, build_network
 
 SIDE, OBJECT = 128, 64
 
@@ -34,27 +35,28 @@ def planted(count: int, side: int = SIDE, size: int = OBJECT) -> tuple[np.ndarra
     return images, where
 
 
-def network_that_knows_the_object(backbone: str, images: np.ndarray, **options) -> keras.Model:
+def network_that_knows_the_object(backbone: str, images: np.ndarray, **options) -> Network:
     """A network whose linear head tells images with the object (class 1) from plain grey ones (class 0)."""
     keras.utils.set_random_seed(0)
     size = images.shape[1]
     weights = "auto" if backbone == "starter" or backbone.endswith(".keras") else "none"
     config = hs.Config(backbone=backbone, weights=weights, image_size=size, hidden_units=0, precision="float32", **options)
     # With the head of a pretrained network, and so with standardised features.
-    model = build_model(*load_backbone(config), (size, size, 3), 2, dataclasses.replace(config, weights="auto"), "float32")
+    pretrained = dataclasses.replace(config, weights="auto")
+    network = build_network(*load_backbone(config), (size, size, 3), 2, pretrained, "float32")
     both = np.concatenate([plain(len(images), size), images])
-    features = features_of(model, both)
-    standardise(model, [features])
+    features = features_of(network, both)
+    standardise(network.head, [features])
     mean, deviation = features.mean(axis=0), features.std(axis=0) + 1e-9
     fitted = LogisticRegression().fit((features - mean) / deviation, np.repeat([0, 1], len(images)))
     # The head's own layer leaves channels that hardly vary smaller than 1, as those of random networks are.
-    kernel = fitted.coef_[0] / deviation * np.sqrt(deviation**2 + model.get_layer("standardise").epsilon) / 2
-    model.get_layer("logits").set_weights([np.stack([-kernel, kernel], axis=1), np.zeros(2)])
-    return model
+    kernel = fitted.coef_[0] / deviation * np.sqrt(deviation**2 + network.head.get_layer("standardise").epsilon) / 2
+    network.head.get_layer("logits").set_weights([np.stack([-kernel, kernel], axis=1), np.zeros(2)])
+    return network
 
 
-def features_of(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    features = feature_model(model)
+def features_of(network: Network, images: np.ndarray) -> np.ndarray:
+    features = network.feature_extractor()
     features.compile(jit_compile=False)
     return np.asarray(features.predict_on_batch(images))
 
@@ -76,18 +78,18 @@ def test_the_map_points_at_a_planted_object(backbone, tmp_path):
     options = {}
     if backbone == "a user's own":
         backbone, options = own_backbone(tmp_path), {"preprocess": "unit"}
-    model = network_that_knows_the_object(backbone, images, **options)
-    maps, method = heat_maps(model, images, np.ones(len(images), int))
+    network = network_that_knows_the_object(backbone, images, **options)
+    maps, method = heat_maps(network, images, np.ones(len(images), int))
     assert method.startswith("HiResCAM")
     assert_points_at(maps, where)
 
 
 def test_a_feature_map_too_coarse_to_point_gives_way_to_occlusion(tmp_path):
     images, where = planted(8, side=16, size=8)
-    model = network_that_knows_the_object("starter", images)
-    maps, method = heat_maps(model, images, np.ones(len(images), int))
+    network = network_that_knows_the_object("starter", images)
+    maps, method = heat_maps(network, images, np.ones(len(images), int))
     assert method.startswith("occlusion")
-    assert "only 2 x 2 cells" in method
+    assert "only 2 x 2)" in method
     assert_points_at(maps, where)
 
 
@@ -106,26 +108,25 @@ def assert_points_at(maps: np.ndarray, where: np.ndarray) -> None:
 def test_the_map_is_that_of_numerical_differences(hidden_units, precision):
     keras.utils.set_random_seed(0)
     config = hs.Config(backbone="starter", image_size=32, hidden_units=hidden_units, precision=precision)
-    model = build_model(*load_backbone(config), (32, 32, 3), 3, config, precision)
+    network = build_network(*load_backbone(config), (32, 32, 3), 3, config, precision)
     images, classes = planted(8, side=32, size=16)[0], np.arange(8) % 3
-    standardise(model, [features_of(model, np.concatenate([plain(8, 32), images]))])
-    maps, method = heat_maps(model, images, classes)
-    assert method == "HiResCAM, 4 x 4 cells"
-    expected = maps_by_differences(model, images, classes)
+    standardise(network.head, [features_of(network, np.concatenate([plain(8, 32), images]))])
+    maps, method = heat_maps(network, images, classes)
+    assert method == "HiResCAM, 4 x 4 positions"
+    expected = maps_by_differences(network, images, classes)
     for one, other in zip(maps, expected, strict=True):
         assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > 0.999
 
 
-def maps_by_differences(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Heat maps from the network's own logits: how fast the class's, minus the mean of all, grows as a cell of the map does."""
-    pooling = model.get_layer("features")
-    maps = np.asarray(keras.Model(model.input, pooling.input).predict_on_batch(images), np.float32)
+def maps_by_differences(network: Network, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Heat maps from the network's own logits: how fast the class's, less the mean, grows as a position's does."""
+    maps = np.asarray(network.feature_map().predict_on_batch(images), np.float32)
     inputs = keras.Input(maps.shape[1:])
-    head = keras.Model(inputs, head_model(model)(pooling(inputs)))
+    head = keras.Model(inputs, network.head(network.pool(inputs)))
     count, rows, columns, _ = maps.shape
-    cells = np.eye(rows * columns, dtype=np.float32).reshape(1, -1, rows, columns, 1)
+    positions = np.eye(rows * columns, dtype=np.float32).reshape(1, -1, rows, columns, 1)
     larger, smaller = (
-        np.asarray(head.predict_on_batch((maps[:, None] * (1 + step * cells)).reshape(-1, *maps.shape[1:])), np.float64)
+        np.asarray(head.predict_on_batch((maps[:, None] * (1 + step * positions)).reshape(-1, *maps.shape[1:])), np.float64)
         for step in (0.01, -0.01)
     )
     logits = (larger - smaller).reshape(count, rows * columns, -1)
@@ -136,10 +137,10 @@ def maps_by_differences(model: keras.Model, images: np.ndarray, classes: np.ndar
 
 @pytest.mark.parametrize("products", [False, True])
 def test_occlusion_covers_one_square_after_the_other(products, monkeypatch):
-    monkeypatch.setattr("headstart.inference.explain.small_convolutions_are_slow", lambda: products)
+    monkeypatch.setattr(explain, "small_convolutions_are_slow", lambda: products)
     images, _ = planted(5, side=16, size=8)
-    model, classes = network_that_knows_the_object("starter", images), np.array([1, 0, 1, 1, 0])
-    falls = occlusion(model, images, classes)
+    network, classes = network_that_knows_the_object("starter", images), np.array([1, 0, 1, 1, 0])
+    falls, model = occlusion(network, images, classes), network.classifier()
     for image, label, fall in zip(images, classes, falls, strict=True):
         whole, *covers = (np.asarray(model.predict_on_batch(one[None]))[0] for one in covered(image))
         expected = [(whole - cover)[label] - (whole - cover).mean() for cover in covers]

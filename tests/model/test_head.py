@@ -3,20 +3,21 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.model.head import forward, head, head_model, logit_gradients, standardise
-from headstart.model.network import build_model, without_augmentation
+from headstart.model.head import build_head, forward, logit_gradients, standardise
+from headstart.model.network import Network, build_network
+from helpers import random_images
 
 CLASSES = 5
 FROM_SCRATCH = {"weights": "none", "fine_tune_from": "all"}
 
 
-def tiny_model(**options) -> keras.Model:
+def one_convolution(**options) -> Network:
     """A network around a backbone of one convolution, whose head has weights that nothing is symmetric in."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((None, None, 3))
     backbone = keras.Model(inputs, keras.layers.Conv2D(8, 3, activation="relu")(inputs))
     config = hs.recipe("quick", **{"image_size": 32, "hidden_units": 16} | options)
-    return build_model(backbone, "torch", (32, 32, 3), CLASSES, config, options.get("precision", "float32"))
+    return build_network(backbone, "torch", (32, 32, 3), CLASSES, config, options.get("precision", "float32"))
 
 
 def features_of_all_sizes(count: int) -> np.ndarray:
@@ -25,32 +26,32 @@ def features_of_all_sizes(count: int) -> np.ndarray:
     return np.random.default_rng(0).normal(2 * sizes, sizes, (count, 8)).astype(np.float32)
 
 
-def numerical_gradients(model: keras.Model, features: np.ndarray, classes: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """The gradient of each class's logit minus the mean logit, by central differences of the network's own head."""
+def numerical_gradients(head: keras.Model, features: np.ndarray, classes: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """The gradient of each class's logit minus the mean logit, by central differences of the head itself."""
     moved = np.diag(steps)[None]
     both = np.concatenate([features[:, None] + moved, features[:, None] - moved])
-    logits = np.asarray(head_model(model).predict_on_batch(np.float32(both.reshape(-1, 8))), np.float64)
+    logits = np.asarray(head.predict_on_batch(np.float32(both.reshape(-1, 8))), np.float64)
     logits = logits.reshape(2, len(features), 8, -1)
     above_mean = logits[:, np.arange(len(features)), :, classes].swapaxes(0, 1) - logits.mean(axis=-1)
     return (above_mean[0] - above_mean[1]) / (2 * steps)
 
 
-# Every head that `build_model` makes: linear or hidden, features standardised or not, a float32 or a bfloat16 backbone.
+# Every head that `build_head` makes: linear or hidden, features standardised or not, a float32 or a bfloat16 backbone.
 @pytest.mark.parametrize("hidden_units", [0, 16])
 @pytest.mark.parametrize("options", [{}, {"precision": "bfloat16"}, {"cache_features": False}, FROM_SCRATCH])
 def test_the_gradient_is_that_of_numerical_differences(hidden_units, options, tmp_path):
-    model = tiny_model(hidden_units=hidden_units, **options)
+    network = one_convolution(hidden_units=hidden_units, **options)
     features = features_of_all_sizes(200)
     if standardised := not ("cache_features" in options or "weights" in options):
-        standardise(model, [features])
-    assert ("standardise" in [layer.name for layer in model.layers]) == standardised
-    without_augmentation(model).save(tmp_path / "model.keras")
-    saved = keras.models.load_model(tmp_path / "model.keras")
+        standardise(network.head, [features])
+    assert ("standardise" in [layer.name for layer in network.head.layers]) == standardised
+    network.classifier().save(tmp_path / "model.keras")
+    saved = Network.of_saved(keras.models.load_model(tmp_path / "model.keras"))
     features, classes = features[:20], np.arange(20) % CLASSES
     sizes = features.std(axis=0) if standardised else np.ones(8)
-    expected = numerical_gradients(model, features, classes, steps=3e-3 * sizes)
-    for each in (model, saved):
-        gradients = logit_gradients(each, features, classes)
+    expected = numerical_gradients(network.head, features, classes, steps=3e-3 * sizes)
+    for each in (network, saved):
+        gradients = logit_gradients(each.head, features, classes)
         assert gradients.dtype == np.float32
         # By channel, since a standardised head's gradients are as unlike in size as its features. A step may cross a kink.
         difference = np.abs(gradients - expected) / np.abs(expected).max(axis=0)
@@ -65,8 +66,8 @@ def test_the_gradient_is_that_of_numerical_differences(hidden_units, options, tm
     ids=["another activation", "another layer", "an activation", "a subclass"],
 )  # fmt: skip
 def test_a_layer_whose_gradient_is_not_known_is_refused(layer):
-    model = tiny_model(hidden_units=0)
-    changed = keras.Model(model.input, layer(model.output))
+    head = one_convolution(hidden_units=0).head
+    changed = keras.Model(head.input, layer(head.output))
     with pytest.raises(hs.HeadstartError, match="layer 'odd' is of a kind whose gradient is not known"):
         logit_gradients(changed, np.ones((1, 8)), np.array([0]))
 
@@ -86,29 +87,29 @@ def test_a_known_layer_gives_what_keras_gives(layer):
 
 
 def test_the_head_alone_continues_from_the_features():
-    model = tiny_model()
-    images = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
-    features = keras.Model(model.input, model.get_layer("features").output).predict(images, verbose=0)
-    np.testing.assert_allclose(
-        head_model(model).predict(features, verbose=0), model.predict(images, verbose=0), rtol=1e-5, atol=1e-5
-    )
+    network = one_convolution()
+    images = random_images(3)
+    features = network.feature_extractor().predict(images, verbose=0)
+    expected = network.classifier().predict(images, verbose=0)
+    np.testing.assert_allclose(network.head.predict(features, verbose=0), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_head_reads_standardised_features():
-    model = tiny_model()
+    network = one_convolution()
     features = features_of_all_sizes(400).astype(np.float16)
-    before = model.get_layer("backbone").get_weights()
-    standardise(model, np.array_split(features, 3))
-    standardised = np.array(model.get_layer("standardise")(np.float32(features)))
+    before = network.backbone.get_weights()
+    standardise(network.head, np.array_split(features, 3))
+    layer = next(layer for layer in network.head.layers if layer.name == "standardise")
+    standardised = np.array(layer(np.float32(features)))
     # The layer adds 0.001 to each variance: channels whose own is as small stay smaller than 1.
     deviation = np.float32(features).std(axis=0)
     np.testing.assert_allclose(standardised.mean(axis=0), 0, atol=1e-2)
     np.testing.assert_allclose(standardised.std(axis=0), deviation / np.sqrt(deviation**2 + 1e-3), atol=1e-2)
-    for now, then in zip(model.get_layer("backbone").get_weights(), before, strict=True):
+    for now, then in zip(network.backbone.get_weights(), before, strict=True):
         np.testing.assert_array_equal(now, then)
 
 
 @pytest.mark.parametrize("options", [{"cache_features": False}, FROM_SCRATCH])
 def test_where_the_features_are_not_known_beforehand_the_head_reads_them_as_they_are(options):
-    names = [layer.name for layer in head(CLASSES, hs.recipe("quick", **options))]
+    names = [layer.name for layer in build_head(8, CLASSES, hs.recipe("quick", **options)).layers[1:]]
     assert names == ["dropout_features", "hidden", "dropout", "logits"]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from conftest import COSTS, SMALL
 from headstart.config import read_toml
 from headstart.plan.budget import prepare, table, worth_measuring
 from headstart.plan.costs import NotMeasured, costs_at, keep, kept, measured
 from headstart.plan.estimate import MARGIN, predict
+from helpers import COSTS, SMALL
 
 LARGER = COSTS | {name: 4 * COSTS[name] for name in ("image", "tune_image", "tune_score", "disk_image")}
 

@@ -4,10 +4,10 @@ import os
 import pytest
 
 import headstart as hs
-from conftest import COSTS
 from headstart.plan.costs import NotMeasured, costs_at
 from headstart.plan.estimate import fit_memory, predict
 from headstart.system.memory import available_memory
+from helpers import COSTS
 
 
 def seconds(data: hs.Dataset, missing: list[int] | None = None, **changes) -> dict[str, float]:

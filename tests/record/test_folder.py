@@ -72,7 +72,7 @@ def test_a_model_that_cannot_be_loaded_says_which_keras_can(version, copy, monke
 
 
 def test_a_run_knows_what_saved_its_model(small_run):
-    assert small_run.manifest["versions"]["keras"] == keras.version()
+    assert small_run.classifier.manifest["versions"]["keras"] == keras.version()
 
 
 def test_a_log_line_is_one_line_whatever_names_it_holds(small_run, copy, monkeypatch):

@@ -10,7 +10,7 @@ import headstart as hs
 from headstart.config import Config
 from headstart.data.decode import Decoding
 from headstart.data.load import configured_data, resolved
-from headstart.record.split import differences, read_split, recorded_data, write_record
+from headstart.record.split import differences, read_split, recorded_data, write_split
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def folder(tmp_path):
 def kept(tmp_path, data):
     run = tmp_path / "run"
     run.mkdir(exist_ok=True)
-    write_record(run, data)
+    write_split(run, data)
     return run
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,10 +16,10 @@ from pathlib import Path
 import pytest
 
 import headstart as hs
-from conftest import SMALL
+from headstart.record.folder import RunFolder
 from headstart.record.tracking import TensorBoard, epoch_figures, tracked
 from headstart.system.files import write_json
-from headstart.trainer import resume
+from helpers import SMALLEST, free_port
 
 ROWS = [
     {"stage": stage, "epoch": epoch, "accuracy": 0.5, "val_accuracy": epoch / 10, "loss": 1.0, "val_loss": 1.5}
@@ -35,12 +34,6 @@ has_mlflow = pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reas
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as answer:
         return answer.read().decode()
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -93,14 +86,14 @@ def mlflow_server(mlflow_command, tmp_path_factory):
 
 
 def small_options(out: Path, **changes) -> hs.Config:
-    return hs.recipe("starter", out=str(out), **SMALL | {"limit": 100, "head_epochs": 2, "epochs": 1} | changes)
+    return hs.recipe("starter", out=str(out), **SMALLEST | {"head_epochs": 2, "epochs": 1} | changes)
 
 
 def metric_history(client, run_id: str, name: str) -> list[tuple[int, float]]:
     return [(metric.step, metric.value) for metric in client.get_metric_history(run_id, name)]
 
 
-def interrupt(run: hs.Run) -> None:
+def interrupt(run: RunFolder) -> None:
     """Carry a run out up to Ctrl-C after its first epoch."""
     with contextlib.suppress(KeyboardInterrupt), tracked(run) as (tracker,):
         tracker.update(ROWS[:1])
@@ -134,7 +127,7 @@ def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(tmp
         patch.setattr(TensorBoard, "finish", killed)
         hs.train(small_options(tmp_path / "run", tensorboard=True))
     metrics = (tmp_path / "run" / "metrics.json").read_text()
-    run = resume(tmp_path / "run")
+    run = hs.resume(tmp_path / "run")
     events = EventAccumulator(str(run.path / "tensorboard"))
     events.Reload()
     accuracy = run.metrics["test"]["frozen"]["accuracy"]
@@ -147,7 +140,7 @@ def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(tmp
 def test_a_run_that_goes_on_shows_no_epoch_twice(digits, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = hs.Run.create(small_options(tmp_path / "run", tensorboard=True), digits)
+    run = RunFolder.create(small_options(tmp_path / "run", tensorboard=True), digits)
     for history in (ROWS[:2], ROWS):
         with tracked(run) as (tensorboard,):
             tensorboard.update(history[:1])
@@ -180,7 +173,7 @@ def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, digits, tmp_
         assert capsys.readouterr().out == ""
 
         # A run that is killed by Ctrl-C, goes on, and loses its server on the way.
-        interrupted = hs.Run.create(small_options(tmp_path / "other", mlflow=address), digits)
+        interrupted = RunFolder.create(small_options(tmp_path / "other", mlflow=address), digits)
         interrupt(interrupted)
         run_id = interrupted.read_json("mlflow.json")["run_id"]
         assert client.get_run(run_id).info.status == "KILLED"
@@ -205,7 +198,7 @@ def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, digits, tmp_
 @has_mlflow
 def test_a_new_run_wants_a_server_and_a_resumed_one_goes_on_without(digits, tmp_path, caplog):
     address = f"http://127.0.0.1:{free_port()}"
-    run = hs.Run.create(small_options(tmp_path / "run", mlflow=address), digits)
+    run = RunFolder.create(small_options(tmp_path / "run", mlflow=address), digits)
     with pytest.raises(hs.HeadstartError, match=f"no MLflow server at {address}"), tracked(run):
         pass
     write_json(run.path / "mlflow.json", {"uri": address, "run_id": "0" * 32})

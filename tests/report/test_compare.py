@@ -5,9 +5,9 @@ import shutil
 import pytest
 
 import headstart as hs
-from conftest import SMALL
 from headstart.cli.main import main
 from headstart.report.compare import Comparison
+from helpers import SMALL
 
 
 @pytest.fixture(scope="module")

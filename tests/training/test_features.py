@@ -1,12 +1,16 @@
+import os
+
 import keras
 import numpy as np
 import pytest
 
 import headstart as hs
 from headstart.config import replace
+from headstart.inference import engine
 from headstart.model.backbones import load_backbone
-from headstart.model.network import build_model, feature_model, unfreeze
-from headstart.training.features import FrozenLayers, StoredRows, prune, worthwhile_cut
+from headstart.model.network import build_network
+from headstart.model.unfreeze import unfreeze
+from headstart.training.features import FrozenLayers, StoredRows, cut_where_worthwhile, prune
 
 
 @pytest.fixture
@@ -14,7 +18,7 @@ def network(digits, monkeypatch, tmp_path):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
     config = hs.recipe("starter", image_size=16)
     keras.utils.set_random_seed(0)
-    return build_model(*load_backbone(config), digits.image_shape, 10, config, "float32"), config
+    return build_network(*load_backbone(config), digits.image_shape, 10, config, "float32"), config
 
 
 def features(network, digits, count=20, view=0):
@@ -22,15 +26,13 @@ def features(network, digits, count=20, view=0):
 
 
 def test_features_are_those_of_the_whole_network(network, digits):
-    expected = keras.Model(network[0].input, network[0].get_layer("features").output).predict(
-        digits.images(digits.train[:20]), verbose=0
-    )
+    expected = network[0].feature_extractor().predict(digits.images(digits.train[:20]), verbose=0)
     np.testing.assert_allclose(features(network, digits), expected, rtol=2e-3, atol=1e-3)
 
 
 def test_the_mirror_view_is_the_features_of_mirrored_images(network, digits):
     mirrored = digits.images(digits.train[:20])[:, :, ::-1]
-    expected = keras.Model(network[0].input, network[0].get_layer("features").output).predict(mirrored, verbose=0)
+    expected = network[0].feature_extractor().predict(mirrored, verbose=0)
     np.testing.assert_allclose(features(network, digits, view=1), expected, rtol=2e-3, atol=1e-3)
 
 
@@ -52,7 +54,7 @@ def test_the_cache_serves_the_same_images_and_no_others(network, digits, tmp_pat
 
 def test_another_weight_is_another_entry(network, digits, tmp_path):
     features(network, digits)
-    weight = network[0].get_layer("backbone").weights[0]
+    weight = network[0].backbone.weights[0]
     weight.assign(weight + 1)
     features(network, digits)
     assert len(list(tmp_path.glob("features/*.npy"))) == 2
@@ -77,8 +79,8 @@ def test_one_engine_computes_the_features_of_all_splits(fewest, used, network, d
     """All splits together have 744 images, and none of them alone as many as 700."""
     assert len(digits.train) + len(digits.validation) + len(digits.test) == 744
     started = []
-    monkeypatch.setattr("headstart.inference.engine.FEWEST_IMAGES", fewest)
-    monkeypatch.setattr("headstart.inference.engine.compiled_by_openvino", lambda *inputs: started.append(inputs))
+    monkeypatch.setattr(engine, "FEWEST_IMAGES", fewest)
+    monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: started.append(inputs))
     for rows in (digits.validation, digits.test):
         FrozenLayers(network[0], digits, network[1]).features(rows, 0, "test images")
     assert len(started) == 2 * used
@@ -92,8 +94,6 @@ def test_a_damaged_cache_file_is_made_again(network, digits, tmp_path):
 
 
 def test_pruning_keeps_what_was_used_last(tmp_path):
-    import os
-
     for age, name in enumerate(["new.npy", "older.npy", "oldest.npy"]):
         (tmp_path / name).write_bytes(bytes(100))
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
@@ -102,30 +102,32 @@ def test_pruning_keeps_what_was_used_last(tmp_path):
 
 
 def test_maps_come_with_the_features_view_by_view(network, digits, tmp_path):
-    model, config = network
+    parts, config = network
     config = replace(config, fine_tune_from="last-stage", views=2)
-    cut = worthwhile_cut(model, digits, config)
-    frozen = FrozenLayers(model, digits, config, cut)
+    cut_where_worthwhile(parts, digits, config)
+    assert parts.cut
+    frozen = FrozenLayers(parts, digits, config)
     for view in range(2):
         frozen.features(digits.train[:20], view, "test images")
     files = {file.name: file.stat().st_mtime_ns for file in tmp_path.glob("features/*.npy")}
     maps = frozen.maps(digits.train[:20], 2, "test images")
     assert {file.name for file in tmp_path.glob("features/*.npy")} == files.keys()
     mirrored = digits.images(digits.train[:20])[:, :, ::-1]
-    expected = feature_model(model, cut).predict(mirrored, verbose=0)[1]
+    expected = parts.feature_extractor().predict(mirrored, verbose=0)[1]
     np.testing.assert_allclose(maps[np.arange(20, 40)], expected, rtol=2e-3, atol=1e-3)
 
 
 def test_a_frozen_beginning_is_no_other_one_once_the_end_learns(network, digits, tmp_path):
     features(network, digits)
-    unfreeze(*network)
+    unfreeze(network[0].backbone, network[1])
     features(network, digits)
     assert len(list(tmp_path.glob("features/*.npy"))) == 1
 
 
 def test_maps_too_big_for_the_cache_are_not_kept(network, digits, monkeypatch, caplog):
     monkeypatch.setattr("headstart.training.features.MOST_CACHE_BYTES", 1000)
-    assert worthwhile_cut(network[0], digits, replace(network[1], fine_tune_from="last-stage")) == ""
+    cut_where_worthwhile(network[0], digits, replace(network[1], fine_tune_from="last-stage"))
+    assert network[0].cut == ""
     assert "GB of disk" in caplog.text
 
 

@@ -4,9 +4,11 @@ import pytest
 from keras import layers
 
 import headstart as hs
-from headstart.model.fast.folding import for_training
-from headstart.model.fast.strides import input_step, read_steps
-from headstart.model.network import build_model, feature_model, frozen_cut, tuning_model, unfreeze
+from headstart.model.fast.copies import for_training
+from headstart.model.fast.strides import input_stride, read_strides
+from headstart.model.network import build_network
+from headstart.model.unfreeze import frozen_cut, unfreeze
+from helpers import random_images
 
 
 def maps(side: int, channels: int = 3) -> np.ndarray:
@@ -38,7 +40,7 @@ def strided(name: str, **options):
 )
 def test_what_is_not_read_is_not_computed(side, options):
     whole = network([strided("a"), strided("b")], None, **options)
-    assert [read_steps(whole)[name] for name in ("first", "block_conv", "block_out", "sum")] == [1, 2, 2, 1]
+    assert [read_strides(whole)[name] for name in ("first", "block_conv", "block_out", "sum")] == [1, 2, 2, 1]
     quick = for_training(whole)
     assert quick.get_layer("block_conv").strides == (2, 2)
     assert quick.get_layer("a").strides == quick.get_layer("block_expand").strides == (1, 1)
@@ -48,17 +50,17 @@ def test_what_is_not_read_is_not_computed(side, options):
 @pytest.mark.parametrize(
     "other",
     [layers.Conv2D(4, 3, strides=2, padding="same"), layers.MaxPooling2D(2), layers.Conv2D(4, 2, strides=2)],
-    ids=["neighbours", "pool", "two cells"],
+    ids=["neighbours", "pool", "two positions"],
 )
 def test_what_one_layer_reads_is_computed(other):
     resized = keras.Sequential([other, layers.Conv2D(4, 1, name="fit")]) if isinstance(other, layers.MaxPooling2D) else other
     whole = network([strided("a"), resized], 8)
     quick = for_training(whole)
-    assert set(read_steps(whole).values()) == {1}
+    assert set(read_strides(whole).values()) == {1}
     np.testing.assert_allclose(quick.predict(maps(8), verbose=0), whole.predict(maps(8), verbose=0), atol=1e-5)
 
 
-def test_batch_norm_that_learns_sees_every_cell():
+def test_batch_norm_that_learns_sees_every_position():
     inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(4, 3, padding="same", name="conv")(inputs)
     x = layers.ReLU(name="relu")(layers.BatchNormalization(name="norm")(x))
@@ -88,28 +90,29 @@ def resnet50():
     for layer in backbone.layers:
         if layer.name.endswith("_3_bn"):
             layer.gamma.assign(layer.gamma * 0.1)
-    return build_model(backbone, "caffe", (32, 32, 3), 5, hs.recipe("quick", image_size=72), "float32")
+    return build_network(backbone, "caffe", (32, 32, 3), 5, hs.recipe("quick", image_size=72), "float32")
 
 
 @pytest.mark.parametrize(
     ("start", "cut", "side"), [("all", "", 32), ("last-stage", "conv4_block6_out", 3), ("conv4_block1", "conv3_block4_out", 5)]
 )
-def test_resnet50_is_the_same_in_fewer_cells(resnet50, start, cut, side):
+def test_resnet50_is_the_same_in_fewer_positions(resnet50, start, cut, side):
     config = hs.recipe("quick", fine_tune_from=start, image_size=72)
-    assert frozen_cut(resnet50, config) == cut
-    unfreeze(resnet50, config)
-    images = np.random.default_rng(1).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
-    learner = tuning_model(resnet50, cut)
-    inputs = feature_model(resnet50, cut).predict(images, verbose=0)[1] if cut else images
+    resnet50.cut = frozen_cut(resnet50.backbone, config)
+    assert resnet50.cut == cut
+    unfreeze(resnet50.backbone, config)
+    images = random_images(2)
+    learner = resnet50.learner()
+    inputs = resnet50.feature_extractor().predict(images, verbose=0)[1] if cut else images
     assert inputs.shape[1] == side  # of 9 and 5 rows of these maps, every second is read
-    expected = resnet50.predict(images, verbose=0)
+    expected = resnet50.classifier().predict(images, verbose=0)
     np.testing.assert_allclose(learner.predict(inputs, verbose=0), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     assert learner.get_layer("backbone_end" if cut else "backbone").get_layer("conv5_block1_0_conv").strides == (1, 1)
 
 
 def test_networks_that_read_everything_stay_as_they_are():
     backbone = keras.applications.ResNet50V2(include_top=False, weights=None, input_shape=(None, None, 3))
-    assert input_step(backbone) == 1
+    assert input_stride(backbone) == 1
     assert [layer.strides for layer in for_training(backbone).layers if isinstance(layer, layers.Conv2D)] == [
         layer.strides for layer in backbone.layers if isinstance(layer, layers.Conv2D)
     ]

@@ -1,5 +1,6 @@
-"""Measuring a run again: on its own split, and on other images only as far as it has not learned from them."""
+"""A run as its user holds it: its own data, and other images only as far as it has not learned from them."""
 
+import dataclasses
 import logging
 
 import numpy as np
@@ -7,16 +8,8 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from conftest import SMALL
 from headstart.cli.main import main
-from headstart.inference.evaluate import load_for_evaluation
-
-
-def save(images, labels, root, names):
-    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
-        folder = root / names[label]
-        folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(folder / f"{number:03d}.png")
+from helpers import SMALL, SMALLEST, save_images
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +17,7 @@ def folder(digits, tmp_path_factory):
     """160 of the digits as files of 16 px."""
     root = tmp_path_factory.mktemp("digits") / "data"
     images = digits.images(digits.train[:160]).repeat(2, axis=1).repeat(2, axis=2)
-    save(images, digits.labels(digits.train[:160]), root, digits.class_names)
+    save_images(images, digits.labels(digits.train[:160]), root, digits.class_names)
     return root
 
 
@@ -38,7 +31,7 @@ def run(folder, tmp_path_factory):
 def test_images_that_were_learned_from_are_left_out_and_counted(run, folder, caplog):
     """All images of the folder are given: only its test split says anything."""
     with caplog.at_level(logging.INFO, "headstart"):
-        figures = run.evaluate(load_for_evaluation(run, str(folder)))
+        figures = run.evaluate(folder)
     counts = run.read_json("data.json")["images"]
     assert figures["images"] == counts["test"]
     assert figures["left_out"] == {"training": counts["training"], "validation": counts["validation"]}
@@ -49,8 +42,8 @@ def test_images_that_were_learned_from_are_left_out_and_counted(run, folder, cap
 
 def test_other_images_are_all_measured(run, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), np.uint8)
-    save(noise, np.arange(40) % 10, tmp_path, run.class_names)
-    figures = run.evaluate(load_for_evaluation(run, str(tmp_path)))
+    save_images(noise, np.arange(40) % 10, tmp_path, run.class_names)
+    figures = run.evaluate(tmp_path)
     assert figures["images"] == 40
     assert figures["left_out"] == {"training": 0, "validation": 0}
     assert "without_near_duplicates" not in figures
@@ -64,8 +57,8 @@ def test_near_duplicates_of_what_was_learned_from_are_reported_apart(run, digits
         path.parent.mkdir(exist_ok=True)
         Image.open(f"{run.config.data}/{row['image']}").point(lambda shade: shade * 0.9).save(path)
     rows = digits.train[160:200]
-    save(digits.images(rows).repeat(2, axis=1).repeat(2, axis=2), digits.labels(rows), tmp_path, digits.class_names)
-    figures = run.evaluate(load_for_evaluation(run, str(tmp_path)))
+    save_images(digits.images(rows).repeat(2, axis=1).repeat(2, axis=2), digits.labels(rows), tmp_path, digits.class_names)
+    figures = run.evaluate(tmp_path)
     assert figures["images"] == 60
     apart = figures["without_near_duplicates"]
     assert apart["left_out"] >= 18
@@ -79,7 +72,7 @@ def test_nothing_is_left_where_all_was_learned_from(run, digits, tmp_path):
             path.parent.mkdir(exist_ok=True)
             Image.open(f"{run.config.data}/{row['image']}").save(path)
     with pytest.raises(hs.HeadstartError, match="none is left to measure on"):
-        run.evaluate(load_for_evaluation(run, str(tmp_path)))
+        run.evaluate(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["one class", "only test", "an empty folder", "train and val"])
@@ -88,28 +81,28 @@ def test_data_that_could_not_train(run, digits, tmp_path, kind):
     images, labels = digits.images(rows).repeat(2, axis=1).repeat(2, axis=2), digits.labels(rows)
     if kind == "one class":
         rows, expected = labels == labels[0], int((labels == labels[0]).sum())
-        save(images[rows], labels[rows], tmp_path, names)
+        save_images(images[rows], labels[rows], tmp_path, names)
     elif kind == "only test":
         expected = 40
-        save(images, labels, tmp_path / "test", names)
+        save_images(images, labels, tmp_path / "test", names)
     elif kind == "an empty folder":
         expected = 40
-        save(images, labels, tmp_path, names)
+        save_images(images, labels, tmp_path, names)
         (tmp_path / "unsure").mkdir()
     else:
         expected = 40
-        save(images[:30], labels[:30], tmp_path / "train", names)
-        save(images[30:], labels[30:], tmp_path / "val", names)
-    assert run.evaluate(load_for_evaluation(run, str(tmp_path)))["images"] == expected
+        save_images(images[:30], labels[:30], tmp_path / "train", names)
+        save_images(images[30:], labels[30:], tmp_path / "val", names)
+    assert run.evaluate(tmp_path)["images"] == expected
 
 
 def test_a_run_is_evaluated_from_another_directory(folder, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    options = SMALL | {"data": "data", "limit": 0, "epochs": 0, "head_epochs": 1}
+    options = SMALLEST | {"data": "data", "limit": 0, "image_size": 16}
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options))
     assert run.config.data == str(folder)
     monkeypatch.chdir(tmp_path)
-    assert np.array_equal(load_for_evaluation(hs.Run("run")).test, load_for_evaluation(run).test)
+    assert np.array_equal(hs.Run("run").load_data().test, run.load_data().test)
 
 
 def test_images_are_decoded_as_the_run_decoded_its_own(tmp_path, digits):
@@ -117,11 +110,11 @@ def test_images_are_decoded_as_the_run_decoded_its_own(tmp_path, digits):
     images = digits.images(digits.train[:80])
     wide = np.full((80, 16, 64, 3), 128, np.uint8)
     wide[:, :, :16] = images.repeat(2, axis=1).repeat(2, axis=2)
-    save(wide, digits.labels(digits.train[:80]) % 2, tmp_path / "data", ("even", "odd"))
-    options = SMALL | {"data": str(tmp_path / "data"), "limit": 0, "epochs": 0, "head_epochs": 1}
+    save_images(wide, digits.labels(digits.train[:80]) % 2, tmp_path / "data", ("even", "odd"))
+    options = SMALLEST | {"data": str(tmp_path / "data"), "limit": 0, "image_size": 16}
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options))
     assert run.decoding.fit == "squash"
-    data = load_for_evaluation(run, str(tmp_path / "data"))
+    data = run.load_data(tmp_path / "data")
     assert data.source.decoding.fit == "squash"
     row = int(data.test[0])
     as_trained = run.predict(data.images(data.test[:1])).probabilities
@@ -139,3 +132,28 @@ def test_predict_says_what_it_did_not_use(run, folder, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "no-ending" in printed.out
     assert "not used: 1 x hidden or system folder, 1 x no image (.txt)" in printed.err
+
+
+@pytest.mark.parametrize("use", [hs.Run.predict, hs.Run.evaluate])
+def test_mirror_images_of_what_must_not_be_mirrored_are_refused(use, small_run, digits):
+    with pytest.raises(hs.HeadstartError, match=r"with --no-flip.*leave out --mirror"):
+        use(small_run, digits, mirror=True)
+
+
+def test_other_data_are_matched_by_class_name(small_run, digits, tmp_path):
+    # Only two of the classes, so that they have other numbers than in training.
+    for name in ("7", "3"):
+        (tmp_path / name).mkdir()
+        chosen = digits.test[digits.labels(digits.test) == int(name)]
+        for number, image in enumerate(digits.images(chosen)):
+            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
+    figures = small_run.evaluate(tmp_path)
+    per_class = small_run.metrics["test"]["fine_tuned"]["per_class"]
+    recalls = [figures["per_class"][name]["recall"] for name in ("3", "7")]
+    assert recalls == [per_class[name]["recall"] for name in ("3", "7")]
+
+
+def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
+    stranger = dataclasses.replace(digits, source=dataclasses.replace(digits.source, class_names=tuple("abcdefghij")))
+    with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
+        small_run.evaluate(stranger)

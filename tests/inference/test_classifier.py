@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 import headstart as hs
 from headstart.data.decode import read_image
+from headstart.inference import classifier
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +59,6 @@ def test_the_mean_over_mirror_images(small_run, digits, tmp_path):
     np.testing.assert_allclose(run.predict(images, batch_size=7, mirror=True).probabilities, expected, rtol=1e-3, atol=1e-5)
     right = expected.argmax(axis=1) == digits.labels(digits.test)
     assert run.evaluate(digits, mirror=True)["accuracy"] == right.mean() != run.evaluate(digits)["accuracy"]
-
-
-@pytest.mark.parametrize("use", [hs.Run.predict, hs.Run.evaluate])
-def test_mirror_images_of_what_must_not_be_mirrored_are_refused(use, small_run, digits):
-    with pytest.raises(hs.HeadstartError, match=r"with --no-flip.*leave out --mirror"):
-        use(small_run, digits, mirror=True)
 
 
 def test_a_folder_skips_and_names_what_is_no_image(small_run, folder):
@@ -140,7 +135,7 @@ def test_one_image_is_classified_without_starting_keras(small_run, folder):
     given = subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, capture_output=True, text=True)
     image = read_image(folder / "0.png", *small_run.image_shape[:2])
     logits = small_run.model.predict(image[None], verbose=0)
-    expected = softmax(logits / small_run.temperature, axis=1)[0]
+    expected = softmax(logits / small_run.classifier.temperature, axis=1)[0]
     np.testing.assert_allclose(list(json.loads(given.stdout)[0]["probabilities"].values()), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -154,8 +149,8 @@ def test_without_openvino_keras_classifies(small_run, folder, monkeypatch):
 def test_many_images_are_classified_as_a_few(gpu, small_run, digits, monkeypatch):
     images = digits.images(digits.test[:5])
     few = small_run.predict(images).probabilities
-    monkeypatch.setattr("headstart.inference.predict.FEWEST_IMAGES", 2)
-    monkeypatch.setattr("headstart.inference.predict.has_gpu", lambda: gpu)
+    monkeypatch.setattr(classifier, "FEWEST_IMAGES", 2)
+    monkeypatch.setattr(classifier, "has_gpu", lambda: gpu)
     np.testing.assert_allclose(hs.Run(small_run.path).predict(images).probabilities, few, rtol=1e-3, atol=1e-4)
 
 
@@ -164,26 +159,3 @@ def test_a_network_for_openvino_that_is_not_the_runs_own_is_refused(small_run, f
     (copy / "model.bin").write_bytes(b"something else")
     with pytest.raises(hs.HeadstartError, match=r"model\.bin is missing or not the file"):
         hs.Run(copy).predict(folder / "0.png")
-
-
-def test_other_data_are_matched_by_class_name(small_run, digits, folder, tmp_path):
-    from headstart.inference.evaluate import load_for_evaluation
-
-    # Only two of the classes, so that they have other numbers than in training.
-    for name in ("7", "3"):
-        (tmp_path / name).mkdir()
-        chosen = digits.test[digits.labels(digits.test) == int(name)]
-        for number, image in enumerate(digits.images(chosen)):
-            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
-    figures = small_run.evaluate(load_for_evaluation(small_run, str(tmp_path)))
-    per_class = small_run.metrics["test"]["fine_tuned"]["per_class"]
-    recalls = [figures["per_class"][name]["recall"] for name in ("3", "7")]
-    assert recalls == [per_class[name]["recall"] for name in ("3", "7")]
-
-
-def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
-    import dataclasses
-
-    stranger = dataclasses.replace(digits, source=dataclasses.replace(digits.source, class_names=tuple("abcdefghij")))
-    with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
-        small_run.evaluate(stranger)

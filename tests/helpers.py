@@ -1,0 +1,106 @@
+"""What many tests use: small options, small networks, images, and costs of a machine that does not exist."""
+
+import socket
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import headstart as hs
+from headstart.data.source import Source
+from headstart.model.network import Network, build_network
+from headstart.system.backend import keras
+
+# A run of both stages in a few seconds, on a part of the digits.
+SMALL = {
+    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 4, "hidden_units": 32,
+    "warmup_steps": 5, "batch_size": 32, "head_learning_rate": 2e-4, "precision": "float32",
+}  # fmt: skip
+
+# A run where what it has learned does not matter: the frozen stage alone, one epoch.
+SMALLEST = SMALL | {"image_size": 8, "hidden_units": 0, "head_epochs": 1, "epochs": 0, "limit": 100}
+
+# What parts of a training cost on a machine that does not exist, at 64 px.
+COSTS = {
+    "build": 3.0, "start": 5.0, "image": 0.01, "feature_bytes": 200.0, "disk_image": 1000.0, "audit_start": 1.0,
+    "audit_image": 0.001, "audit_pair": 1e-8, "head_start": 2.0, "head_step": 0.01, "head_score": 1e-5, "head_save": 0.1,
+    "tune_start": 4.0, "tune_image": 0.02, "tune_score": 0.01, "tune_save": 1.0, "memory": 1e9, "tune_memory": 1e9,
+    "memory_image": 1e6, "largest_batch": 0.0,
+}  # fmt: skip
+
+# No augmentation at all.
+PLAIN = {"flip": False, "rotation": 0.0, "zoom": 0.0, "translation": 0.0}
+
+
+def random_images(count: int, side: int = 32) -> np.ndarray:
+    """Return uint8 (count, side, side, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+
+
+def save_images(images: Iterable[np.ndarray], labels: Sequence[int], root: Path, names: Sequence[str]) -> None:
+    """Write images as PNG files into a folder for each class."""
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        folder = root / names[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:03d}.png")
+
+
+def dataset(images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> hs.Dataset:
+    """Return a data set of which four fifths are for training and the others for the test."""
+    source = Source(images, np.int32(labels), tuple(names), np.zeros(len(images), np.int8), "made up")
+    edge = len(images) * 4 // 5
+    return hs.Dataset(source, np.arange(edge), np.arange(0), np.arange(edge, len(images)))
+
+
+def scene(seed: int) -> Image.Image:
+    """Return an image with soft shapes of its own, red for even seeds and blue for odd ones."""
+    random = np.random.default_rng(seed)
+    sides = [Image.fromarray(random.integers(0, 200, (size, size), np.uint8)).resize((40, 40), 3) for size in (3, 5, 9)]
+    grey = np.mean([np.asarray(side, np.float32) for side in sides], axis=0)
+    colours = np.stack([grey, grey, grey], axis=-1)
+    colours[..., 0 if seed % 2 == 0 else 2] += 80
+    return Image.fromarray(np.uint8(np.clip(colours, 0, 255)))
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write an image, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+
+
+def photo_options(data: Path, out: Path, **changes: object) -> hs.Config:
+    """Return the configuration of a short training or an audit of scenes."""
+    options = {"image_size": 32, "hidden_units": 0, "head_epochs": 2, "epochs": 1, "precision": "float32"}
+    return hs.recipe("starter", data=str(data), out=str(out), **options | changes)
+
+
+def tiny_backbone() -> keras.Model:
+    """Return two convolutions with batch norms whose statistics fit no batch, so that a wrong mode shows."""
+    inputs = keras.Input((None, None, 3))
+    x = inputs
+    for number in range(2):
+        x = keras.layers.Conv2D(8, 3, padding="same", name=f"stage{number}_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"stage{number}_bn")(keras.layers.Conv2D(8, 1, name=f"stage{number}_mix")(x))
+        x = keras.layers.Activation("relu", name=f"stage{number}_relu")(x)
+    # Read twice: this batch norm cannot be folded away.
+    x = keras.layers.Add()([keras.layers.BatchNormalization(name="last_bn")(x), x])
+    model = keras.Model(inputs, x)
+    rng = np.random.default_rng(1)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+    return model
+
+
+def tiny_network(**options: object) -> tuple[Network, hs.Config]:
+    """Return a network around `tiny_backbone`, for 32 x 32 images of 5 classes, and its configuration."""
+    config = hs.recipe("quick", **{"image_size": 32, "fine_tune_from": "all"} | options)
+    return build_network(tiny_backbone(), "torch", (32, 32, 3), 5, config, "float32"), config
+
+
+def free_port() -> int:
+    """Return the number of a port that nobody uses."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return unused.getsockname()[1]
