@@ -22,7 +22,7 @@ from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.groups import write_seeds
 from headstart.inference.evaluate import predict_logits
-from headstart.model.backbones import load_backbone, refuse_unusable
+from headstart.model.backbones import load_backbone
 from headstart.model.head import head_model, standardise
 from headstart.model.network import (
     adapt_batch_norm,
@@ -32,6 +32,7 @@ from headstart.model.network import (
     tuning_model,
     unfreeze,
 )
+from headstart.model.registry import refuse_unusable
 from headstart.plan import budget as plan
 from headstart.record.folder import Run
 from headstart.record.split import recorded_data, write_record

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.model.backbones import BACKBONES, load_backbone
+from headstart.model.backbones import load_backbone
+from headstart.model.registry import BACKBONES
 from headstart.model.head import head_model
 from headstart.model.network import (
     adapt_batch_norm,

@@ -49,8 +49,9 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
         HeadstartError: bad input, a folder that holds something else, no network, no memory.
     """
     from headstart.data.load import configured_data, resolved
-    from headstart.model.backbones import load_backbone, refuse_unusable
+    from headstart.model.backbones import load_backbone
     from headstart.model.network import build_model
+    from headstart.model.registry import refuse_unusable
     from headstart.system.backend import resolve_precision
     from headstart.training.features import FrozenLayers
 

@@ -18,7 +18,8 @@ from headstart.data.dataset import Source
 from headstart.data.decode import Decoded, Decoding, UnreadableImage, choose_fit, cut_away, decode, is_deep, open_image
 from headstart.data.layout import read_layout
 from headstart.errors import HeadstartError
-from headstart.system.files import cache_folder, is_disk_full, unwritable, write_json, written_whole
+from headstart.system.cache import cache_folder
+from headstart.system.files import is_disk_full, unwritable, write_json, written_whole
 from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")

@@ -92,16 +92,31 @@ def read_source(
     """Read the images of a source; see `load_data`, and `headstart.data.folder.read_folder` for the last two arguments."""
     if source in NAMED:
         return NAMED[source]()
+    refuse_missing(source)
     path = Path(source).expanduser()
+    if path.is_dir():
+        return read_cifar(path) or read_folder(path, image_size, fit=fit, layout=layout, decoding=decoding, known=known)
+    if found := read_cifar(path):
+        return found
+    raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
+
+
+def refuse_missing(source: str) -> None:
+    """Refuse a source that cannot be a data set, without reading it.
+
+    Raises:
+        HeadstartError: there is no such folder or file, or it is none of images.
+    """
+    path = Path(source).expanduser()
+    if source.removeprefix(BUILT_IN) in NAMED or tarfile_name(path):
+        return
     if path.is_dir():
         if is_ours(path):
             raise HeadstartError(f"{path} is a run or an audit of Headstart, and no data set: name the folder of the images")
-        return read_cifar(path) or read_folder(path, image_size, fit=fit, layout=layout, decoding=decoding, known=known)
-    if tarfile_name(path) and (found := read_cifar(path)):
-        return found
-    if path.exists():
+    elif path.exists():
         raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
-    raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")
+    else:
+        raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")
 
 
 def tarfile_name(path: Path) -> bool:

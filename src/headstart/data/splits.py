@@ -1,7 +1,6 @@
 """Three splits that cannot leak: equal images lie on one side, and every class in each."""
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from headstart.data.dataset import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Dataset, Source
 from headstart.errors import HeadstartError
@@ -80,9 +79,17 @@ def draw(
             f"at least {needed} are needed, one for training and one for each split that is drawn"
         )
     drawn = max(len(counts), round(fraction * len(groups)))
-    _, chosen = train_test_split(np.arange(len(groups)), test_size=drawn, stratify=labels, random_state=seed)
+    _, chosen = drawn_by_class(np.arange(len(groups)), labels, seed, test_size=drawn)
     chosen = with_every_class(chosen, labels, 1, counts - needed + 1, seed)
     splits[training & np.isin(group, groups[chosen])] = split
+
+
+def drawn_by_class(rows: np.ndarray, labels: np.ndarray, seed: int, **size: int) -> list[np.ndarray]:
+    """Return rows in two sets, drawn in proportion to the classes."""
+    # Here, since it takes a second to import, for which nobody who is refused should wait.
+    from sklearn.model_selection import train_test_split
+
+    return train_test_split(rows, stratify=labels, random_state=seed, **size)
 
 
 def with_every_class(chosen: np.ndarray, labels: np.ndarray, least: int, most: np.ndarray, seed: int) -> np.ndarray:
@@ -118,6 +125,6 @@ def stratified_subset(source: Source, indices: np.ndarray, split: int, limit: in
     several = np.isin(labels, present[counts > 1])
     wanted = limit - int((~several).sum())
     rows = np.flatnonzero(several)
-    chosen, _ = train_test_split(rows, train_size=wanted, stratify=labels[rows], random_state=seed)
+    chosen, _ = drawn_by_class(rows, labels[rows], seed, train_size=wanted)
     chosen = np.concatenate([chosen, np.flatnonzero(~several)])
     return indices[with_every_class(chosen, labels, 1, np.bincount(labels), seed)]

@@ -22,7 +22,8 @@ from headstart.plan.costs import Costs, NotMeasured, costs_at, costs_file, keep,
 from headstart.plan.estimate import MARGIN, duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
 from headstart.record.folder import Run
-from headstart.system.files import cache_folder, write_json
+from headstart.system.cache import cache_folder
+from headstart.system.files import write_json
 from headstart.system.memory import available_memory
 from headstart.training.features import FrozenLayers
 

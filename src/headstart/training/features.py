@@ -17,7 +17,8 @@ from headstart.inference.engine import Engine
 from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.model.network import augmentation, feature_model, frozen_cut
 from headstart.system.backend import computing, has_gpu, processor
-from headstart.system.files import cache_folder, written_whole
+from headstart.system.cache import cache_folder
+from headstart.system.files import written_whole
 from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
