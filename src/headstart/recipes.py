@@ -25,8 +25,9 @@ class Measured(NamedTuple):
     note: str = ""
 
 
-XEON, ZEN4 = "2 cores, Intel Xeon with AMX", "2 cores, AMD Zen 4"
-COMPRESSED = "with a compressed network's ImageNet weights, 72.2 % on ImageNet instead of 74.9 %"
+XEON, ZEN4 = "2 cores of an Intel Xeon with AMX", "2 cores of an AMD Zen 4"
+# Their accuracy on ImageNet is 72.2 % instead of 74.9 %.
+COMPRESSED = "compressed ImageNet weights"
 
 RECIPES: dict[str, Callable[[], Config]] = {}
 # Of the recipes that were measured to the end.
@@ -45,7 +46,7 @@ def registered(measured: Measured | None) -> Callable[[Callable[[], Config]], Ca
     return register
 
 
-@registered(Measured("CIFAR-10", 0.5548, 82, ZEN4, "beside other work, so the time is an upper bound"))
+@registered(Measured("CIFAR-10", 0.5548, 82, ZEN4, "beside other work"))
 def notebook() -> Config:
     """The founding notebook to the letter, to compare with.
 
@@ -62,7 +63,7 @@ def notebook() -> Config:
 
 @registered(Measured("CIFAR-10", 0.8861, 2.8, XEON, COMPRESSED))
 def quick() -> Config:
-    """Minutes on two cores: small images, and only the last stage is fine-tuned.
+    """Minutes on two cores: small images, only the last stage fine-tuned.
 
     It is fine-tuned on feature maps that the other stages computed once. CIFAR-10, compressed ImageNet ResNet-50: 80.96 %
     frozen, 88.61 % fine-tuned, 2.8 minutes, 2.5 GB. At 96 px (`--image-size 96`): 87.11 % and 91.64 %, 4.8 minutes, 2.8 GB;
@@ -109,13 +110,13 @@ def starter() -> Config:
     )  # fmt: skip
 
 
-@registered(Measured("CIFAR-10", 0.9185, 13.3, XEON, "92.64 % with mirror images: headstart evaluate RUN --mirror"))
+@registered(Measured("CIFAR-10", 0.9185, 13.3, XEON, "evaluate --mirror: 92.64 %"))
 def laptop() -> Config:
-    """The packaged backbone, for ten thousand images or more: batch norm learns too.
+    """The packaged backbone, for 10,000 images or more.
 
-    No download, no GPU, twenty minutes. Batch norm starts from the statistics of the images. CIFAR-10, two cores as in
-    `quick`: 83.87 % frozen, 91.85 % fine-tuned, 92.64 % with mirror images (`headstart evaluate RUN --mirror`), 13.3 minutes,
-    1.7 GB.
+    No download, no GPU, twenty minutes. Batch norm learns too, and starts from the statistics of the images. CIFAR-10, two
+    cores as in `quick`: 83.87 % frozen, 91.85 % fine-tuned, 92.64 % with mirror images (`headstart evaluate RUN --mirror`),
+    13.3 minutes, 1.7 GB.
     """
     return replace(
         starter(), recipe="laptop", epochs=20, learning_rate=1e-3, weight_decay=0.8, label_smoothing=0.1,
@@ -123,7 +124,7 @@ def laptop() -> Config:
     )  # fmt: skip
 
 
-@registered(Measured("CIFAR-100", 0.705, 46, "1 core, AMD Zen 4", "on 1,187 validation images"))
+@registered(Measured("CIFAR-100", 0.705, 46, "1 core of an AMD Zen 4", "of 1,187 validation images"))
 def scratch() -> Config:
     """From random weights, as the packaged backbone was made.
 

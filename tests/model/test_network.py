@@ -6,7 +6,6 @@ import pytest
 
 import headstart as hs
 from headstart.model.backbones import load_backbone
-from headstart.model.registry import BACKBONES
 from headstart.model.head import head_model
 from headstart.model.network import (
     adapt_batch_norm,
@@ -21,6 +20,7 @@ from headstart.model.network import (
     unfreeze,
     without_augmentation,
 )
+from headstart.model.registry import BACKBONES
 
 
 def random_images(count: int, side: int = 32) -> np.ndarray:

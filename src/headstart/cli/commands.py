@@ -102,40 +102,43 @@ def recipes(options: Recipes) -> None:
     for name, make in RECIPES.items():
         config, measured = make(), MEASURED.get(name)
         about = (make.__doc__ or "").splitlines()[0].removesuffix(".")
-        accuracy = f"{100 * measured.accuracy:.2f} % {measured.data}" if measured else "not measured"
-        rows.append([name, about, config.backbone, f"{config.image_size} px", accuracy,
-                     f"{measured.minutes:g} min" if measured else "", measured.machine if measured else ""])  # fmt: skip
-    print_table(["recipe", "what it is", "backbone", "images", "accuracy", "time", "on"], rows)
-    print()
-    for name, measured in MEASURED.items():
-        if measured.note:
-            print(f"{name}: {measured.note}")
+        figures = [f"{100 * measured.accuracy:.2f} %", f"{measured.minutes:g} min"] if measured else ["", ""]
+        rows.append([name, about, config.backbone, f"{config.image_size} px", *figures])
+    print_table(["recipe", "what it is", "backbone", "images", "accuracy", "time"], rows)
+    print("\nmeasured on")
+    for name in RECIPES:
+        one = MEASURED.get(name)
+        print(f"  {name:8}  " + ("; ".join(filter(None, [f"{one.data}, {one.machine}", one.note])) if one else "nothing yet"))
 
 
 def backbones(options: Backbones) -> None:
-    print_table(
-        ["backbone", "what it is", "parameters", "weights", "ImageNet top-1", "licence", "smallest"],
-        [
-            [name, one.about, f"{one.parameters / 1e6:.1f} M", f"{one.megabytes:.0f} MB",
-             f"{100 * one.top1:.1f} %" if one.top1 else "", one.licence, f"{one.smallest} px"]
-            for name, one in BACKBONES.items()
-        ],
-    )  # fmt: skip
+    rows = [
+        [name, one.paper.replace(" et al.", ""), f"{100 * one.top1:.1f} %" if one.top1 else "", f"{one.parameters / 1e6:.1f} M",
+         f"{one.megabytes:.0f} MB", f"{one.smallest} px", one.licence]
+        for name, one in BACKBONES.items()
+    ]  # fmt: skip
+    print_table(["backbone", "paper", "top-1", "params", "weights", "from", "licence"], rows)
+    print("\ntop-1: accuracy on ImageNet, as Keras publishes it\nfrom: smallest side of the images\nlicence: of the weights")
+    for name, one in BACKBONES.items():
+        if one.note:
+            print(f"{name}: {one.note}")
 
 
 def cache(options: Cache) -> None:
-    if options.clear is None:
-        print_table(
-            ["kind", "what it is", "files", "size"],
-            [[kind, about, f"{usage(kind).files:,}", megabytes(usage(kind))] for kind, about in KINDS.items()],
-        )
-        return print(f"\n{printable(str(cache_root()))}")
-    for kind in options.clear:
+    for kind in options.clear or ():
         if kind not in KINDS:
             raise HeadstartError(f"--clear: there is no kind {kind!r}{suggestion(kind, KINDS)}")
-    for kind in options.clear or KINDS:
-        cleared = clear(kind)
-        print(f"{kind}: {count(cleared.files, 'file')} removed, {megabytes(cleared)}")
+    if options.clear is not None:
+        for kind in options.clear or KINDS:
+            cleared = clear(kind)
+            print(f"{kind}: {count(cleared.files, 'file')} removed, {megabytes(cleared)}")
+        return
+    print(f"{printable(str(cache_root()))}\n")
+    used = {kind: usage(kind) for kind in KINDS}
+    print_table(
+        ["kind", "what it is", "files", "size"],
+        [[kind, about, f"{used[kind].files:,}", megabytes(used[kind])] for kind, about in KINDS.items()],
+    )
 
 
 def megabytes(used: Usage) -> str:

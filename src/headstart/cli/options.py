@@ -5,6 +5,7 @@ Those of `train`, `plan` and `audit` are made from `Config`, a box of the help f
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import os
 import re
@@ -31,24 +32,26 @@ commands:
 
 examples:
   headstart train photos/ --recipe standard --out runs/photos
-  headstart train --resume runs/photos                  # after a kill or a crash
+  headstart train --resume runs/photos                # after a kill or a crash
   headstart predict runs/photos a.jpg folder/ --format csv
 
-headstart COMMAND --help   explains a command, with the defaults that it will use
+headstart COMMAND --help   explains a command, with the defaults that it uses
 headstart --version        prints the version
-headstart --completion bash (or zsh, fish, tcsh) prints a script that completes
-what you type; switch it on with  eval "$(headstart --completion bash)"
+headstart --completion bash (or zsh, fish) prints a script that completes what
+you type; switch it on with  eval "$(headstart --completion bash)"
 """
-SHELLS = ("bash", "zsh", "fish", "tcsh")
+SHELLS = ("bash", "zsh", "fish")
 
 MIRROR = "average over each image and its mirror image: more accurate, for twice the work"
 RunArgument = Annotated[Positional[str], arg(metavar="RUN", help="folder of a finished run")]
-ImagesArgument = Annotated[Positional[tuple[str, ...]], arg(metavar="IMAGES", help="image files, and folders of them")]
 
 
 def described(help: str, metavar: str | None = None) -> Any:
     """Describe an option whose default is to do without it."""
     return arg(help=help, metavar=metavar, help_behavior_hint="")
+
+
+ImagesArgument = Annotated[Positional[tuple[str, ...]], described("image files, and folders of them", "IMAGES")]
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class Cache:
 
     clear: Annotated[
         tuple[str, ...] | None,
-        described(f"remove what is kept of these kinds ({', '.join(KINDS)}), or without a kind, of all", "KIND"),
+        described(f"remove what is kept of these kinds ({', '.join(KINDS)}), or without a kind, of all", "[KIND ...]"),
     ] = None
 
 
@@ -120,14 +123,14 @@ class Cache:
 PLAIN_GROUPS = (RUN,)
 # What determines splits and features: with the same values, a training finds the features of an audit in the cache.
 AUDIT_OPTIONS = (
-    "out", "layout", "fit", "flip", "validation_fraction", "test_fraction", "limit", "seed",
+    "layout", "fit", "flip", "validation_fraction", "test_fraction", "limit", "seed",
     "backbone", "weights", "preprocess", "image_size", "precision",
 )  # fmt: skip
 DATA_HELP = "cifar10, cifar100, digits, or the path of an image folder or of CIFAR files"
 
 
 def train_options(defaults: Config) -> type:
-    """Return the options of `train`, with these defaults."""
+    """Return the options of `train`."""
     own = [
         SOURCE, OPTIONS_FILE,
         ("resume", Annotated[str, described("go on with the interrupted run in this folder", "RUN")], ""),
@@ -137,7 +140,7 @@ def train_options(defaults: Config) -> type:
 
 
 def plan_options(defaults: Config) -> type:
-    """Return the options of `plan`, with these defaults."""
+    """Return the options of `plan`."""
     return config_options([SOURCE, OPTIONS_FILE], defaults, """Predict time, memory and disk of trainings on this machine.
 
 Each step of a training is measured for a moment.
@@ -149,13 +152,14 @@ With --budget, the last line says what it would choose.
 
 
 def audit_options(defaults: Config) -> type:
-    """Return the options of `audit`, with these defaults."""
-    own = [("source", Annotated[Positional[str], arg(metavar="DATA", help=DATA_HELP)], dataclasses.MISSING)]
+    """Return the options of `audit`."""
+    own = [
+        ("source", Annotated[Positional[str], arg(metavar="DATA", help=DATA_HELP)], dataclasses.MISSING),
+        ("out", Annotated[str, arg(metavar="FOLDER", help="folder to write the lists to")], "audit"),
+    ]
     return config_options(own, defaults, """Find near-duplicates, and labels that are probably wrong.
 
-Nothing is changed. Every training does so too, and with the same data, split and
-
-backbone it finds the features in the cache.
+Nothing is changed. A training does the same, and shares the computed features.
 """, AUDIT_OPTIONS)  # fmt: skip
 
 
@@ -231,7 +235,7 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
     name = arguments[0]
     defaults, changes = defaults_of(arguments) if name in ("train", "plan") else (recipe("quick"), {})
     if name == "audit":
-        defaults = dataclasses.replace(Config(), out="audit")
+        defaults = Config()
     known = commands(defaults)
     if not name.startswith("-") and name not in known:
         raise HeadstartError(f"there is no command {name!r}{suggestion(name, known)}")
@@ -257,7 +261,7 @@ def commands(defaults: Config) -> dict[str, type]:
 
 def every(known: dict[str, type]) -> Any:
     """Return the type from which tyro makes all commands."""
-    members = [Annotated[options, subcommand(name, description=options.__doc__)] for name, options in known.items()]
+    members = [Annotated[options, subcommand(name, description=inspect.getdoc(options))] for name, options in known.items()]
     return Union[tuple(members)]  # noqa: UP007  (there is no other way to make one of a list)
 
 
@@ -341,7 +345,7 @@ def option_names(options: type) -> list[str]:
     """Return the options of a dataclass as they are written on the command line, those of its groups too."""
     names = []
     for one in dataclasses.fields(options):
-        if dataclasses.is_dataclass(one.type):
+        if isinstance(one.type, type) and dataclasses.is_dataclass(one.type):
             names += option_names(one.type)
         elif one.default is not dataclasses.MISSING and one.name != "source":
             names += [option_name(one.name), *([option_name(f"no_{one.name}")] if isinstance(one.default, bool) else [])]
