@@ -125,6 +125,7 @@ def backbones(options: Backbones) -> None:
 
 
 def cache(options: Cache) -> None:
+    show_log()  # that the cache lies elsewhere than it should
     for kind in options.clear or ():
         if kind not in KINDS:
             raise HeadstartError(f"--clear: there is no kind {kind!r}{suggestion(kind, KINDS)}")

@@ -126,7 +126,7 @@ AUDIT_OPTIONS = (
     "layout", "fit", "flip", "validation_fraction", "test_fraction", "limit", "seed",
     "backbone", "weights", "preprocess", "image_size", "precision",
 )  # fmt: skip
-DATA_HELP = "cifar10, cifar100, digits, or the path of an image folder or of CIFAR files"
+DATA_HELP = {one.name: one.metadata["help"] for one in dataclasses.fields(Config)}["data"]
 
 
 def train_options(defaults: Config) -> type:
@@ -192,9 +192,9 @@ def config_options(own: list[tuple[str, Any, Any]], defaults: Config, descriptio
 
 def config_option(one: dataclasses.Field, default: Any) -> tuple[str, Any, Any]:
     """Return name, type with help, and default of an option that is a field of `Config`."""
-
     shown = {True: "on", False: "off"}[default] if isinstance(default, bool) else default
-    hints = [f"default: {shown}", range_text(one).replace("0 or more", "")] if default != "" else []
+    limits = range_text(one)
+    hints = [f"default: {shown}", limits if limits != "0 or more" else ""] if default != "" else []
     kind = arg(
         help=one.metadata["help"], metavar=one.metadata["metavar"] or None, prefix_name=False,
         help_behavior_hint=f"({'; '.join(filter(None, hints))})" if hints else "",
@@ -233,9 +233,7 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
         SystemExit: help or completion was asked for, and is printed.
     """
     name = arguments[0]
-    defaults, changes = defaults_of(arguments) if name in ("train", "plan") else (recipe("quick"), {})
-    if name == "audit":
-        defaults = Config()
+    defaults, changes = defaults_of(arguments) if name in ("train", "plan") else (Config(), {})
     known = commands(defaults)
     if not name.startswith("-") and name not in known:
         raise HeadstartError(f"there is no command {name!r}{suggestion(name, known)}")
