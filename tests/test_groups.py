@@ -7,7 +7,7 @@ import pytest
 
 import headstart as hs
 from headstart import trainer
-from headstart.cli.main import print_result
+from headstart.cli.commands import print_result
 from headstart.groups import write_seeds
 from headstart.training import features
 from helpers import SMALL

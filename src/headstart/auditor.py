@@ -8,8 +8,9 @@ from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
-from headstart.model.backbones import load_backbone, refuse_unusable
+from headstart.model.backbones import load_backbone
 from headstart.model.network import build_network
+from headstart.model.registry import refuse_unusable
 from headstart.report.sheets import draw_sheets
 from headstart.system.backend import resolve_precision
 from headstart.system.progress import show_progress

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from headstart import inference
-from headstart.audit.unseen import figures_without_near_duplicates, unseen_images
+from headstart import audit, inference, metrics
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.load import read_source
@@ -21,7 +20,6 @@ from headstart.errors import HeadstartError
 from headstart.inference.classifier import Classifier
 from headstart.inference.logits import network_logits
 from headstart.inference.predictions import Predictions
-from headstart.metrics.classification import measure
 from headstart.metrics.figures import Figures
 from headstart.record.folder import RunFolder
 from headstart.record.history import shown
@@ -136,15 +134,15 @@ class Run(RunFolder):
             raise HeadstartError(f"{name}: the model of {self.path} does not know the class {unknown[0]!r}")
         if data.image_shape != classifier.image_shape:
             raise HeadstartError(f"{name}: images of {data.image_shape} do not fit the model's {classifier.image_shape}")
-        rows, left_out = unseen_images(self, data)
+        rows, left_out = audit.unseen.unseen_images(self, data)
         logits = self.logits(data, rows, batch_size, mirror)
         # The data may hold fewer classes, in another order.
         to_model = np.array([classifier.class_names.index(one) for one in data.class_names])
         labels = to_model[data.labels(rows)]
-        figures = measure(logits, labels, classifier.class_names, classifier.temperature)
+        figures = metrics.classification.measure(logits, labels, classifier.class_names, classifier.temperature)
         figures["left_out"] = left_out
         right = logits.argmax(axis=1) == labels
-        if near := figures_without_near_duplicates(self, data.source, rows, right):
+        if near := audit.unseen.figures_without_near_duplicates(self, data.source, rows, right):
             figures["without_near_duplicates"] = near
         return figures
 

@@ -18,9 +18,10 @@ from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.groups import carry_out_seeds
 from headstart.inference.engine import predict_logits
-from headstart.model.backbones import load_backbone, refuse_unusable
+from headstart.model.backbones import load_backbone
 from headstart.model.batch_norm import adapt_batch_norm
 from headstart.model.network import Network, build_network, without_augmentation
+from headstart.model.registry import refuse_unusable
 from headstart.model.unfreeze import refuse_unknown_layer
 from headstart.plan import budget
 from headstart.recipes import recipe

@@ -10,7 +10,8 @@ def test_the_table_has_a_row_for_each_size_and_says_what_cannot_be_foretold(digi
     config = hs.recipe("quick", batch_size=32, fewest_steps=0, data="digits")
     columns, rows, notes = plan_table(config, {"recipe", "data"})
     assert columns == [
-        "recipe", "size", "preparation", "features", "audit", "head", "fine-tuning", "results", "total", "batch", "memory", "disk",
+        "recipe", "size", "preparation", "features", "audit", "head", "fine-tuning", "results", "total", "batch", "memory",
+        "disk",
     ]  # fmt: skip
     assert rows[0][:2] == ["quick", "64"]
     assert notes[0].startswith("quick, 32 px: the maps would take")

@@ -47,7 +47,7 @@ def cifar100() -> Source:
     return dataclasses.replace(source, class_names=names)
 
 
-NAMED = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
+LOADERS = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
 
 
 def downloaded(name: str, load: Callable[[], Any], class_names: tuple[str, ...]) -> Source:

@@ -17,7 +17,8 @@ from headstart.errors import HeadstartError
 from headstart.plan.costs import Costs, NotMeasured, costs_at, load_costs, measured, save_costs
 from headstart.plan.estimate import MARGIN, duration, fit_memory, predict
 from headstart.record.folder import RunFolder
-from headstart.system.files import cache_folder, write_json
+from headstart.system.cache import cache_folder
+from headstart.system.files import write_json
 from headstart.system.memory import available_memory
 from headstart.training.features import FrozenLayers
 

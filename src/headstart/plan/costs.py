@@ -22,8 +22,9 @@ from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
 from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.system.backend import keras
+from headstart.system.cache import cache_folder
 from headstart.system.environment import computing, installed, processor, usable_cores
-from headstart.system.files import cache_folder, write_json
+from headstart.system.files import write_json
 from headstart.training.features import images_in_use
 
 logger = logging.getLogger("headstart")

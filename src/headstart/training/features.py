@@ -19,8 +19,9 @@ from headstart.model.augmentation import augmentation
 from headstart.model.network import Network
 from headstart.model.unfreeze import frozen_cut
 from headstart.system.backend import has_gpu, keras
+from headstart.system.cache import cache_folder
 from headstart.system.environment import computing, processor
-from headstart.system.files import cache_folder, written_whole
+from headstart.system.files import written_whole
 from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
