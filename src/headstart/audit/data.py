@@ -17,6 +17,7 @@ from headstart.errors import HeadstartError
 from headstart.metrics.calibration import probabilities
 from headstart.metrics.classification import wilson_interval
 from headstart.record.folder import Run
+from headstart.report.audit_page import write_audit_page
 from headstart.report.plots import figure
 from headstart.report.sheets import draw_pairs, draw_suspects
 from headstart.system.files import write_csv, write_json
@@ -65,7 +66,9 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
     precision = resolve_precision(config.precision)
     model = build_model(*load_backbone(config), data.image_shape, len(data.class_names), config, precision)
     folder.mkdir(parents=True, exist_ok=True)
-    return examine(data, principal_components(all_features(FrozenLayers(model, data, config), data)), folder, config.flip)
+    content = examine(data, principal_components(all_features(FrozenLayers(model, data, config), data)), folder, config.flip)
+    write_audit_page(folder, data, content)
+    return content
 
 
 def can_audit(config: Config) -> bool:
