@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headstart.data.dataset import Dataset
 from headstart.data.walk import skipped_words
 from headstart.report.advice import about_imbalance, about_labels
@@ -74,7 +76,7 @@ def findings(audit: dict[str, Any], data: Dataset) -> dict[str, Any]:
     places = {name: place for place, name in enumerate(data.source.names)}
 
     def picture(name: str) -> dict[str, Any]:
-        return embedded(thumbnail(data.images([places[name]])[0]), name)
+        return embedded(thumbnail(data.images(np.array([places[name]]))[0]), name)
 
     def shown(pairs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [pair | {"images": [picture(pair[side]) for side in ("first", "second")]} for pair in pairs[:MOST_PAIRS]]

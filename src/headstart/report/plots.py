@@ -35,7 +35,7 @@ STAGE_NAMES = {"frozen": "frozen backbone", "fine_tuned": "fine-tuned", "scratch
 # page into the dark. The first two differ for the colour-blind too.
 COLOURS = {"first": "#b8704d", "second": "#2b6a99", "ink": "#1f2328", "muted": "#646b73", "line": "#e3dfd6"}
 FIRST, SECOND, INK, MUTED, LINE = COLOURS.values()
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.size": 12, "text.color": INK, "text.parse_math": False, "axes.titlesize": 12, "axes.titlecolor": MUTED,
     "axes.titlelocation": "left", "axes.labelcolor": MUTED, "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE,
     "grid.linewidth": 1, "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
@@ -118,11 +118,12 @@ def svg(label: str, height: float, draw: Callable[..., None], *content: Any) -> 
 def for_page(drawn: bytes, label: str) -> Markup:
     """Return matplotlib's SVG as a part of a page: it scales, has the page's font and colours, and says what it shows."""
     root = ElementTree.fromstring(drawn)
-    referenced = set(re.findall(rb"#([mp][0-9a-f]{10})\b", drawn))
+    referenced = set(re.findall(rb'href="#(\w+)"', drawn))
     names = {colour: f"var(--{name})" for name, colour in COLOURS.items()}
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
-        attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+        attributes = {name.rpartition("}")[2]: " ".join(value.split()) for name, value in element.attrib.items()}
+        attributes.pop("clip-path", None)  # nothing is drawn outside the axes
         if attributes.get("id", "").encode() not in referenced:
             attributes.pop("id", None)
         if "style" in attributes:
@@ -136,7 +137,7 @@ def for_page(drawn: bytes, label: str) -> Markup:
     root[:] = [ElementTree.Element("title"), drawing]
     root[0].text = label
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
-    return Markup(ElementTree.tostring(root, encoding="unicode", method="html"))
+    return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
 def save(canvas: Figure, file: Any, **options: Any) -> None:
