@@ -40,7 +40,7 @@ STYLE: Any = {
     "axes.titlelocation": "left", "axes.labelcolor": MUTED, "axes.grid": True, "axes.axisbelow": True, "grid.color": LINE,
     "grid.linewidth": 1, "xtick.color": MUTED, "ytick.color": MUTED, "xtick.major.size": 0, "ytick.major.size": 0,
     "axes.spines.left": False, "axes.spines.bottom": False, "axes.spines.top": False, "axes.spines.right": False,
-    "figure.constrained_layout.h_pad": 0.03, "svg.fonttype": "none",
+    "figure.constrained_layout.h_pad": 0.06, "figure.constrained_layout.w_pad": 0.06, "svg.fonttype": "none",
 }  # fmt: skip
 # Size of a page's chart in points: half a desktop's column, or a phone's whole one.
 WIDTH, HEIGHT, SQUARE = 420, 260, 340
@@ -311,7 +311,7 @@ def draw_reliability(axes: Axes, series: Mapping[str, Bins]) -> None:
                       elinewidth=1)  # fmt: skip
         axes.scatter(100 * sure, 100 * right, (4 + 40 * np.sqrt(counts / counts.sum())) ** 2, color=colour, alpha=0.6,
                      linewidth=0, clip_on=False, label=name)  # fmt: skip
-    axes.set(xlim=(0, 100), ylim=(0, 100), xlabel="confidence in %", title="accuracy in %", xticks=range(0, 101, 20),
+    axes.set(xlim=(0, 106), ylim=(0, 106), xlabel="confidence in %", title="accuracy in %", xticks=range(0, 101, 20),
              yticks=range(0, 101, 20))  # fmt: skip
     axes.grid(False, axis="x")
 
