@@ -103,4 +103,4 @@ def test_a_chart_for_a_page_is_well_formed_says_what_it_shows_and_has_the_pages_
 def test_the_colours_of_the_charts_are_those_of_the_light_page():
     style = Path(plots.__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
     light = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", style[: style.index("@media")]))
-    assert plots.COLOURS == {name: light[name] for name in plots.COLOURS}
+    assert {name: light[name] for name in plots.COLOURS} == plots.COLOURS
