@@ -87,7 +87,14 @@ def compare(options: Compare) -> None:
         refuse_unwritable(out)
     first, second = hs.Run(options.first), hs.Run(options.second)
     comparison = hs.Comparison(first, second)
-    print_lines(comparison.text())
+    names = [printable(name) for name in comparison.names]
+    print_table(["", *names, "difference"], comparison.rows())
+    print()
+    if options_that_differ := comparison.options():
+        print_table(["option", *names], options_that_differ)
+    else:
+        print("no option differs")
+    print(f"\n{printable(comparison.verdict())}")
     if options.out:
         comparison.write_page(out)
 
@@ -173,10 +180,6 @@ def show_log() -> None:
     logger = logging.getLogger("headstart")
     logger.setLevel(logging.INFO)
     logger.handlers = [ConsoleHandler()]
-
-
-def print_lines(text: str) -> None:
-    print("\n".join(map(printable, text.split("\n"))))
 
 
 def print_result(run: "hs.Run") -> None:
