@@ -25,6 +25,7 @@ from headstart.record.folder import RunFolder
 from headstart.record.history import shown
 from headstart.record.split import recorded_data
 from headstart.system.progress import track
+from headstart.system.text import shortened
 
 if TYPE_CHECKING:
     from headstart.inference.explain import Explanations
@@ -160,7 +161,7 @@ class Run(RunFolder):
             )
 
     def __repr__(self) -> str:
-        return f"Run({str(self.path)!r}: {self.summary()})"
+        return f"Run({shortened(str(self.path), 80)!r}: {self.summary()})"
 
     def summary(self) -> str:
         """Return the accuracies of a finished run in a line."""

@@ -55,7 +55,7 @@ def test_names_of_splits(name, split):
         ("archive/archive/a archive/archive/b", {"a": {TRAIN}, "b": {TRAIN}}),
         ("seg_train/seg_train/a seg_train/seg_train/b seg_test/seg_test/a seg_pred/seg_pred", {"a": BOTH, "b": {TRAIN}}),
         ("alphabet_train/alphabet_train/A alphabet_train/alphabet_train/B alphabet_test/A", {"A": BOTH, "B": {TRAIN}}),
-        ("images/train/an images/train/b images/val/a labels/train/-", {"a": {TRAIN, VALIDATION}, "b": {TRAIN}}),
+        ("images/train/a images/train/b images/val/a labels/train/-", {"a": {TRAIN, VALIDATION}, "b": {TRAIN}}),
         # a class that is called like a split
         ("car plane train", {"car": {TRAIN}, "plane": {TRAIN}, "train": {TRAIN}}),
         ("train/car train/train test/car test/train", {"car": BOTH, "train": BOTH}),

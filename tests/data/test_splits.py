@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from headstart.data.dataset import Dataset
 from headstart.data.source import TEST, TRAIN, VALIDATION, Source
-from headstart.data.splits import split_source
 from headstart.errors import HeadstartError
 
 
@@ -33,7 +33,7 @@ def used(data):
 
 
 def test_every_image_is_in_one_split_and_classes_keep_their_proportions():
-    data = split_source(images([0] * 200 + [1] * 100), validation_fraction=0.1, test_fraction=0.2)
+    data = Dataset.of(images([0] * 200 + [1] * 100), validation_fraction=0.1, test_fraction=0.2)
     assert used(data) == list(range(300))
     assert [np.bincount(data.labels(side)).tolist() for side in sides(data)] == [[144, 72], [16, 8], [40, 20]]
     assert data.duplicates == ()
@@ -41,8 +41,8 @@ def test_every_image_is_in_one_split_and_classes_keep_their_proportions():
 
 def test_same_seed_same_split_and_other_seed_other_split():
     source = images([0] * 50 + [1] * 50)
-    assert sides(split_source(source, seed=1)) == sides(split_source(source, seed=1))
-    first, second = sides(split_source(source, seed=1)), sides(split_source(source, seed=2))
+    assert sides(Dataset.of(source, seed=1)) == sides(Dataset.of(source, seed=1))
+    first, second = sides(Dataset.of(source, seed=1)), sides(Dataset.of(source, seed=2))
     assert all(one != other for one, other in zip(first, second, strict=True))
 
 
@@ -53,7 +53,7 @@ def test_no_image_is_on_two_sides(seed, given_parts):
     random = np.random.default_rng(seed)
     contents = random.integers(0, 40, 120)
     splits = random.choice([TRAIN] * 6 + [VALIDATION, TEST], 120) if given_parts else None
-    data = split_source(images(contents % 2, splits, contents), seed=seed)
+    data = Dataset.of(images(contents % 2, splits, contents), seed=seed)
     train, validation, test = (set(contents[side].tolist()) for side in sides(data))
     assert train
     assert validation
@@ -66,14 +66,14 @@ def test_no_image_is_on_two_sides(seed, given_parts):
 
 def test_given_parts_stay():
     splits = [TRAIN, VALIDATION, TEST] * 4
-    data = split_source(images([0] * 6 + [1] * 6, splits), seed=3)
+    data = Dataset.of(images([0] * 6 + [1] * 6, splits), seed=3)
     assert [np.asarray(splits)[side].tolist() for side in sides(data)] == [[TRAIN] * 4, [VALIDATION] * 4, [TEST] * 4]
 
 
 @pytest.mark.parametrize(("given", "drawn"), [(TEST, "validation"), (VALIDATION, "test")])
 def test_missing_part_is_drawn_from_the_training_part(given, drawn):
     splits = [TRAIN] * 80 + [given] * 20
-    data = split_source(images([0, 1] * 50, splits), validation_fraction=0.1, test_fraction=0.1)
+    data = Dataset.of(images([0, 1] * 50, splits), validation_fraction=0.1, test_fraction=0.1)
     kept = data.test if given == TEST else data.validation
     assert kept.tolist() == list(range(80, 100))
     assert getattr(data, drawn).max() < 80
@@ -91,7 +91,7 @@ def test_training_copy_of_a_test_image_is_left_out_and_named(order, protected, n
         [0, 0, *range(1, 21)],
         [*files, *(f"{i}.png" for i in range(20))],
     )
-    data = split_source(source)
+    data = Dataset.of(source)
     left_out = set(range(22)) - set(used(data))
     assert [source.files[index] for index in left_out] == ["train.png"]
     (line,) = data.duplicates
@@ -101,7 +101,7 @@ def test_training_copy_of_a_test_image_is_left_out_and_named(order, protected, n
 def test_every_copy_that_is_left_out_is_named():
     """Two copies in training, one in validation and one in test: only the last stays."""
     splits = [TRAIN, TRAIN, VALIDATION, TEST, *[TRAIN, VALIDATION, TEST] * 4]
-    data = split_source(images([0] * 4 + [0, 1] * 6, splits, [0] * 4 + list(range(1, 13))))
+    data = Dataset.of(images([0] * 4 + [0, 1] * 6, splits, [0] * 4 + list(range(1, 13))))
     assert set(range(16)) - set(used(data)) == {0, 1, 2}
     text = "\n".join(data.duplicates)
     assert "training 0 left out of training, since test holds it" in text
@@ -112,37 +112,37 @@ def test_every_copy_that_is_left_out_is_named():
 
 
 def test_copies_within_a_part_stay_and_are_said():
-    data = split_source(images([0] * 11 + [1] * 10, contents=[0, *range(20)]))
+    data = Dataset.of(images([0] * 11 + [1] * 10, contents=[0, *range(20)]))
     assert data.duplicates == ("training 1 equals training 0: kept on the same side",)
     assert sum(map(len, sides(data))) == 21
 
 
 def test_conflicting_labels_are_said():
-    data = split_source(images([0] * 10 + [1] * 11, contents=[*range(20), 0]))
+    data = Dataset.of(images([0] * 10 + [1] * 11, contents=[*range(20), 0]))
     assert data.duplicates == ("training 20 equals training 0: kept on the same side; their classes differ: bee, ant",)
 
 
 def test_limit_is_stratified_and_holds_for_each_split():
-    data = split_source(images([0] * 200 + [1] * 100), limit=12, validation_fraction=0.1, test_fraction=0.2)
+    data = Dataset.of(images([0] * 200 + [1] * 100), limit=12, validation_fraction=0.1, test_fraction=0.2)
     assert [np.bincount(data.labels(side)).tolist() for side in sides(data)] == [[8, 4]] * 3
-    assert [len(side) for side in sides(split_source(images([0, 1] * 50), limit=40))] == [40, 8, 20]
+    assert [len(side) for side in sides(Dataset.of(images([0, 1] * 50), limit=40))] == [40, 8, 20]
 
 
 def test_limit_keeps_the_seed():
     source = images([0] * 50 + [1] * 50)
-    assert sides(split_source(source, limit=5, seed=1)) == sides(split_source(source, limit=5, seed=1))
-    assert sides(split_source(source, limit=5, seed=1)) != sides(split_source(source, limit=5, seed=2))
+    assert sides(Dataset.of(source, limit=5, seed=1)) == sides(Dataset.of(source, limit=5, seed=1))
+    assert sides(Dataset.of(source, limit=5, seed=1)) != sides(Dataset.of(source, limit=5, seed=2))
 
 
 def test_limit_below_the_number_of_classes():
     with pytest.raises(HeadstartError, match="--limit 2 must be at least the number of classes, 3"):
-        split_source(images([0, 1, 2] * 20), limit=2)
+        Dataset.of(images([0, 1, 2] * 20), limit=2)
 
 
 def test_limit_keeps_a_rare_class():
     source = images([0] * 60 + [1] * 3, [TRAIN, VALIDATION, TEST] * 21)
-    assert [np.bincount(source.labels[side]).tolist() for side in sides(split_source(source, limit=10))] == [[9, 1]] * 3
-    data = split_source(images([0] * 1000 + [1] * 10), limit=20)
+    assert [np.bincount(source.labels[side]).tolist() for side in sides(Dataset.of(source, limit=10))] == [[9, 1]] * 3
+    data = Dataset.of(images([0] * 1000 + [1] * 10), limit=20)
     assert [np.bincount(data.labels(side))[1] for side in sides(data)] == [1, 1, 1]
 
 
@@ -150,7 +150,7 @@ def test_limit_keeps_a_rare_class():
 @pytest.mark.parametrize("rare", [3, 4, 5, 9, 20])
 @pytest.mark.parametrize("fraction", [0.02, 0.1])
 def test_a_rare_class_is_in_every_split(seed, rare, fraction):
-    data = split_source(images([0] * 400 + [1] * 400 + [2] * rare), validation_fraction=fraction, seed=seed)
+    data = Dataset.of(images([0] * 400 + [1] * 400 + [2] * rare), validation_fraction=fraction, seed=seed)
     counts = [np.bincount(data.labels(side), minlength=3) for side in sides(data)]
     assert min(count.min() for count in counts) >= 1
     assert sum(count[2] for count in counts) == rare
@@ -160,21 +160,21 @@ def test_a_rare_class_is_in_every_split(seed, rare, fraction):
 @pytest.mark.parametrize("count", [1, 2])
 def test_class_with_too_few_images(count):
     with pytest.raises(HeadstartError, match=f"test data: class 'bee' has {count} different images.*at least 3"):
-        split_source(images([0] * 20 + [1] * count))
+        Dataset.of(images([0] * 20 + [1] * count))
 
 
 def test_copies_do_not_count_as_images():
     with pytest.raises(HeadstartError, match="class 'bee' has 1 different images"):
-        split_source(images([0] * 20 + [1] * 5, contents=[*range(20), *[20] * 5]))
+        Dataset.of(images([0] * 20 + [1] * 5, contents=[*range(20), *[20] * 5]))
 
 
 def test_three_images_of_a_class_suffice():
-    data = split_source(images([0] * 3 + [1] * 3))
+    data = Dataset.of(images([0] * 3 + [1] * 3))
     assert [np.bincount(data.labels(side)).tolist() for side in sides(data)] == [[1, 1]] * 3
 
 
 def test_two_images_of_a_class_suffice_where_the_test_is_given():
-    data = split_source(images([0, 0, 1, 1, 0, 1], [TRAIN] * 4 + [TEST] * 2))
+    data = Dataset.of(images([0, 0, 1, 1, 0, 1], [TRAIN] * 4 + [TEST] * 2))
     assert [np.bincount(data.labels(side)).tolist() for side in sides(data)] == [[1, 1]] * 3
 
 
@@ -183,17 +183,17 @@ def test_class_that_a_given_part_does_not_hold(split, name):
     splits = np.array([TRAIN, VALIDATION, TEST] * 4)
     labels = np.where(splits == split, 0, [0] * 6 + [1] * 6)
     with pytest.raises(HeadstartError, match=f"class 'bee' has no image in the {name} split"):
-        split_source(images(labels, splits))
+        Dataset.of(images(labels, splits))
 
 
 def test_class_whose_training_images_are_all_in_the_test_part():
     source = images([0] * 20 + [1] * 8, [TRAIN] * 10 + [TEST] * 10 + [TRAIN] * 4 + [TEST] * 4, [*range(24), *range(20, 24)])
     with pytest.raises(HeadstartError, match="class 'bee' has 0 different images to train on"):
-        split_source(source)
+        Dataset.of(source)
 
 
 def test_summary_counts_images_and_names_what_is_odd():
-    data = split_source(images([0] * 11 + [1] * 10, contents=[0, *range(20)]))
+    data = Dataset.of(images([0] * 11 + [1] * 10, contents=[0, *range(20)]))
     summary = data.summary()
     assert sum(summary["images"].values()) == 21
     assert summary["classes"] == ["ant", "bee"]

@@ -62,6 +62,8 @@ def source_of_arrays(given: Sequence[tuple[Any, Any]], class_names: Sequence[str
             raise HeadstartError(f"the {name} split has {len(found)} images and {len(classes)} labels: give one for each")
         if images and len(found) and found.shape[1:] != images[0].shape[1:]:
             raise HeadstartError(f"all images must have one size: training has {images[0].shape[1:3]}, {name} {found.shape[1:3]}")
+        if labels and (classes.dtype.kind in "iu") != (labels[0].dtype.kind in "iu"):
+            raise HeadstartError(f"labels of training and {name} are integers in one split and names in the other: give one kind")
         images.append(found)
         labels.append(classes)
         splits.append(np.full(len(found), split, np.int8))

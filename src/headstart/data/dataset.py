@@ -10,7 +10,7 @@ import numpy as np
 from headstart import data as package
 from headstart.data.arrays import source_of_arrays
 from headstart.data.source import SPLIT_NAMES, Source
-from headstart.system.text import count
+from headstart.system.text import count, shortened
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +63,7 @@ class Dataset:
         sizes = f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for the test"
         height, width, _ = self.image_shape
         classes = count(len(self.class_names), "class", "classes")
-        return f"Dataset({self.source.name}: {sizes}; {classes}; {height} x {width} pixels)"
+        return f"Dataset({shortened(self.source.name)}: {sizes}; {classes}; {height} x {width} pixels)"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 
 from headstart.data.decode import Decoding
-from headstart.system.text import count
+from headstart.system.text import count, shortened
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_NAMES = ("training", "validation", "test")
@@ -45,9 +45,8 @@ class Source:
 
     def __repr__(self) -> str:
         height, width, _ = self.images.shape[1:]
-        return (
-            f"Source({self.name}: {count(len(self.labels), 'image')}, {len(self.class_names)} classes, {height} x {width} pixels)"
-        )
+        images, classes = count(len(self.labels), "image"), count(len(self.class_names), "class", "classes")
+        return f"Source({shortened(self.name)}: {images}, {classes}, {height} x {width} pixels)"
 
     @cached_property
     def names(self) -> tuple[str, ...]:

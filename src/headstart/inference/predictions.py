@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from headstart.system.text import shortened
+
 
 class Prediction(NamedTuple):
     """What a model says of one image.
@@ -58,7 +60,7 @@ class Predictions:
         return map(Prediction, self.names, self.labels, self.confidences.tolist())
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{name}: {label} {100 * sure:.0f} %" for name, label, sure in list(self)[:3])
+        shown = ", ".join(f"{shortened(name)}: {shortened(label)} {100 * sure:.0f} %" for name, label, sure in list(self)[:3])
         return f"Predictions({len(self)}: {shown}{', ...' if len(self) > 3 else ''})"
 
     def to_frame(self) -> Any:

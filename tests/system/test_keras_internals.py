@@ -1,0 +1,64 @@
+"""Each private name of Keras that is used, on the smallest network that shows it: what breaks here, breaks where it is said."""
+
+import keras
+import numpy as np
+import pytest
+
+from headstart.system.keras_internals import adam_slots, calls, maker, readers, times_called
+
+
+@pytest.fixture
+def network() -> keras.Model:
+    """A convolution that two others read, one of which is called once more, elsewhere."""
+    inputs = keras.Input((8, 8, 3), name="images")
+    first = keras.layers.Conv2D(4, 1, name="first")(inputs)
+    left, right = keras.layers.Conv2D(4, 1, name="left"), keras.layers.Conv2D(4, 1, name="right")
+    total = keras.layers.Add(name="sum")([left(first), right(first)])
+    right(keras.Input((8, 8, 4)))
+    return keras.Model(inputs, keras.ops.multiply(total, 2.0))
+
+
+def test_the_layer_that_made_a_tensor_is_known(network):
+    """`_keras_history`: else batch norm is not folded, strides are not shortened, and copies lose the name of their input."""
+    assert maker(network.get_layer("first").output) is network.get_layer("first")
+    assert maker(network.inputs[0]).name == "images"
+
+
+def test_the_layers_that_read_another_are_known(network):
+    """`_outbound_nodes`: else a batch norm is folded into a convolution that something else reads, too."""
+    assert [layer.name for layer in readers(network.get_layer("first"))] == ["left", "right"]
+
+
+def test_how_often_a_layer_was_called_is_known(network):
+    """`_inbound_nodes`: else a batch norm that is called twice is folded away for both calls."""
+    assert times_called(network.get_layer("left")) == 1
+    assert times_called(network.get_layer("right")) == 2
+
+
+def test_the_calls_of_a_network_come_with_their_inputs_readers_first(network):
+    """`_nodes_by_depth`: else what no layer reads is computed, or what one reads is not."""
+    found = calls(network)
+    names = [layer.name for layer, _ in found]
+    assert sorted(names[1:]) == sorted(["sum", "left", "right", "first", "images"])
+    for layer, inputs in found:
+        for tensor in inputs:
+            assert names.index(layer.name) < names.index(maker(tensor).name)
+    assert [maker(tensor).name for tensor in dict(zip(names, found, strict=True))["sum"].inputs] == ["left", "right"]
+
+
+def test_what_adam_keeps_of_a_variable_is_known():
+    """`_get_variable_index`, `_trainable_variables`, `_momentums`, `_velocities`: else layers' rates and moments are mixed up."""
+    variables = [keras.Variable(np.ones(2, np.float32)) for _ in range(3)]
+    optimizer = keras.optimizers.Adam(0.1, beta_1=0.9, beta_2=0.99)
+    optimizer.apply([keras.ops.ones(2) * size for size in (1.0, 2.0, 3.0)], variables)
+    for number, variable in enumerate(variables):
+        slots = adam_slots(optimizer, variable)
+        assert slots.place == number / 2
+        np.testing.assert_allclose(np.asarray(slots.momentum), 0.1 * (number + 1), rtol=1e-5)
+        np.testing.assert_allclose(np.asarray(slots.velocity), 0.01 * (number + 1) ** 2, rtol=1e-5)
+
+
+def test_the_only_variable_is_the_first():
+    optimizer, variable = keras.optimizers.Adam(0.1), keras.Variable(np.ones(2, np.float32))
+    optimizer.build([variable])
+    assert adam_slots(optimizer, variable).place == 0
