@@ -136,9 +136,10 @@ def interrupted(given: hs.Dataset, out, monkeypatch):
         raise KeyboardInterrupt
 
     options = {name: value for name, value in SMALLEST.items() if name != "data"}
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr("headstart.trainer.fit_stage", stop)
-        hs.train("starter", data=given, out=str(out), **options)
+        with pytest.raises(KeyboardInterrupt):
+            hs.train("starter", data=given, out=str(out), **options)
     return out
 
 
