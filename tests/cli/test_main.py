@@ -122,7 +122,7 @@ def test_the_runs_of_all_seeds_are_gone_on_with_together(capsys, monkeypatch, tm
 @pytest.mark.parametrize(("stop", "said"), [(kill, "headstart: interrupted"), (full, "headstart: the disk is full")])
 def test_before_there_is_a_run_there_is_none_to_go_on_with(stop, said, capsys, monkeypatch, tmp_path, small_run):
     monkeypatch.setattr("headstart.trainer.configured_data", stop)
-    monkeypatch.setattr("headstart.record.folder.Run.predict", stop)
+    monkeypatch.setattr("headstart.run.Run.predict", stop)
     for arguments in ([*SMALLEST, str(tmp_path / "run")], ["predict", str(small_run.path), "a.jpg"]):
         _, last = stopped(arguments, capsys)
         assert last.startswith(said)
