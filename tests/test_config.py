@@ -1,10 +1,11 @@
+import dataclasses
 import os
 
 import pytest
 
 import headstart as hs
 from headstart.config import Config, budget_seconds, read_toml, replace, write_toml
-from headstart.recipes import RECIPES
+from headstart.recipes import MEASURED, RECIPES
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -80,3 +81,13 @@ def test_a_broken_toml_file_is_named(tmp_path):
     (tmp_path / "bad.toml").write_text("epochs = ")
     with pytest.raises(hs.HeadstartError, match=r"bad\.toml is not TOML"):
         read_toml(tmp_path / "bad.toml")
+
+
+def test_the_help_of_recipe_names_them_all():
+    help = {field.name: field.metadata["help"] for field in dataclasses.fields(Config)}["recipe"]
+    assert [name for name in RECIPES if name not in help] == []
+
+
+def test_what_was_measured_is_of_a_recipe():
+    assert set(MEASURED) == set(RECIPES) - {"best"}
+    assert all(0 < one.accuracy < 1 and one.minutes > 0 for one in MEASURED.values())

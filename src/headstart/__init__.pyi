@@ -11,6 +11,7 @@ from .recipes import recipe as recipe
 from .report.compare import Comparison as Comparison
 from .run import Run as Run
 from .trainer import resume as resume
+from .trainer import steps as steps
 from .trainer import train as train
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "plan_table",
     "recipe",
     "resume",
+    "steps",
     "train",
 ]

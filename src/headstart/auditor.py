@@ -8,8 +8,10 @@ from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
-from headstart.model.backbones import load_backbone, refuse_unusable
+from headstart.model.backbones import load_backbone
 from headstart.model.network import build_network
+from headstart.model.registry import refuse_unusable
+from headstart.report.audit_page import write_audit_page
 from headstart.report.sheets import draw_sheets
 from headstart.system.backend import resolve_precision
 from headstart.system.progress import show_progress
@@ -44,4 +46,5 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
         components = principal_components(all_features(FrozenLayers(network, data, config), data))
         content = examine(data, components, folder, config.flip)
         draw_sheets(folder, data, content)
+        write_audit_page(folder, data, content)
     return content

@@ -1,6 +1,7 @@
-"""The configuration of a training run: every option once, with its default, range and reason.
+"""The configuration of a training run: every option once, with its group, default, range and help.
 
-The command line, the TOML file and the Python interface are all made from `Config`.
+The command line, the TOML file and the Python interface are all made from `Config`. Where a default was chosen and is not
+merely the plainest value, `why` says for what reason.
 """
 
 import dataclasses
@@ -16,16 +17,41 @@ from typing import Any, Literal, get_args
 from headstart.errors import HeadstartError
 from headstart.system.files import written_whole
 
-# Source smaller than this give a backbone nothing to look at; larger ones do not fit memory.
+# Smaller images give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
 # What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
 ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
 
+# The groups of options, in the order of `Config`, each with what it is about.
+RUN, DATA, NETWORK, AUGMENTATION = "run", "data", "network", "augmentation"
+FROZEN_STAGE, FINE_TUNING, MACHINE, TRACKING = "frozen-stage", "fine-tuning", "machine", "tracking"
+GROUPS = {
+    RUN: "What to train, and where to write it.",
+    DATA: "What to learn from, and how it is split.",
+    NETWORK: "The pretrained network, its input, and the head on top of it.",
+    AUGMENTATION: "Random changes of training images, at their own size.",
+    FROZEN_STAGE: "First stage: the head learns on the features of a frozen backbone.",
+    FINE_TUNING: "Second stage: backbone and head learn together.",
+    MACHINE: "How this machine is used.",
+    TRACKING: "Copies of the figures for other tools; the run's folder has them all.",
+}
 
-def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    """A field of `Config` with its help and, for a number, the range it must lie in."""
-    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+
+def option(
+    group: str, default: Any, help: str, *, low: float | None = None, high: float | None = None, metavar: str = "", why: str = ""
+) -> Any:
+    """Return a field of `Config`.
+
+    Args:
+        group: a key of `GROUPS`.
+        low: the least value of a number.
+        high: its largest value.
+        metavar: what stands for the value in help, if its type says too little.
+        why: the reason for the default.
+    """
+    metadata = {"group": group, "help": help, "low": low, "high": high, "metavar": metavar, "why": why}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -37,87 +63,152 @@ class Config:
             with another; the message names the option and what it accepts.
     """
 
-    # What to learn from
-    data: str = option("cifar10", "cifar10, cifar100, digits, or the path of an image folder or CIFAR files")
-    out: str = option("", "folder of the run; empty: runs/DATA-BACKBONE-RECIPE")
     recipe: str = option(
-        "quick", "recipe that sets the other defaults: notebook, quick, standard, best, starter, laptop, scratch"
+        RUN, "quick", "sets the defaults of all other options: notebook, quick, standard, best, starter, laptop or scratch; "
+        "`headstart recipes` compares them", metavar="RECIPE", why="minutes on two cores",
+    )  # fmt: skip
+    out: str = option(RUN, "", "folder to write the run to (default: runs/DATA-BACKBONE-RECIPE)", metavar="FOLDER")
+    seed: int = option(RUN, 0, "seed of the split, the head's first weights, shuffling and augmentation", low=0, high=MOST_SEED)
+    seeds: int = option(RUN, 1, "train this many runs on one split, with --seed and the numbers after it", low=1, high=1000)
+
+    data: str = option(
+        DATA, "cifar10", "cifar10, cifar100, digits, or the path of an image folder or of CIFAR files", metavar="DATA"
     )
     layout: Literal["auto", "classes", "splits"] = option(
-        "auto",
-        "what the folders of an image folder are; classes: each is one; splits: those called train, val or test are "
-        "splits; auto: by what they hold",
-    )
+        DATA, "auto", "what the subfolders of an image folder are. classes: each is a class; splits: those named train, val or "
+        "test are splits; auto: decided by what they hold",
+    )  # fmt: skip
     fit: Literal["auto", "crop", "squash", "pad"] = option(
-        "auto",
-        "how images of a folder become square; auto: photographs are cropped to their centre, longer ones squashed "
-        "where they share a shape and padded where they do not",
-    )
-    validation_fraction: float = option(0.1, "part of the training images held out to choose the best epoch", 0.01, 0.5)
-    test_fraction: float = option(0.2, "part held out for the test where the source has no test split", 0.01, 0.5)
+        DATA, "auto", "how the images of a folder become square. crop: the centre is cut out; squash: the longer side is "
+        "shortened; pad: margins are added; auto: crop for the shapes of photographs; for longer shapes squash if all images "
+        "share one, else pad",
+        why="a crop would cut off most of a long image; what all images share, squashing changes for all alike",
+    )  # fmt: skip
+    validation_fraction: float = option(
+        DATA, 0.1, "fraction of the training images held out to choose the best epoch", low=0.01, high=0.5,
+        why="5,000 images of CIFAR-10, whose accuracy has a standard error of 0.4 points at 90 %",
+    )  # fmt: skip
+    test_fraction: float = option(
+        DATA, 0.2, "fraction of the images held out for the test, if the data have no test split", low=0.01, high=0.5,
+        why="a tenth would make the interval of the accuracy 1.4 times as wide",
+    )  # fmt: skip
     drop_duplicates: bool = option(
-        False, "leave images out of training that nearly equal one of validation, the test or training"
+        DATA, False, "leave out of training every near-duplicate of a validation, test or other training image",
+        why="the audit says how many there are; what becomes of them is the user's decision",
+    )  # fmt: skip
+    limit: int = option(DATA, 0, "use at most this many images of each split; 0: all", low=0)
+    split_seed: int = option(
+        DATA, -1, "seed of the split and of cached random views; -1: the same as --seed", low=-1, high=MOST_SEED
     )
-    limit: int = option(0, "use at most this many images of each part; 0: all", 0)
-    seed: int = option(0, "seed of the splits, the head, the shuffling and the augmentation", 0, MOST_SEED)
-    split_seed: int = option(-1, "seed of the splits and of cached random views, if not --seed; -1: --seed", -1, MOST_SEED)
-    seeds: int = option(1, "train this many runs, with --seed and the numbers after it, on one split", 1, 1000)
 
-    # The network
-    backbone: str = option("resnet50", "name of a registered backbone, or the path of a .keras file without top")
-    weights: str = option("auto", "auto: the backbone's pretrained ones; imagenet; none: from scratch; or a weights file")
+    backbone: str = option(
+        NETWORK, "resnet50", "name of a backbone, which `headstart backbones` lists, or path of a .keras file of a network "
+        "without its classification layer", metavar="BACKBONE", why="the network of the founding notebook",
+    )  # fmt: skip
+    weights: str = option(
+        NETWORK, "auto", "auto: the backbone's pretrained weights; imagenet: those of ImageNet; none: random ones, to train "
+        "from scratch; or path of a weights file", metavar="WEIGHTS",
+    )  # fmt: skip
     preprocess: Literal["auto", "caffe", "torch", "tf", "unit", "none"] = option(
-        "auto", "what the backbone wants to be fed; auto: what its family was trained with; unit: [0, 1]; none: 0..255"
+        NETWORK, "auto", "how pixels are scaled for the backbone. auto: as in its pretraining; caffe, torch, tf: as in Keras' "
+        "modes of these names; unit: to [0, 1]; none: left in 0 to 255",
+        why="another scaling than that of the pretraining costs tens of points",
+    )  # fmt: skip
+    image_size: int = option(
+        NETWORK, 64, "side in pixels to which images are resized for the backbone", low=SMALLEST_IMAGE, high=LARGEST_IMAGE,
+        why="recipe quick on CIFAR-10: 77.8 % at 32 px, 88.6 % at 64, 91.6 % at 96, 93.0 % at 128, each for more time",
+    )  # fmt: skip
+    hidden_units: int = option(NETWORK, 256, "units of the head's hidden layer; 0: a linear head", low=0, high=65536)
+    dropout: float = option(
+        NETWORK, 0.2, "dropout rate before the head's hidden layer and before its output layer", low=0, high=0.9
     )
-    image_size: int = option(64, "side in pixels to which images are enlarged for the backbone", SMALLEST_IMAGE, LARGEST_IMAGE)
-    hidden_units: int = option(256, "units of the head's hidden layer; 0: a linear head", 0, 65536)
-    dropout: float = option(0.2, "dropout before the hidden layer and before the classes", 0, 0.9)
 
-    # Augmentation, in training only, at the data's own size
-    flip: bool = option(True, "mirror images left to right (switch it off for digits and text)")
-    rotation: float = option(0.02, "largest rotation, as a part of a full turn", 0, 0.5)
-    zoom: float = option(0.1, "largest zoom in or out, as a part of the side", 0, 0.9)
-    translation: float = option(0.1, "largest shift, as a part of the side", 0, 0.9)
-    rand_augment: bool = option(False, "RandAugment (Cubuk et al. 2020): two random colour and shape operations an image")
-    mix: Literal["none", "mixup", "cutmix"] = option("none", "blend pairs of images and their labels while fine-tuning")
+    flip: bool = option(
+        AUGMENTATION, True, "mirror images left to right; switch it off for digits, text and whatever else has a direction",
+        why="most photographs mean the same when mirrored; a run tries it, and stops it if it contradicts the labels",
+    )  # fmt: skip
+    rotation: float = option(AUGMENTATION, 0.02, "largest rotation, as a fraction of a full turn", low=0, high=0.5)
+    zoom: float = option(AUGMENTATION, 0.1, "largest zoom in or out, as a fraction of the side", low=0, high=0.9)
+    translation: float = option(AUGMENTATION, 0.1, "largest shift, as a fraction of the side", low=0, high=0.9)
+    rand_augment: bool = option(
+        AUGMENTATION, False, "RandAugment (Cubuk et al. 2020): two random colour or shape operations per image"
+    )
+    mix: Literal["none", "mixup", "cutmix"] = option(
+        AUGMENTATION, "none", "in fine-tuning, blend pairs of images and their labels: MixUp (Zhang et al. 2018) or CutMix "
+        "(Yun et al. 2019)", why="the recipes for two cores fine-tune on cached feature maps, of which images cannot be blended",
+    )  # fmt: skip
 
-    # Frozen stage: the head learns on the features of a backbone that stays as it is
-    cache_features: bool = option(True, "pass each image once through what is frozen; off: at every epoch, as tutorials do")
-    views: int = option(2, "versions of a training image to cache: itself, its mirror image, then random ones, as far as the "
-                           "augmentation makes any", 1, 64)  # fmt: skip
-    head_epochs: int = option(10, "epochs of the frozen stage", 1, 10_000)
-    head_learning_rate: float = option(1e-3, "Adam's learning rate in the frozen stage", 1e-8, 10)
+    cache_features: bool = option(
+        FROZEN_STAGE, True, "compute the frozen layers once per image and keep their features; off: again in every epoch",
+        why="ten epochs of the head take seconds instead of ten passes of the backbone",
+    )  # fmt: skip
+    views: int = option(
+        FROZEN_STAGE, 2, "versions of each training image to cache: the image itself, then its mirror image, then randomly "
+        "augmented ones, as far as the augmentation makes any", low=1, high=64,
+        why="mirror images raise the frozen stage of recipe quick on CIFAR-10 from 81.0 to 81.6 %, for twice the passes",
+    )  # fmt: skip
+    head_epochs: int = option(
+        FROZEN_STAGE, 10, "epochs of the frozen stage", low=1, high=10_000, why="as in the founding notebook"
+    )
+    head_learning_rate: float = option(
+        FROZEN_STAGE, 1e-3, "learning rate of Adam in the frozen stage", low=1e-8, high=10, why="Adam's own default"
+    )
 
-    # Fine-tuning
-    epochs: int = option(2, "epochs of fine-tuning; 0: stop after the frozen stage", 0, 10_000)
-    fewest_steps: int = option(0, "add epochs of fine-tuning until there are this many steps, for few images", 0)
-    learning_rate: float = option(3e-4, "AdamW's highest learning rate in fine-tuning", 1e-8, 10)
-    warmup_steps: int = option(100, "steps in which the rate rises to it, before it falls as a cosine; fewer than 5 times "
-                               "as many steps in all lower the highest rate in proportion", 0)  # fmt: skip
-    weight_decay: float = option(0.01, "AdamW's decoupled weight decay", 0, 10)
-    layer_decay: float = option(1.0, "learning rate of the first layer as a part of the last one's", 1e-4, 1)
-    label_smoothing: float = option(0.0, "probability taken from the label and spread over all classes", 0, 0.9)
-    class_weights: bool = option(False, "weigh classes inversely to their frequency, in both stages")
-    ema: float = option(0.0, "momentum of an average of the weights that replaces them at the end; 0: none", 0, 0.99999)
-    patience: int = option(0, "stop after this many epochs without a better validation accuracy; 0: never", 0)
-    fine_tune_from: str = option(ALL, "what to unfreeze: all; last-stage: what follows the last downsampling; or from the "
-                                 "first layer on whose name starts so. Unless all, on cached maps")  # fmt: skip
+    epochs: int = option(FINE_TUNING, 2, "epochs of fine-tuning; 0: stop after the frozen stage", low=0, high=10_000)
+    fewest_steps: int = option(
+        FINE_TUNING, 0, "for small data sets: add epochs of fine-tuning until it has this many steps", low=0
+    )
+    learning_rate: float = option(FINE_TUNING, 3e-4, "peak learning rate of AdamW in fine-tuning", low=1e-8, high=10)
+    warmup_steps: int = option(
+        FINE_TUNING, 100, "warm-up steps before the cosine decay; if training has fewer than 5 times as many steps, the peak "
+        "rate shrinks in proportion", low=0,
+        why="Adam's first steps have their full size whatever the gradient, and would destroy pretrained weights",
+    )  # fmt: skip
+    weight_decay: float = option(
+        FINE_TUNING, 0.01, "decoupled weight decay of AdamW", low=0, high=10, why="the default of PyTorch's AdamW"
+    )
+    layer_decay: float = option(
+        FINE_TUNING, 1.0, "learning rate of the first layer's weights as a fraction of that of the last, growing geometrically "
+        "in between; 1: one rate for all", low=1e-4, high=1,
+    )  # fmt: skip
+    label_smoothing: float = option(
+        FINE_TUNING, 0.0, "probability taken from the label and spread evenly over all classes", low=0, high=0.9
+    )
+    class_weights: bool = option(FINE_TUNING, False, "weight classes inversely to their frequency, in both stages")
+    ema: float = option(
+        FINE_TUNING, 0.0, "momentum of a moving average of the weights, which replaces them at the end; 0: none", low=0,
+        high=0.99999,
+    )  # fmt: skip
+    patience: int = option(
+        FINE_TUNING, 0, "end a stage after this many epochs without a better validation accuracy; 0: never", low=0,
+        why="the best epoch is kept in any case, and the rates decay to the planned end",
+    )  # fmt: skip
+    fine_tune_from: str = option(
+        FINE_TUNING, ALL, "all: fine-tune every layer; last-stage: those after the last downsampling; or the beginning of a "
+        "layer's name: that layer and all after it. Unless all, the layers learn from cached feature maps", metavar="LAYER",
+    )  # fmt: skip
     batch_norm: Literal["auto", "inference", "training"] = option(
-        "auto", "batch norm in fine-tuning; auto: inference, and training only from scratch"
-    )
+        FINE_TUNING, "auto", "batch norm in fine-tuning. inference: with the statistics it has; training: it learns; auto: "
+        "inference, but training from scratch",
+        why="with small batches, training mode soon overwrites the pretrained statistics",
+    )  # fmt: skip
 
-    # The machine
-    batch_size: int = option(64, "images a training step", 1, 65536)
+    batch_size: int = option(MACHINE, 64, "images per training step", low=1, high=65536)
     precision: Literal["auto", "float32", "bfloat16"] = option(
-        "auto", "what the backbone computes in; auto: bfloat16 where the machine is faster with it"
+        MACHINE, "auto", "precision of the backbone. auto: bfloat16 if this machine is faster with it, else float32"
     )
-    budget: str = option("", "time to end within, such as 90s, 20m or 1.5h: chooses image size, epochs and views, those that "
-                             "are not given, by what they take on this machine")  # fmt: skip
-    deterministic: bool = option(False, "only operations whose result is the same to the last bit every time")
+    budget: str = option(
+        MACHINE, "", "end within this time, such as 90s, 20m or 1.5h: image size, epochs and views, where you do not give "
+        "them, are chosen by how fast this machine is", metavar="TIME",
+    )  # fmt: skip
+    deterministic: bool = option(
+        MACHINE, False, "use only operations whose results are the same to the last bit in every run", why="they are slower"
+    )
 
-    # Copies of the figures for other tools; what counts is the run folder
-    tensorboard: bool = option(False, "write event files for TensorBoard into the run's folder tensorboard")
-    mlflow: str = option("", "log to the MLflow server of this address too, such as http://localhost:5000")
+    tensorboard: bool = option(TRACKING, False, "write event files for TensorBoard to the run's folder tensorboard")
+    mlflow: str = option(
+        TRACKING, "", "log to the MLflow server of this address, such as http://localhost:5000", metavar="ADDRESS"
+    )
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -155,7 +246,7 @@ class Config:
         return self.learns_batch_norm and not self.from_scratch and self.cache_features and self.epochs > 0
 
 
-def checked(field: dataclasses.Field, value: Any) -> Any:
+def checked(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return `value` in the type of `field`, or say what the option accepts."""
     name, choices = option_name(field.name), get_args(field.type)
     wanted = type(field.default)
@@ -211,16 +302,18 @@ def budget_seconds(budget: str) -> float:
 
 
 def option_name(field_name: str) -> str:
-    """Return a field's name as it is typed: `image_size` is `--image-size`."""
+    """Return the option of a field: `image_size` is `--image-size`."""
     return "--" + field_name.replace("_", "-")
 
 
-def range_text(field: dataclasses.Field) -> str:
+def range_text(field: dataclasses.Field[Any]) -> str:
     """Return the range of a number as text, `8 to 1024`, or an empty string."""
-    low, high = field.metadata["low"], field.metadata["high"]
+    low, high = (
+        end if isinstance(end, int) or end is None else f"{end:g}" for end in (field.metadata["low"], field.metadata["high"])
+    )
     if low is None:
         return ""
-    return f"{low:g} or more" if high is None else f"{low:g} to {high:g}"
+    return f"{low} or more" if high is None else f"{low} to {high}"
 
 
 def suggestion(wrong: str, known: Iterable[str]) -> str:
@@ -229,7 +322,7 @@ def suggestion(wrong: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(wrong, known, n=1) or [name for name in known if wrong and name.startswith(wrong)]
     if near:
         return f"; did you mean {near[0]}?"
-    return f"; it knows {', '.join(known)}" if len(known) <= 12 else ""
+    return f"; known: {', '.join(known)}" if len(known) <= 12 else ""
 
 
 def replace(config: Config, /, **changes: Any) -> Config:

@@ -21,14 +21,14 @@ from headstart.training.checkpoint import Checkpoint
 logger = logging.getLogger("headstart")
 
 
-def carry_out_seeds(run: RunFolder, data: Dataset, carry_out: Callable[[RunFolder, Dataset], None]) -> None:
+def carry_out_seeds(run: RunFolder, data: Dataset, train_one: Callable[[RunFolder, Dataset], object]) -> None:
     """Do what is still to be done of the runs of all seeds, and write what they say together.
 
     All keep the split of the first seed: they share the frozen features, which are those of one training split, and
     differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test images.
 
     Args:
-        carry_out: trains the run of one seed.
+        train_one: does what is still to be done of the run of one seed.
     """
     with run.log():
         checkpoint = Checkpoint(run.path / "checkpoint")
@@ -47,7 +47,7 @@ def carry_out_seeds(run: RunFolder, data: Dataset, carry_out: Callable[[RunFolde
             logger.info("seed %d", seed)
             keras.utils.clear_session()  # memory, and the numbers in layers' names, by which features are cached too
             if not one.done:
-                carry_out(one, data)
+                train_one(one, data)
             runs.append(RunFolder(path))
         write_seeds(run, runs)
         checkpoint.remove()

@@ -44,7 +44,7 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
         test[stage] = figures | {"calibration": dataclasses.asdict(fitted[stage])} | on_new[stage]
     both, model = len(stages) == 2, network.classifier()
     seconds = {spent_on(key): round(value, 2) for key, value in checkpoint.seconds.items()}
-    metrics = {
+    metrics: Any = {
         "test": test,
         **({"comparison": compare_stages(logits["frozen"], logits["fine_tuned"], labels)} if both else {}),
         "seconds": seconds | {"total": round(sum(checkpoint.seconds.values()), 2)},

@@ -1,25 +1,24 @@
 """A run as its user holds it: what lies in its folder, and what its model can do."""
 
+import base64
 import html
 import logging
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lazy_loader
 import numpy as np
+from PIL import Image
 
-from headstart.audit.unseen import figures_without_near_duplicates, unseen_images
+from headstart import audit, inference, metrics
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.load import read_source
 from headstart.data.source import TEST
 from headstart.errors import HeadstartError
-from headstart.inference.classifier import Classifier
 from headstart.inference.logits import network_logits
 from headstart.inference.predictions import Predictions
-from headstart.metrics.classification import measure
 from headstart.metrics.figures import Figures
 from headstart.record.folder import RunFolder
 from headstart.record.history import shown
@@ -27,9 +26,11 @@ from headstart.record.split import recorded_data
 from headstart.system.progress import track
 from headstart.system.text import shortened
 
-logger = logging.getLogger("headstart")
+if TYPE_CHECKING:
+    from headstart.inference.classifier import Classifier
+    from headstart.inference.explain import Explanations
 
-explaining = lazy_loader.load("headstart.inference.explain", suppress_warning=True)  # it starts Keras
+logger = logging.getLogger("headstart")
 
 
 class Run(RunFolder):
@@ -46,9 +47,9 @@ class Run(RunFolder):
     """
 
     @cached_property
-    def classifier(self) -> Classifier:
+    def classifier(self) -> "Classifier":
         self.require_model()
-        return Classifier(self.path)
+        return inference.classifier.Classifier(self.path)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -79,9 +80,9 @@ class Run(RunFolder):
         self.refuse_mirror_images(mirror)
         return self.classifier.predict(images, batch_size, mirror=mirror)
 
-    def explain(self, images: Any) -> Any:
+    def explain(self, images: Any) -> "Explanations":
         """Show where in some images the evidence for their likeliest class lies; see `headstart.inference.explain.explain`."""
-        return explaining.explain(self.classifier, images)
+        return inference.explain.explain(self.classifier, images)
 
     def load_data(self, source: str | Path = "") -> Dataset:
         """Load the run's own data with the split that it was trained with, or other data as one test split.
@@ -134,15 +135,15 @@ class Run(RunFolder):
             raise HeadstartError(f"{name}: the model of {self.path} does not know the class {unknown[0]!r}")
         if data.image_shape != classifier.image_shape:
             raise HeadstartError(f"{name}: images of {data.image_shape} do not fit the model's {classifier.image_shape}")
-        rows, left_out = unseen_images(self, data)
+        rows, left_out = audit.unseen.unseen_images(self, data)
         logits = self.logits(data, rows, batch_size, mirror)
         # The data may hold fewer classes, in another order.
         to_model = np.array([classifier.class_names.index(one) for one in data.class_names])
         labels = to_model[data.labels(rows)]
-        figures = measure(logits, labels, classifier.class_names, classifier.temperature)
+        figures = metrics.classification.measure(logits, labels, classifier.class_names, classifier.temperature)
         figures["left_out"] = left_out
         right = logits.argmax(axis=1) == labels
-        if near := figures_without_near_duplicates(self, data.source, rows, right):
+        if near := audit.unseen.figures_without_near_duplicates(self, data.source, rows, right):
             figures["without_near_duplicates"] = near
         return figures
 
@@ -170,11 +171,16 @@ class Run(RunFolder):
             return f"{self.config.seeds} seeds"
         return ", ".join(f"{shown(stage)} {100 * one['accuracy']:.2f} %" for stage, one in self.metrics["test"].items())
 
+    def image(self, name: str) -> Image.Image:
+        """Return one of the run's pictures, such as `history`, `gain` or `confusion`; a notebook shows it."""
+        return Image.open(self.path / "images" / f"{name}.png")
+
     def _repr_html_(self) -> str:
         """Show a finished run in a notebook: accuracy, curve, and a link to its report."""
         said = f"<b>{html.escape(str(self.path))}</b>: {html.escape(self.summary())}"
-        curve = self.path / "images" / "history.svg"
-        if not self.finished or self.config.seeds > 1 or not curve.is_file():
+        curve, report = self.path / "images" / "history.png", html.escape(str(self.path / "report.html"))
+        if not self.finished or not curve.is_file():
             return said
-        report = html.escape(str(self.path / "report.html"), quote=True)
-        return f'<p>{said} &middot; <a href="{report}">report</a></p>{curve.read_text(encoding="utf-8")}'
+        source = base64.b64encode(curve.read_bytes()).decode("ascii")
+        drawn = f'<img src="data:image/png;base64,{source}" width="800" alt="accuracy and loss over the epochs">'
+        return f'<p>{said}, <a href="{report}">report</a></p>{drawn}'

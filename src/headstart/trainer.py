@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.groups import carry_out_seeds
 from headstart.inference.engine import predict_logits
-from headstart.model.backbones import load_backbone, refuse_unusable
+from headstart.model.backbones import load_backbone
 from headstart.model.batch_norm import adapt_batch_norm
 from headstart.model.network import Network, build_network, without_augmentation
+from headstart.model.registry import refuse_unusable
 from headstart.model.unfreeze import refuse_unknown_layer
 from headstart.plan import budget
 from headstart.recipes import recipe
@@ -48,7 +50,7 @@ MOST_LISTED = 30
 
 def train(
     config: Config | str, data: Dataset | str | Path | None = None, *, overwrite: bool = False,
-    explicit: Collection[str] | None = None, **options: object,
+    explicit: Collection[str] | None = None, **options: Any,
 ) -> Run:  # fmt: skip
     """Train a classifier and return its finished run.
 
@@ -56,7 +58,7 @@ def train(
 
     Args:
         config: all options, from `headstart.recipe` or `headstart.Config`; or the name of a recipe.
-        data: the data set, if it is loaded already, or the name or path of one; else `config.data` is.
+        data: the data set, if it is loaded already, or the name or path of one; by default `config.data`.
         overwrite: replace an existing run in the same folder.
         explicit: names of options that `config.budget` must leave as they are; by default those in `options`.
         options: options to change, such as `image_size=96`.
@@ -64,33 +66,29 @@ def train(
     Raises:
         HeadstartError: bad input, an existing run, no network, no memory; the message says which.
     """
-    if data is not None and not isinstance(data, Dataset):
-        data, options = None, {**options, "data": str(data)}
-    explicit = options.keys() if explicit is None else explicit
-    config = recipe(config, **options) if isinstance(config, str) else replace(config, **options)
     with show_progress():
-        return train_config(config, data, overwrite=overwrite, explicit=explicit)
+        run, loaded, loading = begin(config, data, overwrite, explicit, options)
+        return finish(run, loaded, loading)
 
 
-def train_config(config: Config, data: Dataset | None, *, overwrite: bool, explicit: Collection[str]) -> Run:
-    """Load what is to be loaded, plan, make the run's folder, and carry it out."""
-    refuse_missing_extras(config)
-    refuse_unusable(config)
-    config = resolved(config, data)
-    refuse_taken(config, overwrite=overwrite)
-    begin = time.monotonic()
-    loaded = data or configured_data(config)
-    loading = time.monotonic() - begin
-    planned = budget.prepare(config, loaded, explicit, loading)
-    if not data and loaded.source.files and planned.image_size != config.image_size:
-        loaded = configured_data(planned)  # files are decoded at the image size
-    run = RunFolder.create(planned, loaded, overwrite=overwrite)
-    budget.record_choice(run, config)
-    if "flip" in explicit and config.flip:
-        write_json(run.path / "mirror.json", {"asked": True})
-    if data:
-        loaded = recorded_data(run.path, run.config, data)  # in the order that the run records
-    return carry_out_all(run, loaded, 0.0 if data else loading)
+def steps(
+    config: Config | str, data: Dataset | str | Path | None = None, *, overwrite: bool = False, **options: Any
+) -> Iterator[Network | Training | Run]:
+    """Train as `train` does, one step at a time, for those who want to look inside.
+
+    Yields:
+        The network, whose backbone is frozen; each stage before it is trained; the finished run. `next` does the work up
+        to there.
+
+    Raises:
+        HeadstartError: as `train`; or there are several seeds.
+    """
+    with show_progress():
+        run, loaded, loading = begin(config, data, overwrite, None, options)
+        if run.config.seeds > 1:
+            raise HeadstartError(f"--seeds {run.config.seeds} is a run for each seed: leave it out to go step by step")
+        yield from carry_out(run, loaded, loading)
+        yield Run(run.path)
 
 
 def resume(path: str | Path, data: Dataset | None = None) -> Run:
@@ -109,22 +107,53 @@ def resume(path: str | Path, data: Dataset | None = None) -> Run:
             logger.info("%s is finished", run.path)
             return Run(run.path)
         remove_partial(run.path)
-        begin = time.monotonic()
+        start = time.monotonic()
         loaded = recorded_data(run.path, run.config, data)
-        return carry_out_all(run, loaded, time.monotonic() - begin)
+        return finish(run, loaded, time.monotonic() - start)
 
 
-def carry_out_all(run: RunFolder, data: Dataset, loading: float) -> Run:
+def begin(
+    config: Config | str, data: Dataset | str | Path | None, overwrite: bool, explicit: Collection[str] | None,
+    options: dict[str, Any],
+) -> tuple[RunFolder, Dataset, float]:  # fmt: skip
+    """Load what is to be loaded, plan, and make the run's folder; return it with its data and the seconds of loading these."""
+    if data is not None and not isinstance(data, Dataset):
+        data, options = None, options | {"data": str(data)}
+    explicit = options.keys() if explicit is None else explicit
+    config = recipe(config, **options) if isinstance(config, str) else replace(config, **options)
+    refuse_missing_extras(config)
+    refuse_unusable(config)
+    config = resolved(config, data)
+    refuse_taken(config, overwrite=overwrite)
+    start = time.monotonic()
+    loaded = data or configured_data(config)
+    loading = time.monotonic() - start
+    planned = budget.prepare(config, loaded, explicit, loading)
+    if not data and loaded.source.files and planned.image_size != config.image_size:
+        loaded = configured_data(planned)  # files are decoded at the image size
+    run = RunFolder.create(planned, loaded, overwrite=overwrite)
+    budget.record_choice(run, config)
+    if "flip" in explicit and config.flip:
+        write_json(run.path / "mirror.json", {"asked": True})
+    if data:
+        return run, recorded_data(run.path, run.config, data), 0.0  # in the order that the run records
+    return run, loaded, loading
+
+
+def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
     """Do what is still to be done of a run, or of the runs of all its seeds, and return it."""
     if run.config.seeds > 1:
-        carry_out_seeds(run, data, carry_out)
+        carry_out_seeds(run, data, lambda one, same: finish(one, same, 0.0))
     else:
-        carry_out(run, data, loading)
+        for _ in carry_out(run, data, loading):
+            pass
     return Run(run.path)
 
 
-def carry_out(run: RunFolder, data: Dataset, loading: float = 0.0) -> None:
+def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network | Training]:
     """Do what is still to be done of a run: data, network, frozen stage, fine-tuning, results.
+
+    It yields the network and each stage before it is trained, so that somebody can look; nobody has to.
 
     Args:
         data: in the split that the run records.
@@ -135,7 +164,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float = 0.0) -> None:
         checkpoint = Checkpoint(run.path / "checkpoint")
         checkpoint.watchers = [tracker.update for tracker in trackers]
         checkpoint.start_clock(loading)
-        begin, earlier = checkpoint.clock, sum(checkpoint.seconds.values())
+        start, earlier = checkpoint.clock, sum(checkpoint.seconds.values())
         keep_freed_memory()
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision)
@@ -155,18 +184,20 @@ def carry_out(run: RunFolder, data: Dataset, loading: float = 0.0) -> None:
         if config.drop_duplicates:
             write_split(run.path, data)  # what is trained on is known only now
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
+        yield network
 
         for stage in stages_of(config):
             if stage == FROZEN and checkpoint.stage not in ("", FROZEN.key):
                 continue  # the checkpoint holds the whole network
             prepare = frozen_stage if stage == FROZEN else fine_tuning_stage
             training = prepare(network, frozen, data, config, checkpoint)
+            yield training
             fit_stage(training, checkpoint, config.patience)
             network.take(training.learner)
             ask_once(training, run)
 
         write_results(run, network, data, checkpoint)
-        results = time.monotonic() - begin - (sum(checkpoint.seconds.values()) - earlier)
+        results = time.monotonic() - start - (sum(checkpoint.seconds.values()) - earlier)
         budget.compare(run, data, results)
         for tracker in trackers:
             tracker.finish(checkpoint.history, run.metrics)
@@ -193,8 +224,8 @@ def ask_once(training: Training, run: RunFolder) -> None:
     for split, batches in (("validation", training.validation), ("test", training.test)):
         name = f"{split}_{training.stage.key}"
         if not run.has_array(name):
-            steps = track(range(batches.num_batches), f"{training.stage.name} network on the {split} split")
-            inputs = (batches[step][0] for step in steps)
+            numbers = track(range(batches.num_batches), f"{training.stage.name} network on the {split} split")
+            inputs = (batches[number][0] for number in numbers)
             logits = predict_logits(without_augmentation(training.learner), inputs, len(batches.indices))
             run.save_array(name, logits)
 

@@ -1,8 +1,10 @@
 import csv
 import errno
+import importlib.metadata
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from PIL import Image
 
 import headstart as hs
 from headstart.cli.main import main
+from headstart.model.registry import BACKBONES
+from headstart.recipes import RECIPES
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
@@ -41,7 +45,19 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["train", "--epochs"], "Missing value for argument '--epochs'. (headstart train --help"),
         (["train", "--recipe"], "Missing value for argument '--recipe'."),
         (["train", "--no-flp"], "did you mean --no-flip"),
-        (["train", "--flip", "yes"], "no use for 'yes'"),
+        (["train", "--flip", "yes"], "there is no folder"),
+        (["train", "photos", "--data", "other"], "the data are given twice: photos and --data other"),
+        (["train", "one", "two"], "no use for 'two'"),
+        (["train", "photos", "--resume", "runs/nothing"], "leave out photos"),
+        (["train", "--image-size", "16"], "--image-size 16 is too small for resnet50, whose smallest is 32"),
+        (["train", "--backbone", "net.keras"], "there is no file net.keras"),
+        (["train", "--weights", "weights.h5"], "there is no file weights.h5"),
+        (["audit", "missing"], "there is no folder "),
+        (["evaluate", "nothing", "--data", "missing"], "is not a run"),
+        (["compare", "nothing", "nothing"], "is not a run"),
+        (["cache", "--clear", "feature"], "did you mean features"),
+        (["--versoin"], "begins with a command"),
+        (["--completion", "cmd"], "the name of a shell: bash, zsh, fish"),
         (["train", "--recipe", "starter", "--views", "3", "--translation", "0"], "--views is 3, but"),
         (["train", "--budget", "soon"], "such as 90s, 20m or 1.5h"),
         (["plan", "--image-sise", "64"], "did you mean --image-size"),
@@ -106,7 +122,7 @@ def test_the_runs_of_all_seeds_are_gone_on_with_together(capsys, monkeypatch, tm
 @pytest.mark.parametrize(("stop", "said"), [(kill, "headstart: interrupted"), (full, "headstart: the disk is full")])
 def test_before_there_is_a_run_there_is_none_to_go_on_with(stop, said, capsys, monkeypatch, tmp_path, small_run):
     monkeypatch.setattr("headstart.trainer.configured_data", stop)
-    monkeypatch.setattr("headstart.record.folder.Run.predict", stop)
+    monkeypatch.setattr("headstart.run.Run.predict", stop)
     for arguments in ([*SMALLEST, str(tmp_path / "run")], ["predict", str(small_run.path), "a.jpg"]):
         _, last = stopped(arguments, capsys)
         assert last.startswith(said)
@@ -151,14 +167,13 @@ def test_the_help_shows_the_defaults_that_hold(command, arguments, defaults, cap
     assert end.value.code == 0
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for option, default in defaults.items():
-        described = printed.split(f" --{option} ")[1].split("(default: ")[1]
-        assert described.split(")")[0] == default
+        assert re.search(rf" --{option} .*?\(default: ([^;)]*)", printed)[1] == default
 
 
 def test_an_audits_help_shows_the_defaults_that_a_training_shares():
-    from headstart.cli.main import AUDIT_OPTIONS
+    from headstart.cli.options import AUDIT_OPTIONS
 
-    for name in set(AUDIT_OPTIONS) - {"out"}:
+    for name in AUDIT_OPTIONS:
         assert getattr(hs.Config(), name) == getattr(hs.recipe("quick"), name)
 
 
@@ -171,7 +186,7 @@ def test_a_toml_file_sets_options_and_the_command_line_overrides_them(tmp_path, 
         taken.update(vars(config), overwrite=overwrite, explicit=explicit)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headstart.trainer.train", train)
+    monkeypatch.setattr(hs, "train", train)
     with pytest.raises(SystemExit) as end:
         main(["train", "--config", "mine.toml", "--epochs", "2"])
     assert end.value.code == 130
@@ -232,18 +247,96 @@ def test_evaluate_prints_the_runs_own_figures(small_run, capsys):
     assert json.loads(capsys.readouterr().out)["accuracy"] == small_run.metrics["test"]["fine_tuned"]["accuracy"]
 
 
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys, headstart.cli.main as c; c.main(['--help']); print(sorted({'keras', 'numpy', 'tyro'} & sys.modules.keys()))"
-    )
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert printed.strip().endswith("[]")
+def test_the_data_may_stand_first(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    taken = {}
+
+    def train(config, *, overwrite, explicit):
+        taken.update(data=config.data, explicit=explicit)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hs, "train", train)
+    for arguments in (["digits"], ["--data", "digits"], ["digits", "--data=digits"]):
+        with pytest.raises(SystemExit):
+            main(["train", *arguments, "--recipe", "starter", "--out", "nowhere"])
+        assert taken == {"data": "digits", "explicit": {"data", "recipe", "out"}}
 
 
-def test_the_help_of_train_names_every_option_with_its_range(capsys):
-    with pytest.raises(SystemExit) as end:
-        main(["train", "--help"])
-    assert end.value.code == 0
-    printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "8 to 1024" in printed
-    assert "--label-smoothing" in printed
+def test_a_taken_folder_is_refused(small_run, capsys):
+    assert "holds a run already" in refused(["train", "digits", "--recipe", "starter", "--out", str(small_run.path)], capsys)
+
+
+# What can be refused or answered without Keras; the whole of it runs in one process, which must not have imported any.
+WITHOUT_KERAS = """
+import contextlib, io, sys
+from headstart.cli.main import main
+from headstart.model.registry import BACKBONES
+from headstart.recipes import RECIPES
+
+def run(*arguments):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            return end.code
+
+heavy = {"keras", "tensorflow", "jax", "torch", "sklearn", "scipy", "matplotlib"}
+assert not [run("--help"), run("--version"), run("train", "--help"), run("--completion", "fish")][0]
+assert not (heavy | {"numpy", "PIL"}) & sys.modules.keys(), sys.modules.keys()
+assert [run("recipes"), run("backbones"), run("cache")] == [None] * 3
+assert {
+    run("train", "missing"), run("train", "--backbone", "resnet5O"), run("train", "--recipe", "quik"),
+    run("train", "--image-size", "16"), run("train", "--epochs", "many"), run("train", "--backbone", "net.keras"),
+    run("train", "--out", RUN), run("train", "--resume", "missing"), run("plan", "missing"), run("audit", "missing"),
+    run("evaluate", "missing"), run("evaluate", RUN, "--data", "missing"), run("predict", "missing", "a.jpg"),
+    run("explain", "missing", "a.jpg"), run("compare", "missing", "missing"), run("cache", "--clear", "all"),
+} == {2}
+print(sorted(heavy & sys.modules.keys()))
+"""
+
+
+def test_what_needs_no_keras_does_not_wait_for_it(small_run, tmp_path):
+    code = f"RUN = {str(small_run.path)!r}\n{WITHOUT_KERAS}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_version_and_completion(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"headstart {importlib.metadata.version('headstart')}\n"
+    for shell in ("bash", "zsh", "fish"):
+        with pytest.raises(SystemExit) as end:
+            main(["--completion", shell])
+        assert not end.value.code
+        script = capsys.readouterr().out
+        assert "label-smoothing" in script
+        assert "backbones" in script
+
+
+def test_recipes_and_backbones_are_listed(capsys):
+    main(["recipes"])
+    printed = capsys.readouterr().out
+    for name in RECIPES:
+        assert re.search(rf"^{name} ", printed, re.MULTILINE)
+    assert re.search(r"^standard .* 128 px +93\.00 % +7\.5 min$", printed, re.MULTILINE)
+    main(["backbones"])
+    printed = capsys.readouterr().out
+    for name in BACKBONES:
+        assert re.search(rf"^{name} ", printed, re.MULTILINE)
+    assert re.search(r"^resnet50 +He 2015 +74\.9 % +23\.6 M +94 MB +32 px +MIT$", printed, re.MULTILINE)
+
+
+def test_the_cache_is_shown_and_cleared(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    for kind in ("features", "plan", "mine"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "file").write_bytes(bytes(2_500_000))
+    main(["cache"])
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{tmp_path}\n")
+    assert re.search(r"^features .* 1 +2\.5 MB$", printed, re.MULTILINE)
+    main(["cache", "--clear", "plan"])
+    assert capsys.readouterr().out == "plan: 1 file removed, 2.5 MB\n"
+    main(["cache", "--clear"])
+    assert "features: 1 file removed, 2.5 MB\n" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]

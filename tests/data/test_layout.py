@@ -138,7 +138,7 @@ def test_a_class_that_is_spelt_in_two_ways(tmp_path):
     assert found(layout) == {"Cat": BOTH, "Dog": {TRAIN}}
     assert "the class 'cat' is taken for 'Cat'" in layout.remarks
     make(tmp_path / "other", "train/Cats train/Dogs test/cat")
-    with pytest.raises(HeadstartError, match=r"test/cat: the class 'cat' has no images to train on; it knows Cats, Dogs"):
+    with pytest.raises(HeadstartError, match=r"test/cat: the class 'cat' has no images to train on; known: Cats, Dogs"):
         read_layout(tmp_path / "other")
 
 

@@ -124,7 +124,7 @@ def test_image_folder(tmp_path):
     assert load_data(str(tmp_path)).image_shape == (64, 64, 3)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("cifr10", "did you mean cifar10?"), ("zebra", "it knows cifar10, cifar100, digits")])
+@pytest.mark.parametrize(("name", "hint"), [("cifr10", "did you mean cifar10?"), ("zebra", "known: cifar10, cifar100, digits")])
 def test_unknown_name(name, hint):
     with pytest.raises(HeadstartError) as caught:
         load_data(name)

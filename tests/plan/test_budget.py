@@ -7,8 +7,8 @@ import pytest
 
 import headstart as hs
 from headstart.config import read_toml
-from headstart.plan.budget import prepare, table, worth_measuring
-from headstart.plan.costs import NotMeasured, costs_at, keep, kept, measured
+from headstart.plan.budget import prepare, worth_measuring
+from headstart.plan.costs import NotMeasured, costs_at, load_costs, measured, save_costs
 from headstart.plan.estimate import MARGIN, predict
 from helpers import COSTS, SMALL
 
@@ -21,7 +21,7 @@ def known(digits, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
     monkeypatch.setattr(subprocess, "run", None)  # nothing is measured
     config = hs.recipe("quick", batch_size=32, fewest_steps=0)
-    keep(config, digits, {64: COSTS, 128: LARGER})
+    save_costs(config, digits, {64: COSTS, 128: LARGER})
     return config
 
 
@@ -33,7 +33,7 @@ def test_a_budget_is_spent_on_size_then_epochs_then_views(known, digits):
     assert chosen("1h") == (64, 3, 2)  # digits are 8 px: nothing is known of enlarging them more than 8 times
     for size, epochs, views in [(48, 1, 1), (48, 2, 1), (64, 1, 1), (64, 1, 2), (64, 2, 1)]:
         config = dataclasses.replace(known, image_size=size, epochs=epochs, views=views)
-        needed = predict(config, digits, costs_at(kept(known, digits), size)).total
+        needed = predict(config, digits, costs_at(load_costs(known, digits), size)).total
         found = chosen(f"{needed / MARGIN + 0.5:.2f}s")
         assert (size, epochs, views) <= found < (64, 3, 2)
         assert chosen(f"{needed / MARGIN - 0.5:.2f}s") < found or found != (size, epochs, views)
@@ -88,16 +88,5 @@ def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tin
     # What was measured is kept, and the report's seconds have been learned.
     monkeypatch.setattr(subprocess, "run", None)
     again = measured(run.config, digits, [run.config.image_size])
-    assert again == kept(run.config, digits)
+    assert again == load_costs(run.config, digits)
     assert again[run.config.image_size]["report"] > 0
-
-
-def test_the_table_has_a_row_for_each_size_and_says_what_cannot_be_foretold(known, monkeypatch):
-    costs = {32: COSTS | {"disk_image": 1e10}, 64: COSTS}
-    monkeypatch.setattr("headstart.plan.budget.measured", lambda *args, **options: costs)
-    lines = table(dataclasses.replace(known, data="digits"), {"recipe", "data"}).splitlines()
-    assert lines[0].split() == [
-        "size", "preparation", "features", "audit", "head", "fine-tuning", "results", "total", "batch", "memory", "disk",
-    ]  # fmt: skip
-    assert lines[1].split()[:2] == ["quick", "64"]
-    assert lines[2].startswith("quick, 32 px: the maps would take")

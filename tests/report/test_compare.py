@@ -51,7 +51,7 @@ def test_other_test_images_get_no_paired_test(small_run, tmp_path, capsys):
     assert "not tested on the same images" in capsys.readouterr().out
 
 
-def test_an_accuracy_on_known_images_is_not_compared_without_a_word(small_run, tmp_path):
+def test_an_accuracy_on_known_images_is_not_compared_without_a_word(small_run, tmp_path, capsys):
     other = shutil.copytree(small_run.path, tmp_path / "other")
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["test"]["fine_tuned"] |= {
@@ -59,7 +59,8 @@ def test_an_accuracy_on_known_images_is_not_compared_without_a_word(small_run, t
         "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.2, 0.6], "images": 10},
     }  # fmt: skip
     (other / "metrics.json").write_text(json.dumps(metrics))
-    said = Comparison(small_run, hs.Run(other)).text().replace("\N{NO-BREAK SPACE}", " ")
+    main(["compare", str(small_run.path), str(other)])
+    said = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
     assert "Of other, 50 of 60 test images have a near-duplicate in training" in said
     assert "Of small" not in said
     assert "43.21 %" in said

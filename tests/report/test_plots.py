@@ -1,7 +1,11 @@
 import dataclasses
+import re
 import shutil
 import warnings
+from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image
@@ -55,19 +59,48 @@ def test_without_strange_letters_no_further_font_is_looked_for(tmp_path, monkeyp
         canvas.suptitle("plain, bär, 1 %")
 
 
-@pytest.mark.parametrize("applied", [True, False])
-def test_the_plot_of_calibration_says_on_how_many_images_and_whether_it_is_applied(applied, small_run, digits, tmp_path):
-    figures = small_run.metrics["test"]["fine_tuned"] | {
-        "calibration": {"images": 77, "fitted": 1.5, "applied": applied, "gain": 0.1, "standard_error": 0.1, "reason": "chance"}
-    }
-    with plots.figure(tmp_path / "calibration.png", (5, 5)) as canvas:
-        plots.draw_calibration(canvas, digits.labels(digits.test), small_run.test_logits("fine_tuned"), figures)
-    assert len(canvas.axes) == 1 + applied
-    assert "fitted on 77 validation images" in canvas.get_suptitle().replace("\n", " ")
+def history(*losses: float) -> list[dict]:
+    row = {"stage": "fine_tuned", "accuracy": 0.5, "val_accuracy": 0.75}
+    rows = [row | {"loss": loss, "val_loss": loss} for loss in losses]
+    return [rows[0] | {"stage": "frozen"}, *rows[1:]]
 
 
-def test_the_plot_of_the_gain_claims_nothing_that_the_audit_contradicts(small_run, tmp_path):
-    test = {stage: one | {"near_duplicates_in_training": one["images"]} for stage, one in small_run.metrics["test"].items()}
-    with plots.figure(tmp_path / "gain.png", (5, 4)) as canvas:
-        plots.draw_gain(canvas, test)
-    assert "near-duplicate in training" in canvas.get_supxlabel()
+BINS = {"without scaling": (np.array([3, 7]), np.array([0.6, 1.0]), np.array([1 / 3, 1.0]))}
+
+
+@pytest.mark.parametrize(
+    ("draw", "content", "words"),
+    [
+        (plots.draw_history, (history(1.0), "accuracy"), {"epoch", "accuracy in %"}),
+        (plots.draw_history, (history(2.0, 2.0, 2.0), "loss"), {"loss", "fine-tuning"}),
+        (plots.draw_history, (history(1.0, float("nan"), float("inf")), "loss"), {"fine-tuning"}),
+        (plots.draw_history, (history(float("nan")), "loss"), {"epoch"}),
+        (plots.draw_intervals, ({"frozen": (1.0, 1.0, 1.0)},), {"frozen", "100.0\N{NO-BREAK SPACE}%"}),
+        (plots.draw_intervals, ({"<b>&$x$": (0.1, 0.2, 0.3), "猫\n\udcff": (0.2, 0.3, 0.4)}, "%", [[0.15], [0.3]]),
+         {"<b>&$x$", "猫\\n\N{REPLACEMENT CHARACTER}"}),
+        (plots.draw_reliability, (BINS,), {"confidence in %"}),
+        (plots.draw_confusion, (np.eye(30, dtype=int) + 1, [str(label) for label in range(30)]), {"given class"}),
+    ],
+)  # fmt: skip
+def test_a_chart_for_a_page_is_well_formed_says_what_it_shows_and_has_the_pages_colours(draw, content, words):
+    drawn = plots.svg("a <label>\x00", 260, draw, *content)
+    root = ElementTree.fromstring(drawn)
+    assert root.attrib == {"viewBox": "0 0 420 260", "role": "img", "aria-label": r"a <label>\x00"}
+    assert root.findtext("title") == r"a <label>\x00"
+    assert words <= {text.text for text in root.iter("text")}
+    styles = " ".join(element.get("style", "") for element in root.iter())
+    assert "var(--" in styles
+    assert not re.search("#[0-9a-f]{3}|rgb|font-family|url", styles)
+    ids = [element.get("id") for element in root.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    assert {use.get("href") for use in root.iter("use")} <= {f"#{one}" for one in ids}
+    assert "nan" not in " ".join(value for element in root.iter() for value in element.attrib.values())
+    assert plots.svg("a <label>\x00", 260, draw, *content) == drawn
+    other = set(re.findall(' id="([^"]*)"', plots.svg("another", 260, draw, *content)))
+    assert other.isdisjoint(ids), "two charts of a page share an id"
+
+
+def test_the_colours_of_the_charts_are_those_of_the_light_page():
+    style = Path(plots.__file__).with_name("templates").joinpath("style.css").read_text(encoding="utf-8")
+    light = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6});", style[: style.index("@media")]))
+    assert {name: light[name] for name in plots.COLOURS} == plots.COLOURS

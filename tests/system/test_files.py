@@ -1,6 +1,5 @@
 import contextlib
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -12,9 +11,9 @@ import pytest
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
-from headstart.errors import HeadstartError, UnwritableError
+from headstart.errors import UnwritableError
 from headstart.system import files
-from headstart.system.files import cache_folder, refuse_unwritable, remove_partial, written_whole
+from headstart.system.files import refuse_unwritable, remove_partial, written_whole
 
 
 @contextlib.contextmanager
@@ -64,61 +63,6 @@ def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
     path = tmp_path / ("\u4f60" * 83 + ".json")
     files.write_json(path, "content")
     assert list(tmp_path.iterdir()) == [path]
-
-
-@pytest.fixture
-def temporary(tmp_path, monkeypatch):
-    """Nothing of a cache is known yet, and the system's temporary files lie in a folder of the test's."""
-    files.writable_cache.cache_clear()
-    (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    yield tmp_path / "tmp"
-    files.writable_cache.cache_clear()
-
-
-@pytest.mark.parametrize("place", ["file", "file/below", "read-only", "no home"])
-def test_a_cache_that_cannot_be_written_is_made_elsewhere_and_said_once(place, temporary, tmp_path, monkeypatch, caplog):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / place))
-    if place == "no home":
-        for name in ("HEADSTART_CACHE", "XDG_CACHE_HOME", "HOME"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    if place == "read-only":  # whose permissions would not keep root from writing
-        monkeypatch.setattr("tempfile.TemporaryFile", read_only)
-    folders = [cache_folder(kind) for kind in ("features", "plan", "features")]
-    assert folders[0] == folders[2] == temporary / f"headstart-{os.getuid()}" / "features"
-    assert folders[1].is_dir()
-    assert folders[0].parent.stat().st_mode & 0o777 == 0o700
-    assert len(caplog.messages) == 1
-    assert "HEADSTART_CACHE=FOLDER" in caplog.text
-
-
-def read_only(**_):
-    raise OSError(30, "Read-only file system")
-
-
-@pytest.mark.parametrize("taken", ["link", "open to all"])
-def test_a_folder_that_others_can_reach_is_not_used(taken, temporary, tmp_path, monkeypatch):
-    expected = temporary / f"headstart-{os.getuid()}"
-    if taken == "link":
-        (tmp_path / "theirs").mkdir(mode=0o700)
-        expected.symlink_to(tmp_path / "theirs")
-    else:
-        expected.mkdir()
-        expected.chmod(0o777)
-    monkeypatch.setenv("HEADSTART_CACHE", "/proc/nothing")
-    folder = cache_folder("features").parent
-    assert folder.parent == temporary
-    assert folder != expected
-    assert folder.stat().st_mode & 0o777 == 0o700
-
-
-def test_without_any_place_it_is_said_how_to_choose_one(temporary, tmp_path, monkeypatch):
-    temporary.rmdir()
-    monkeypatch.setenv("HEADSTART_CACHE", "/proc/nothing")
-    with pytest.raises(HeadstartError, match="set HEADSTART_CACHE"):
-        cache_folder("features")
 
 
 def test_what_is_in_the_way_is_named(tmp_path, monkeypatch):

@@ -24,9 +24,9 @@ MOST_SHIFT, ZOOM, MOST_ZOOM, ZOOMS, STEPS = 3, 1.04, 6, (-2, 2), (2, 2, 1)
 DETAIL = 3.0
 # Detail whose deviation is below so many of the 255 shades is noise, and does not count in full.
 FAINTEST = 1.0
-# Cells a side of the first comparison, and how many cells wide a shade must be not to count in it.
-CELLS, COARSE_DETAIL = 8, 1.5
-# Correlations below which a pair is not worth the next comparison: of the cells; without zoom; and, below what makes it
+# Positions a side of the first, coarse comparison; shades wider than so many positions do not count in it.
+GRID, COARSE_DETAIL = 8, 1.5
+# Correlations below which a pair is not worth the next comparison: of the coarse grid; without zoom; and, below what makes it
 # count, with both axes zoomed together.
 LEAST_COARSE, LEAST_UNZOOMED, FURTHEST = 0.4, 0.4, 0.25
 # A pair counts from a correlation on that is lower the more of the image has detail (two small silhouettes on a plain ground
@@ -153,14 +153,14 @@ def normalised(vectors: np.ndarray) -> np.ndarray:
 
 
 def compare_coarsely(grey: np.ndarray, pairs: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the correlation of each pair's cells, float32 (M,), and whether the second is better mirrored, (M,) bool.
+    """Return the correlation of each pair's coarse grids, float32 (M,), and whether the second is better mirrored, (M,) bool.
 
     Args:
         mirrored: whether to try that.
     """
-    cells = grey.reshape(len(grey), CELLS, SIDE // CELLS, CELLS, SIDE // CELLS).mean(axis=(2, 4))
-    cells -= gaussian_filter(cells, (0, COARSE_DETAIL, COARSE_DETAIL))
-    views = [normalised(view.reshape(len(grey), -1)) for view in ([cells, cells[:, :, ::-1]] if mirrored else [cells])]
+    grid = grey.reshape(len(grey), GRID, SIDE // GRID, GRID, SIDE // GRID).mean(axis=(2, 4))
+    grid -= gaussian_filter(grid, (0, COARSE_DETAIL, COARSE_DETAIL))
+    views = [normalised(view.reshape(len(grey), -1)) for view in ([grid, grid[:, :, ::-1]] if mirrored else [grid])]
     correlations = np.empty((len(views), len(pairs)), np.float32)
     for start in range(0, len(pairs), 1 << 16):
         first, second = pairs[start : start + (1 << 16)].T

@@ -70,21 +70,21 @@ def judge(plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, class_nam
         "images": len(labels), "accuracy": float(right.mean()), "mirrored_accuracy": float(still.mean()), "contradicts": False,
     }  # fmt: skip
     pairs = {tuple(sorted(pair)) for pair in zip(labels.tolist(), mirrored.tolist(), strict=True) if pair[0] != pair[1]}
-    chances = {}
+    p_values = {}
     for pair in pairs:
         rows = np.isin(labels, pair) & np.isin(plain, pair) & np.isin(mirrored, pair)
         if rows.any() and right[rows].mean() > 0.5 > still[rows].mean():
-            chances[pair] = chance_of_loss(right[rows], still[rows])
-    swapped = min(chances, key=lambda pair: chances[pair], default=None)
-    if swapped and chances[swapped] < SIGNIFICANT / len(pairs):
+            p_values[pair] = p_value_of_loss(right[rows], still[rows])
+    swapped = min(p_values, key=lambda pair: p_values[pair], default=None)
+    if swapped and p_values[swapped] < SIGNIFICANT / len(pairs):
         found |= {"contradicts": True, "swapped": [class_names[label] for label in swapped]}
     lost = (right.sum() - still.sum()) / max(1, right.sum())
-    if lost >= LOST and chance_of_loss(right, still) < SIGNIFICANT:
+    if lost >= LOST and p_value_of_loss(right, still) < SIGNIFICANT:
         found["contradicts"] = True
     return found
 
 
-def chance_of_loss(right: np.ndarray, still: np.ndarray) -> float:
+def p_value_of_loss(right: np.ndarray, still: np.ndarray) -> float:
     """Return how likely it is by luck alone that mirroring loses so many right answers and gains so few."""
     lost, won = int((right & ~still).sum()), int((still & ~right).sum())
     return float(binomtest(lost, lost + won, alternative="greater").pvalue) if lost + won else 1.0
@@ -93,7 +93,7 @@ def chance_of_loss(right: np.ndarray, still: np.ndarray) -> float:
 def mirror_images_may_train(run: RunFolder, frozen: FrozenLayers, data: Dataset, checkpoint: Checkpoint) -> bool:
     """Whether a run may go on as it is: whether it flips no image, or flipping does not contradict the labels.
 
-    What was found lies in `mirror.json`. Where the user has typed `--flip`, it is only said.
+    What was found lies in `mirror.json`. Where `--flip` was given explicitly, it is only said.
 
     Args:
         frozen: gives the features of the same data.

@@ -4,6 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -46,10 +47,10 @@ def cifar100() -> Source:
     return dataclasses.replace(source, class_names=names)
 
 
-NAMED = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
+LOADERS = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
 
 
-def downloaded(name: str, load: Callable, class_names: tuple[str, ...]) -> Source:
+def downloaded(name: str, load: Callable[[], Any], class_names: tuple[str, ...]) -> Source:
     """Load one of Keras' data sets, and say how to go on where it cannot be fetched."""
     archive = f"{name.replace('cifar', 'cifar-')}-python.tar.gz"
     with explained_download(f"bring {archive} from another machine and give --data {archive}"):

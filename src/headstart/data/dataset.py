@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from headstart import data as package
 from headstart.data.arrays import source_of_arrays
 from headstart.data.source import SPLIT_NAMES, Source
-from headstart.data.splits import split_source
 from headstart.system.text import count, shortened
 
 
@@ -57,7 +57,7 @@ class Dataset:
     @classmethod
     def of(cls, source: Source, **options: Any) -> "Dataset":
         """Return a source with its splits; see `headstart.data.splits.split_source` for the options."""
-        return cls(source, *split_source(source, **options))
+        return cls(source, *package.splits.split_source(source, **options))
 
     def __repr__(self) -> str:
         sizes = f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for the test"

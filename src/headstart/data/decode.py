@@ -221,7 +221,7 @@ def own_range(mode: str, values: np.ndarray) -> float:
 
 
 def choose_fit(sizes: Sequence[tuple[int, int]]) -> str:
-    """Return how images of these widths and heights had better be brought to a square.
+    """Return the best way to bring images of these widths and heights to a square.
 
     Photographs are cropped, as ImageNet's are: what matters lies in the middle, and shapes stay true. Longer images are
     not, since a crop would leave out most of them. Those that share a shape are squashed, which is the same for each;

@@ -18,7 +18,8 @@ from headstart.data.decode import Decoded, Decoding, UnreadableImage, choose_fit
 from headstart.data.layout import read_layout
 from headstart.data.source import Source
 from headstart.errors import HeadstartError
-from headstart.system.files import cache_folder, is_disk_full, unwritable, write_json, written_whole
+from headstart.system.cache import cache_folder
+from headstart.system.files import is_disk_full, unwritable, write_json, written_whole
 from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")

@@ -4,9 +4,9 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from headstart import data as package
 from headstart.config import Config, replace, suggestion
 from headstart.data.arrays import ARRAYS
-from headstart.data.builtin import NAMED
 from headstart.data.cifar import read_cifar
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
@@ -17,6 +17,7 @@ from headstart.errors import HeadstartError
 
 # What may stand before the name of a data set that comes with Headstart, where a folder has the same name.
 BUILT_IN = "builtin:"
+NAMED = ("cifar10", "cifar100", "digits")
 
 
 def load_data(
@@ -87,19 +88,34 @@ def read_source(
 ) -> Source:  # fmt: skip
     """Read the images of a source; see `load_data`, and `headstart.data.folder.read_folder` for the last two arguments."""
     if source in NAMED:
-        return NAMED[source]()
+        return package.builtin.LOADERS[source]()
     if source == ARRAYS:
         raise HeadstartError("the images were given as arrays, which cannot be loaded again: give them as data=...")
+    refuse_missing(source)
     path = Path(source).expanduser()
+    if path.is_dir():
+        return read_cifar(path) or read_folder(path, image_size, fit=fit, layout=layout, decoding=decoding, known=known)
+    if found := read_cifar(path):
+        return found
+    raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
+
+
+def refuse_missing(source: str) -> None:
+    """Refuse a source that cannot be a data set, without reading it.
+
+    Raises:
+        HeadstartError: there is no such folder or file, or it is none of images.
+    """
+    path = Path(source).expanduser()
+    if source.removeprefix(BUILT_IN) in NAMED or tarfile_name(path):
+        return
     if path.is_dir():
         if is_ours(path):
             raise HeadstartError(f"{path} is a run or an audit of Headstart, and no data set: name the folder of the images")
-        return read_cifar(path) or read_folder(path, image_size, fit=fit, layout=layout, decoding=decoding, known=known)
-    if tarfile_name(path) and (found := read_cifar(path)):
-        return found
-    if path.exists():
+    elif path.exists():
         raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
-    raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")
+    else:
+        raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")
 
 
 def tarfile_name(path: Path) -> bool:

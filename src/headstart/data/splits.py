@@ -60,16 +60,16 @@ def settle_duplicates(source: Source, first: np.ndarray, group: np.ndarray) -> t
     np.maximum.at(protected, group, splits)
     kept = splits == protected[group]
     for index in np.flatnonzero(first[group] != np.arange(len(group))).tolist():
-        twin = int(first[group[index]])
+        original = int(first[group[index]])
         holder = SPLIT_NAMES[protected[group[index]]]
         fate = ", ".join(
             f"{source.names[one]} left out of {SPLIT_NAMES[splits[one]]}, since {holder} holds it"
-            for one in (twin, index)
+            for one in (original, index)
             if not kept[one]
         )
-        labels = source.labels[[index, twin]].tolist()
+        labels = source.labels[[index, original]].tolist()
         conflict = "" if labels[0] == labels[1] else f"; their classes differ: {', '.join(source.class_names[k] for k in labels)}"
-        lines.append(f"{source.names[index]} equals {source.names[twin]}: {fate or 'kept on the same side'}{conflict}")
+        lines.append(f"{source.names[index]} equals {source.names[original]}: {fate or 'kept on the same side'}{conflict}")
     return splits, kept, tuple(lines)
 
 

@@ -5,9 +5,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import lazy_loader
 import numpy as np
 
+from headstart import inference
 from headstart.data.decode import Decoding
 from headstart.errors import HeadstartError
 from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
@@ -19,8 +19,6 @@ from headstart.record.manifest import read_manifest, verify
 from headstart.record.split import decoding_of
 from headstart.system.backend import has_gpu, load_keras
 from headstart.system.progress import track
-
-engine = lazy_loader.load("headstart.inference.engine", suppress_warning=True)  # it starts Keras, and most predictions do without
 
 
 class Classifier:
@@ -96,7 +94,7 @@ class Classifier:
 
     def keras_outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
         """Yield what the Keras model gives for each batch, by the fastest engine that computes the same."""
-        found: Iterator[list[np.ndarray]] = engine.Engine(self.model).outputs(batches, total)
+        found: Iterator[list[np.ndarray]] = inference.engine.Engine(self.model).outputs(batches, total)
         return found
 
     def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:

@@ -91,11 +91,11 @@ def explain(classifier: Classifier, images: Any) -> Explanations:
     refuse_nothing(named, inputs)
     pixels = read_inputs(named, classifier.image_shape, classifier.decoding, inputs)
     refuse_only_unreadable(inputs)
-    chances = classifier.predict(pixels).probabilities
-    maps, method = heat_maps(Network.of_saved(classifier.model), pixels, chances.argmax(axis=1))
+    probabilities = classifier.predict(pixels).probabilities
+    maps, method = heat_maps(Network.of_saved(classifier.model), pixels, probabilities.argmax(axis=1))
     found = dict(inputs.skipped), dict(inputs.remarks)
     return Explanations(
-        pixels, maps, Predictions(inputs.names, chances, classifier.class_names, inputs.unreadable, *found), method
+        pixels, maps, Predictions(inputs.names, probabilities, classifier.class_names, inputs.unreadable, *found), method
     )
 
 

@@ -72,5 +72,5 @@ class Predictions:
         import pandas  # an optional package
 
         columns = {"image": self.names, "class": self.labels, "confidence": self.confidences}
-        chances = {name: self.probabilities[:, place] for place, name in enumerate(self.class_names)}
-        return pandas.concat([pandas.DataFrame(columns), pandas.DataFrame(chances)], axis="columns")
+        by_class = {name: self.probabilities[:, place] for place, name in enumerate(self.class_names)}
+        return pandas.concat([pandas.DataFrame(columns), pandas.DataFrame(by_class)], axis="columns")

@@ -133,5 +133,5 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarr
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     counts, sure, correct = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, right))
-    held = counts > 0
-    return counts[held], sure[held] / counts[held], correct[held] / counts[held]
+    filled = counts > 0
+    return counts[filled], sure[filled] / counts[filled], correct[filled] / counts[filled]

@@ -31,10 +31,13 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
     classes = list(range(len(class_names)))
     by_class = np.array(precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)[:3])
     support = np.bincount(labels, minlength=len(classes))
+    plain = probability_figures(probabilities(logits), labels)
     figures: Figures = {
         "accuracy": correct / len(labels),
         "interval": wilson_interval(correct, len(labels)),
-        **probability_figures(probabilities(logits), labels),
+        "loss": plain["loss"],
+        "brier": plain["brier"],
+        "ece": plain["ece"],
         "images": len(labels),
         "macro": dict(zip(FIGURES, by_class[:, support > 0].mean(axis=1).tolist(), strict=True)),
         "per_class": {

@@ -1,5 +1,6 @@
 """The network in parts, from raw pixels to logits, and the one place that joins them."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,6 +35,11 @@ class Network:
     ) -> None:  # fmt: skip
         self.image_shape, self.prepare, self.augment = image_shape, prepare, augment
         self.backbone, self.pool, self.head, self.cut = backbone, pool, head, cut
+
+    def __repr__(self) -> str:
+        said = [f"{name}: {part.count_params():,} weights, {learning_weights(part):,} of them learn"
+                for name, part in (("backbone", self.backbone), ("head", self.head))]  # fmt: skip
+        return f"Network({'; '.join(said)})"
 
     @classmethod
     def of_saved(cls, model: keras.Model) -> "Network":
@@ -165,6 +171,11 @@ def build_network(
         keras.layers.GlobalAveragePooling2D(name="features", dtype="float32"),
         build_head(prepared.output_shape[-1], classes, config),
     )
+
+
+def learning_weights(model: keras.Model) -> int:
+    """Return how many numbers a model's training would change."""
+    return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def all_layers(model: keras.Model) -> list[keras.layers.Layer]:

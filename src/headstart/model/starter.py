@@ -1,6 +1,7 @@
 """The starter backbone: a small residual network whose weights come with the package."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
@@ -36,7 +37,7 @@ def build() -> keras.Model:
     return keras.Model(images, x, name="starter")
 
 
-def convolve(x, channels: int, size: int, stride: int, name: str, activation: str | None = "relu"):
+def convolve(x: Any, channels: int, size: int, stride: int, name: str, activation: str | None = "relu") -> Any:
     """Convolution, batch norm and, unless None, an activation."""
     x = keras.layers.Conv2D(
         channels, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
@@ -46,7 +47,7 @@ def convolve(x, channels: int, size: int, stride: int, name: str, activation: st
     return keras.layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
 
-def residual_block(x, channels: int, name: str):
+def residual_block(x: Any, channels: int, name: str) -> Any:
     """Two convolutions that halve height and width, around a pooled and projected shortcut (He et al. 2019)."""
     shortcut = convolve(
         keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), channels, 1, 1, f"{name}_shortcut", None

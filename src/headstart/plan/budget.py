@@ -1,28 +1,24 @@
 """A plan before the wait: what a training will take on this machine, and which one ends within a given time.
 
-`prepare` comes before a run, `announce` at its beginning and `compare` at its end; `table` is the command `headstart plan`.
+`prepare` comes before a run, `announce` at its beginning and `compare` at its end.
 """
 
-import contextlib
 import logging
 import math
 import shutil
 import time
 from collections.abc import Collection
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 from headstart.config import Config, budget_seconds, option_name, replace
 from headstart.data.dataset import Dataset
-from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
-from headstart.plan.costs import Costs, NotMeasured, costs_at, costs_file, keep, kept, measured
-from headstart.plan.estimate import MARGIN, duration, fit_memory, gigabytes, predict
-from headstart.recipes import recipe
+from headstart.plan.costs import Costs, NotMeasured, costs_at, load_costs, measured, save_costs
+from headstart.plan.estimate import MARGIN, duration, fit_memory, predict
 from headstart.record.folder import RunFolder
-from headstart.record.history import TIMES, shown
-from headstart.system.files import cache_folder, write_json
+from headstart.system.cache import cache_folder
+from headstart.system.files import write_json
 from headstart.system.memory import available_memory
 from headstart.training.features import FrozenLayers
 
@@ -38,9 +34,6 @@ REFERENCE_SIZES = (64, 128)
 LEAST_PIXELS = 2e8
 # Options that a budget or the memory may change.
 CHOSEN = ("image_size", "epochs", "views", "batch_size", "learning_rate")
-# What the table shows.
-TABLE_SIZES, TABLE_RECIPES = (32, 64, 96, 128, 224), ("quick", "standard", "best", "starter", "laptop")
-STAGES = (*TIMES, "results")
 
 
 def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent: float = 0.0) -> Config:
@@ -68,7 +61,7 @@ def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent
         logger.warning("no prediction: %s", error)
         return config
     if chosen != config:
-        keep(chosen, data, costs)  # its batch size is another one
+        save_costs(chosen, data, costs)  # its batch size is another one
     return chosen
 
 
@@ -142,7 +135,7 @@ def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: f
         frozen: what gives the run its features.
         preparation: seconds that it has taken already.
     """
-    costs, config = kept(run.config, data), run.config
+    costs, config = load_costs(run.config, data), run.config
     if "predicted" in (content := read_plan(run)) or (config.image_size not in costs and len(costs) < 2):
         return
     cost = costs_at(costs, config.image_size)
@@ -182,82 +175,13 @@ def compare(run: RunFolder, data: Dataset, results: float) -> None:
     total = seconds["total"] + results
     took = seconds | {"results": round(results, 2), "total": round(total, 2)}
     write_json(run.path / "plan.json", content | {"took": {"seconds": took, "memory_mb": run.metrics["peak_memory_mb"]}})
-    costs = kept(run.config, data)
+    costs = load_costs(run.config, data)
     for cost in costs.values():
         cost["report"] = max(0.0, cost.get("report", 0.0) + results - predicted["results"])
-    keep(run.config, data, costs)
+    save_costs(run.config, data, costs)
     more = 100 * (total / predicted["total"] - 1)
     logger.info("plan: %s predicted, %s taken (%+.0f %%)", duration(predicted["total"]), duration(total), more)
 
 
 def read_plan(run: RunFolder) -> dict[str, Any]:
     return run.read_json("plan.json") if (run.path / "plan.json").exists() else {}
-
-
-def table(config: Config, explicit: Collection[str]) -> str:
-    """Return what trainings would take on this machine, measured now and with nothing cached, as a table in plain text.
-
-    Args:
-        config: the training in question; unless its recipe is explicit, other recipes get a row too.
-        explicit: names of the options that were given.
-    """
-    begin = time.monotonic()
-    config = resolved(config)
-    data = configured_data(config)
-    loading = time.monotonic() - begin
-    costs: dict[Path, dict[int, Costs]] = {}
-    rows = [["", "size", *(shown(stage) for stage in STAGES), "total", "batch", "memory", "disk"]]
-    notes = []
-    trainings = planned(config, data, explicit)
-    sizes_of: dict[Path, set[int]] = {}
-    for asked in trainings:
-        sizes_of.setdefault(costs_file(asked, data), set()).add(asked.image_size)
-    for asked in trainings:
-        name = f"{asked.recipe}, {asked.image_size} px"
-        try:
-            file = costs_file(asked, data)
-            if file not in costs:
-                sizes = REFERENCE_SIZES if sizes_of[file] - {asked.image_size} else [asked.image_size]
-                costs[file] = measured(asked, data, sizes, anew=True)
-            cost = costs_at(costs[file], asked.image_size)
-            fitted = fit_memory(asked, data, cost)
-            prediction = predict(fitted, data, cost, loading + cost["build"])
-        except HeadstartError as error:
-            notes.append(f"{name}: {error}")
-            continue
-        times = [duration(prediction.seconds[stage]) if stage in prediction.seconds else "" for stage in STAGES]
-        total, held, disk = duration(prediction.total), gigabytes(prediction.memory), gigabytes(prediction.disk)
-        rows.append([asked.recipe, str(asked.image_size), *times, total, str(fitted.batch_size), held, disk])
-    if config.budget:
-        notes.append(f"--budget {config.budget}: {spent_on(config, data, explicit, loading)}")
-    columns = [column for column in zip(*rows, strict=True) if any(column[1:])]
-    widths = [max(map(len, column)) for column in columns]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
-        for row in zip(*columns, strict=True)
-    ]
-    return "\n".join([*lines, *notes])
-
-
-def spent_on(config: Config, data: Dataset, explicit: Collection[str], loading: float) -> str:
-    """Return what a budget would choose, or why it cannot."""
-    try:
-        chosen = prepare(config, data, explicit, loading)
-        prediction = predict(chosen, data, costs_at(kept(chosen, data), chosen.image_size), loading)
-    except HeadstartError as error:
-        return str(error)
-    return " ".join(f"{option_name(name)} {getattr(chosen, name):g}" for name in CHOSEN) + f": {duration(prediction.total)}"
-
-
-def planned(config: Config, data: Dataset, explicit: Collection[str]) -> list[Config]:
-    """Return the trainings that get a row: `config`, other recipes unless one is explicit, and `config` at other image sizes."""
-    rows = [config]
-    for name in () if "recipe" in explicit else TABLE_RECIPES:
-        with contextlib.suppress(HeadstartError):  # what was explicit does not go with it
-            rows.append(recipe(name, **{option: getattr(config, option) for option in explicit}))
-    rows += [replace(config, image_size=size) for size in TABLE_SIZES if size in sizes_for(config, data, explicit)]
-    # Recipes may differ in what is explicit alone, and a size may be a recipe's.
-    different: dict[Config, Config] = {}
-    for row in rows:
-        different.setdefault(replace(row, recipe=config.recipe), row)
-    return list(different.values())

@@ -22,8 +22,9 @@ from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
 from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.system.backend import keras
+from headstart.system.cache import cache_folder
 from headstart.system.environment import computing, installed, processor, usable_cores
-from headstart.system.files import cache_folder, write_json
+from headstart.system.files import write_json
 from headstart.training.features import images_in_use
 
 logger = logging.getLogger("headstart")
@@ -52,12 +53,12 @@ def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: boo
         HeadstartError: bad input, as the training would say it.
         NotMeasured: the measurement failed.
     """
-    known = {} if anew else kept(config, data)
+    known = {} if anew else load_costs(config, data)
     wanted = sorted(set(sizes) - known.keys())
     if wanted:
         logger.info("measuring this machine at %s px", " and ".join(map(str, wanted)))
         known |= measure_apart(config, data, wanted)
-        keep(config, data, known)
+        save_costs(config, data, known)
     return known
 
 
@@ -89,7 +90,7 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
 
 
 def costs_at(measured: dict[int, Costs], size: int) -> Costs:
-    """Return the costs at an image size: measured, or on the line in size² through the two nearest measured sizes.
+    """Return the costs at an image size, measured or interpolated linearly in size² from the two nearest measured sizes.
 
     Below both, a cost falls at most in proportion to size².
     """
@@ -106,7 +107,7 @@ def costs_at(measured: dict[int, Costs], size: int) -> Costs:
 
 
 def costs_file(config: Config, data: Dataset) -> Path:
-    """Return where costs are kept, named by everything that they depend on but the image size."""
+    """Return where costs are load_costs, named by everything that they depend on but the image size."""
     versions = computing() | installed(("headstart", "numpy", "scikit-learn"))
     file = Path(config.backbone).expanduser()
     key = [
@@ -118,7 +119,7 @@ def costs_file(config: Config, data: Dataset) -> Path:
     return cache_folder("plan") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.json"
 
 
-def kept(config: Config, data: Dataset) -> dict[int, Costs]:
+def load_costs(config: Config, data: Dataset) -> dict[int, Costs]:
     """Return the costs that were measured before, by image size."""
     try:
         return {int(size): costs for size, costs in json.loads(costs_file(config, data).read_text(encoding="utf-8")).items()}
@@ -126,5 +127,5 @@ def kept(config: Config, data: Dataset) -> dict[int, Costs]:
         return {}
 
 
-def keep(config: Config, data: Dataset, costs: dict[int, Costs]) -> None:
+def save_costs(config: Config, data: Dataset, costs: dict[int, Costs]) -> None:
     write_json(costs_file(config, data), {str(size): cost for size, cost in sorted(costs.items())})

@@ -94,11 +94,11 @@ def predict(
     seconds["results"] = results + cost.get("report", 0.0)
     if config.seeds > 1:  # all share the features
         seconds = {name: value * (1 if name == "features" else config.seeds) for name, value in seconds.items()}
-    return Prediction(seconds, held(config, data, cost), disk)
+    return Prediction(seconds, peak_memory(config, data, cost), disk)
 
 
-def held(config: Config, data: Dataset, cost: Costs) -> float:
-    """Return the most bytes that a training holds: what was measured on a sample, and what grows with the images."""
+def peak_memory(config: Config, data: Dataset, cost: Costs) -> float:
+    """Return the most bytes of memory that a training takes: what was measured on a sample, and what grows with the images."""
     working = cost["memory"]
     if config.epochs:
         working = max(working, cost["tune_memory"] + config.batch_size * cost["memory_image"])
@@ -120,7 +120,7 @@ def fit_memory(config: Config, data: Dataset, cost: Costs) -> Config:
     if not config.epochs:
         return config
     while fitting.batch_size > 1 and (
-        0 < cost["largest_batch"] < fitting.batch_size or held(fitting, data, cost) > MARGIN * free
+        0 < cost["largest_batch"] < fitting.batch_size or peak_memory(fitting, data, cost) > MARGIN * free
     ):  # fmt: skip
         fitting = replace(fitting, batch_size=fitting.batch_size // 2)
     if fitting.batch_size == config.batch_size:

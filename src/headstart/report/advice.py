@@ -6,7 +6,9 @@ from headstart.config import Config
 from headstart.metrics.calibration import is_applied
 from headstart.metrics.claim import known_images
 from headstart.metrics.comparison import SIGNIFICANT
-from headstart.report.html import percent, points
+from headstart.metrics.figures import Figures, Metrics
+from headstart.record.history import EpochRow
+from headstart.report.pages import percent, points
 from headstart.system.text import count, shortened
 
 MOST_ADVICE = 5
@@ -17,17 +19,17 @@ COARSE = 4
 
 def advice(
     config: Config,
-    metrics: dict[str, Any],
-    history: list[dict[str, Any]],
+    metrics: Metrics,
+    history: list[EpochRow],
     audit: dict[str, Any],
-    cells: int,
+    positions: int,
     mirror: dict[str, Any] | None = None,
 ) -> list[tuple[str, str]]:
     """Return what to do and why, the most promising first.
 
     Args:
         audit: content of `audit.json`, or nothing.
-        cells: cells a side of the backbone's feature map.
+        positions: positions a side of the backbone's feature map.
         mirror: content of `mirror.json`, or nothing.
     """
     stage, figures = list(metrics["test"].items())[-1]
@@ -35,9 +37,10 @@ def advice(
         *about_mirror(config, mirror or {}),
         *about_labels(audit),
         *about_stages(config, metrics),
-        *about_size(config, cells),
+        *about_size(config, positions),
         *about_epochs(config, stage, history),
-        *about_classes(config, figures, audit),
+        *about_classes(figures),
+        *([] if config.class_weights else about_imbalance(audit)),
         *about_calibration(figures),
         *about_test(figures),
     ]
@@ -49,8 +52,8 @@ def about_mirror(config: Config, mirror: dict[str, Any]) -> list[tuple[str, str]
         return []
     return [(
         "Do not mirror these images: --no-flip.",
-        f"Before training {percent(mirror['accuracy'])} of {mirror['images']:,} images were named right, and "
-        f"{percent(mirror['mirrored_accuracy'])} of their mirror images: these mean something else.",
+        f"Before training, {percent(mirror['accuracy'])} of {mirror['images']:,} images were classified correctly, but only "
+        f"{percent(mirror['mirrored_accuracy'])} of their mirror images. The mirror images mean something else.",
     )]  # fmt: skip
 
 
@@ -60,101 +63,108 @@ def about_labels(audit: dict[str, Any]) -> list[tuple[str, str]]:
         surely = sum(one.get("certainty") == "surely" for one in suspects)
         found.append((
             f"Look at {count(len(suspects), 'label')} that may be wrong, {surely:,} of them strongly suspect.",
-            "They are listed under “The data”, the likeliest first, beside hard images. Wrong ones in training cost accuracy, "
-            "wrong ones in the test hide it.",
+            "They are listed below, the most suspect first, and some are only hard images. Wrong labels in training lower the "
+            "accuracy; wrong labels in the test split distort it.",
         ))  # fmt: skip
     if audit.get("alike"):
         found.append((
             "Test on images of another source.",
-            "More than a third of the images have a near-duplicate: the test split resembles the training split more than new "
-            "images will. Images of one patient, video or place belong on one side of the split.",
+            "More than a third of the images have a near-duplicate, so the test split resembles the training split more than new "
+            "images will. Put all images of one patient, video or place into the same split.",
         ))  # fmt: skip
         return found
     if conflicts := audit.get("label_conflicts"):
         found.append((
             f"Look at {count(len(conflicts), 'pair')} of nearly the same image with different labels.",
-            "They are listed under “The data”. One label of each is wrong, the images only look alike, or mirroring changes the "
-            "class (--no-flip).",
+            "They are listed below. One of the two labels is wrong, the images only look alike, or mirroring changes the class "
+            "(--no-flip).",
         ))  # fmt: skip
     across = [pair for pair in audit.get("near_duplicates", []) if "test" in pair["splits"] and set(pair["splits"]) != {"test"}]
     if across:
-        remedy = "; leave them out with --drop-duplicates" if not audit.get("classes_emptied") else ""
+        without = ["“The data” gives the accuracy without them."] if audit.get("accuracy_without_near_duplicates") else []
+        remedy = [] if audit.get("classes_emptied") else ["Leave them out of training with --drop-duplicates."]
         found.append((
-            f"Do not test on what was trained on: {count(len(across), 'near-duplicate')} cross into the test split.",
-            f"The accuracy without them stands under “The data”{remedy}.",
+            f"Do not test on what was trained on: {count(len(across), 'near-duplicate')} of test images lie in another split.",
+            " ".join(without + remedy),
         ))  # fmt: skip
     return found
 
 
-def about_stages(config: Config, metrics: dict[str, Any]) -> list[tuple[str, str]]:
+def about_stages(config: Config, metrics: Metrics) -> list[tuple[str, str]]:
     test, comparison = metrics["test"], metrics.get("comparison")
     if list(test) == ["frozen"]:
-        return [("Fine-tune it.", "Only the head has learned so far: --epochs 2 lets the backbone learn too.")]
+        return [("Fine-tune the backbone.", "So far only the head has learned. With --epochs 2 the backbone learns too.")]
     if not comparison or (comparison["p_value"] < SIGNIFICANT and test["fine_tuned"]["accuracy"] > test["frozen"]["accuracy"]):
         return []
     if not comparison["only_frozen_right"] + comparison["only_fine_tuned_right"]:
         return [(
-            "Fine-tune at another rate.",
-            f"With --learning-rate {config.learning_rate:g} and --epochs {config.epochs} no epoch was better on validation than "
-            "the frozen stage, whose weights were kept. Try a lower rate, or more epochs.",
+            "Fine-tune at another learning rate.",
+            f"With --learning-rate {config.learning_rate:g} and --epochs {config.epochs}, no epoch was better on validation than "
+            "the frozen stage, so its weights were kept. Try a lower rate, or more epochs.",
         )]  # fmt: skip
+    difference = points(test["fine_tuned"]["accuracy"] - test["frozen"]["accuracy"])
+    if comparison["p_value"] < SIGNIFICANT:
+        return [("Fine-tune more gently.", f"Fine-tuning changed the accuracy by {difference}. Try a lower --learning-rate.")]
     return [(
         "Do not count on fine-tuning yet.",
-        f"The difference of {points(test['fine_tuned']['accuracy'] - test['frozen']['accuracy'])} could be chance: "
-        "try more epochs or another --learning-rate, and test on more images.",
+        f"The difference of {difference} could be chance. Try more epochs or another --learning-rate, and test on more images.",
     )]  # fmt: skip
 
 
-def about_size(config: Config, cells: int) -> list[tuple[str, str]]:
-    if cells >= COARSE:
+def about_size(config: Config, positions: int) -> list[tuple[str, str]]:
+    if positions >= COARSE:
         return []
-    size = config.image_size * COARSE // cells
+    size = config.image_size * COARSE // positions
     return [(
         f"Show it larger images: --image-size {size}.",
-        f"At {config.image_size} px the backbone ends in {cells} x {cells} cells, which is little to see with; {size} px give "
-        f"{COARSE} x {COARSE}, at about {round((size / config.image_size) ** 2)} times the time.",
+        f"At {config.image_size} px, the backbone's feature map has only {positions} x {positions} positions. At {size} px it "
+        f"has {COARSE} x {COARSE}, and training takes about {round((size / config.image_size) ** 2)} times as long.",
     )]  # fmt: skip
 
 
-def about_epochs(config: Config, stage: str, history: list[dict[str, Any]]) -> list[tuple[str, str]]:
+def about_epochs(config: Config, stage: str, history: list[EpochRow]) -> list[tuple[str, str]]:
     rows = [row for row in history if row["stage"] == stage]
     found = []
     if len(rows) > 1 and rows[-1]["val_accuracy"] > max(row["val_accuracy"] for row in rows[:-1]):
         option = "--head-epochs" if stage == "frozen" else "--epochs"
         found.append((
             f"Train longer: {option} {2 * len(rows)}.",
-            f"Validation accuracy still rose in the last epoch, to {percent(rows[-1]['val_accuracy'])}.",
+            f"The validation accuracy still rose in the last epoch, to {percent(rows[-1]['val_accuracy'])}.",
         ))  # fmt: skip
     best = max(rows, key=lambda row: row["val_accuracy"], default=None)
     if best and best["accuracy"] - best["val_accuracy"] > LARGE_GAP:
-        remedy = "more images" if config.rand_augment else "more images, or stronger augmentation (--rand-augment)"
+        remedy = "Add images" if config.rand_augment else "Add images, or augment more strongly (--rand-augment)"
         found.append((
-            "Make it harder to learn by heart.",
-            f"In training {percent(best['accuracy'])} are right, on validation {percent(best['val_accuracy'])}: {remedy}.",
+            "Reduce overfitting.",
+            f"The accuracy is {percent(best['accuracy'])} in training, and {percent(best['val_accuracy'])} on validation. "
+            f"{remedy}.",
         ))  # fmt: skip
     return found
 
 
-def about_classes(config: Config, figures: dict[str, Any], audit: dict[str, Any]) -> list[tuple[str, str]]:
-    found = []
+def about_classes(figures: Figures) -> list[tuple[str, str]]:
     occurring = {name: one for name, one in figures["per_class"].items() if one["support"]}
     weakest = min(occurring, key=lambda name: occurring[name]["recall"])
-    if occurring[weakest]["recall"] < figures["accuracy"] - WEAK_CLASS:
-        mistaken = taken_for(figures, weakest)
-        found.append((
-            f"Add images of {shortened(weakest)}.",
-            f"It is the weakest class: {percent(occurring[weakest]['recall'])} of its {occurring[weakest]['support']:.0f} test "
-            "images are found" + (f", {mistaken[1]} are called {shortened(mistaken[0])}." if mistaken else "."),
-        ))  # fmt: skip
-    if not config.class_weights and audit.get("imbalance", 0) > IMBALANCED:
-        found.append((
-            "Weigh the classes: --class-weights.",
-            f"The largest class has {audit['imbalance']:.1f} times the images of the smallest.",
-        ))  # fmt: skip
-    return found
+    if occurring[weakest]["recall"] >= figures["accuracy"] - WEAK_CLASS:
+        return []
+    mistaken = taken_for(figures, weakest)
+    return [(
+        f"Add images of {shortened(weakest)}.",
+        f"It is the weakest class: {percent(occurring[weakest]['recall'])} of its {occurring[weakest]['support']:.0f} test "
+        "images are found" + (f", and {mistaken[1]:,} are taken for {shortened(mistaken[0])}." if mistaken else "."),
+    )]  # fmt: skip
 
 
-def about_calibration(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def about_imbalance(audit: dict[str, Any]) -> list[tuple[str, str]]:
+    if audit.get("imbalance", 0) <= IMBALANCED:
+        return []
+    return [(
+        "Weight the classes: --class-weights.",
+        f"The largest class has {audit['imbalance']:.1f} times the images of the smallest.",
+    )]  # fmt: skip
+
+
+def about_calibration(figures: Figures) -> list[tuple[str, str]]:
     if "calibrated" not in figures:
         return []
     plain, scaled, (low, high) = figures["ece"], figures["calibrated"], figures["interval"]
@@ -163,33 +173,31 @@ def about_calibration(figures: dict[str, Any]) -> list[tuple[str, str]]:
             return []
         return [(
             "Use the calibrated probabilities.",
-            f"The network's own are {percent(plain)} from the truth in the mean, and {percent(scaled['ece'])} with the "
+            f"Confidence and accuracy differ by {percent(plain)} on average, and by {percent(scaled['ece'])} with the "
             "temperature that headstart predict applies.",
         )]  # fmt: skip
     # The calibration error of a few images is large by chance, about as large as half the interval of their accuracy.
     if scaled["ece"] < max(POOR_CALIBRATION, (high - low) / 2):
         return []
-    failed = (
-        "a temperature did not help on the test images" if is_applied(figures) else "no temperature is supported by validation"
-    )
+    failed = "a temperature did not help on the test images" if is_applied(figures) else "validation supports no temperature"
     return [(
-        "Do not take the probabilities at their word.",
-        f"They are {percent(scaled['ece'])} from the truth in the mean, and {failed}: validate on more images.",
+        "Do not rely on the probabilities.",
+        f"Confidence and accuracy differ by {percent(scaled['ece'])} on average, and {failed}. Validate on more images.",
     )]  # fmt: skip
 
 
-def about_test(figures: dict[str, Any]) -> list[tuple[str, str]]:
+def about_test(figures: Figures) -> list[tuple[str, str]]:
     low, high = figures["interval"]
     if high - low < 2 * WIDE_INTERVAL or known_images(figures):  # more of the same would tell nothing of new ones
         return []
     return [(
         "Test on more images.",
-        f"From {figures['images']:,} the accuracy is known to about ±{percent((high - low) / 2)}; "
-        "four times as many halve that.",
+        f"With {figures['images']:,} images, the accuracy is known to about ±{percent((high - low) / 2)}. "
+        "Four times as many halve that.",
     )]  # fmt: skip
 
 
-def taken_for(figures: dict[str, Any], name: str) -> tuple[str, int] | None:
+def taken_for(figures: Figures, name: str) -> tuple[str, int] | None:
     """Return the class that images of a class are most often mistaken for, and how many are."""
     if "confusion" not in figures:
         return None

@@ -9,12 +9,13 @@ import numpy as np
 
 from headstart.config import Config, option_name
 from headstart.data.source import SPLIT_NAMES, TEST
-from headstart.errors import HeadstartError
 from headstart.metrics.claim import known_images
 from headstart.metrics.comparison import SIGNIFICANT, compare_stages
+from headstart.metrics.figures import Figures
 from headstart.record.folder import RunFolder
-from headstart.report import charts
-from headstart.report.html import E, contents, duration, named, p_value, percent, points, section, signed, table, write_page
+from headstart.record.history import STAGES
+from headstart.report.pages import Number, duration, named, p_value, percent, points, signed, write_page
+from headstart.report.plots import draw_intervals, rows_height, svg
 from headstart.system.text import printable
 
 
@@ -38,7 +39,7 @@ class Comparison:
         return printable(names[0]), printable(names[1])
 
     @cached_property
-    def figures(self) -> list[tuple[str, dict[str, Any]]]:
+    def figures(self) -> list[tuple[str, Figures]]:
         """Stage and test figures of both."""
         return [list(run.metrics["test"].items())[-1] for run in (self.first, self.second)]
 
@@ -46,7 +47,7 @@ class Comparison:
         """Return what is compared, its value in either run, and the difference, as text."""
         (stage, one), (other_stage, other) = self.figures
         rows: list[tuple[str, ...]] = [
-            ("stage", stage.replace("_", "-"), other_stage.replace("_", "-"), ""),
+            ("stage", STAGES[stage].title, STAGES[other_stage].title, ""),
             ("test accuracy", percent(one["accuracy"], 2), percent(other["accuracy"], 2),
              points(other["accuracy"] - one["accuracy"], 2)),
             ("95 % interval", *(" to ".join(percent(end, 2) for end in each["interval"]) for each in (one, other)), ""),
@@ -99,7 +100,8 @@ class Comparison:
             return "The runs were not tested on the same images, so no paired test says whether the difference is chance."
         (stage, _), (other_stage, _) = self.figures
         logits, other_logits = self.first.test_logits(stage), self.second.test_logits(other_stage)
-        lost, won, chance = compare_stages(logits[rows], other_logits[other_rows], self.first.array("labels_test")[rows]).values()
+        test = compare_stages(logits[rows], other_logits[other_rows], self.first.array("labels_test")[rows])
+        lost, won, chance = test["only_frozen_right"], test["only_fine_tuned_right"], test["p_value"]
         answer = "could be chance" if chance >= SIGNIFICANT else "is more than chance"
         first, second = self.names
         some = f"Of the test images, {len(rows):,} are the same in both runs, and on these the difference"
@@ -123,52 +125,41 @@ class Comparison:
         every = np.arange(len(self.first.array("labels_test")) if same else 0)
         return every, every
 
-    def text(self) -> str:
-        """Return the comparison for a terminal."""
-        options = [(*row, "") for row in self.options()]
-        rows = [("", *self.names, "difference"), *self.rows(), *options]
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        lines.insert(len(lines) - len(options), "")
-        return "\n".join([*lines, *([] if options else ["no option differs"]), "", self.verdict()])
-
     def write_page(self, path: Path) -> None:
         """Write the comparison as a page of the report's style.
 
         Raises:
-            HeadstartError: the file cannot be written.
+            UnwritableError: the file cannot be written.
         """
-        first, second = self.names
-        intervals = {
-            name: (one["interval"][0], one["accuracy"], one["interval"][1])
-            for name, (_, one) in zip(self.names, self.figures, strict=True)
-        }
-        (_, one), (_, other) = self.figures
+        (first, second), ((_, one), (_, other)) = self.names, self.figures
+        rows = {name: (each["interval"][0], each["accuracy"], each["interval"][1])
+                for name, each in ((first, one), (second, other))}  # fmt: skip
         label = f"Test accuracy with 95 % intervals: {first} {percent(one['accuracy'])}, {second} {percent(other['accuracy'])}"
-        options = self.options()
-        sections = [
-            section("Figures", table(["", first, second, "Difference"], self.rows())),
-            section("Options that differ", table(["Option", first, second], options) if options else E("p", "None.")),
-            *([section("Classes", self.classes())] if one["per_class"].keys() == other["per_class"].keys() else []),
-        ]
-        difference = points(other["accuracy"] - one["accuracy"])
-        header = E(
-            "header",
-            E("p", f"{second} against {first}", class_="kicker"),
-            E("h1", difference, E("span", " of test accuracy")),
-            E("div", E("p", self.verdict(), class_="lead"), E("figure", charts.intervals(label, intervals)), class_="two"),
+        write_page(
+            path,
+            "compare.html.j2",
+            first=first,
+            second=second,
+            difference=points(other["accuracy"] - one["accuracy"]),
+            verdict=self.verdict(),
+            accuracy_chart=svg(label, rows_height(rows), draw_intervals, rows),
+            figure_rows=self.rows(),
+            option_rows=self.options(),
+            class_rows=self.class_rows(),
         )
-        try:
-            write_page(path, f"{second} against {first}: {difference}", header, contents(sections), E("main", *sections))
-        except OSError as error:
-            raise HeadstartError(f"cannot write {path}: {error.strerror}") from None
 
-    def classes(self) -> Any:
-        """Return the recall of each class in both runs, what changed most first."""
+    def class_rows(self) -> list[list[Any]]:
+        """Return the recall of each class in both runs, what changed most first; nothing where the classes differ."""
         (_, one), (_, other) = self.figures
+        if one["per_class"].keys() != other["per_class"].keys():
+            return []
         recalls = [(name, one["per_class"][name]["recall"], other["per_class"][name]["recall"]) for name in one["per_class"]]
-        rows = [
-            [named(name), (before, percent(before)), (after, percent(after)), (after - before, points(after - before))]
+        return [
+            [
+                named(name),
+                Number(before, percent(before)),
+                Number(after, percent(after)),
+                Number(after - before, points(after - before)),
+            ]
             for name, before, after in sorted(recalls, key=lambda row: -abs(row[2] - row[1]))
         ]
-        return table(["Class", *self.names, "Difference"], rows, sorted_by=-1, caption="Recall of each class")

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from headstart.data.dataset import Dataset
-from headstart.report.plots import figure, sheet, show
+from headstart.report.plots import figure, sheet, show, title
 from headstart.system.text import count, printable, shortened
 
 PAIRS, SUSPECTS = (5, 4), (4, 8)  # rows and columns
@@ -23,8 +23,9 @@ def draw_sheets(folder: Path, data: Dataset, content: dict[str, Any]) -> None:
     (folder / "images").mkdir(exist_ok=True)
     row_of = {name: row for row, name in enumerate(data.source.names)}
     pairs, suspects = content["near_duplicates"], content["suspects"]
+    rows = np.array([[row_of[pair["first"]], row_of[pair["second"]]] for pair in pairs], int).reshape(-1, 2)
     with figure(folder / "images" / "near_duplicates.png", (9, 8)) as canvas:
-        draw_pairs(canvas, data, np.array([[row_of[pair["first"]], row_of[pair["second"]]] for pair in pairs], int), pairs)
+        draw_pairs(canvas, data, rows, pairs)
     with figure(folder / "images" / "suspects.png", (10, 6.5)) as canvas:
         draw_suspects(canvas, data, np.array([row_of[entry["name"]] for entry in suspects], int), suspects)
 
@@ -38,10 +39,9 @@ def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dic
     """
     rows, columns = PAIRS
     across = [row for row, entry in enumerate(found) if entry["splits"][0] != entry["splits"][1]]
-    title = (
+    canvas.suptitle(
         f"{count(len(found), 'near-duplicate')}, {len(across)} of them across two splits" if found else "no near-duplicates found"
     )
-    canvas.suptitle(title)
     # Those across two splits first; of a series of alike images, which makes hundreds of pairs, each one once.
     seen: set[int] = set()
     shown: list[int] = []
@@ -56,7 +56,7 @@ def draw_pairs(canvas: Figure, data: Dataset, pairs: np.ndarray, found: list[dic
         first, second = data.images(pairs[row])
         gap = np.full((first.shape[0], max(1, first.shape[1] // 16), 3), 255, np.uint8)
         show(axes, np.concatenate([first, gap, second], axis=1))
-        axes.set_title("\n".join(short(found[row][side]) for side in ("first", "second")), fontsize=7)
+        title(axes, "\n".join(short(found[row][side]) for side in ("first", "second")), 7)
 
 
 def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: list[dict[str, Any]]) -> None:
@@ -72,8 +72,8 @@ def draw_suspects(canvas: Figure, data: Dataset, indices: np.ndarray, found: lis
     for axes, (index, entry) in zip(sheet(canvas, rows, columns, len(chosen)), chosen, strict=True):
         show(axes, data.images(np.array([index]))[0])
         given, suggested = (shortened(entry[key], NAME) for key in ("given", "suggested"))
-        title = f"{entry['rank']}, {entry['certainty']}: {given}\n{100 * entry['suggested_probability']:.0f} %: {suggested}?"
-        axes.set_title(title, fontsize=8)
+        probability = 100 * entry["suggested_probability"]
+        title(axes, f"{entry['rank']}, {entry['certainty']}: {given}\n{probability:.0f} %: {suggested}?")
 
 
 def short(name: str, most: int = 24) -> str:

@@ -1,24 +1,18 @@
-"""Files that are whole or absent, and the folder where work that can be used again is kept."""
+"""Files that are whole or absent."""
 
 import contextlib
 import csv
 import errno
-import functools
 import hashlib
 import json
-import logging
 import os
 import re
-import stat
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from headstart.errors import HeadstartError, UnwritableError
-
-logger = logging.getLogger("headstart")
+from headstart.errors import UnwritableError
 
 # How those say that a disk is full who raise no OSError with a number: safetensors, HDF5, NumPy of a short write, and
 # OpenVINO, which says no more than that a stream failed.
@@ -114,60 +108,3 @@ def checksum(path: Path) -> str:
     """Return the SHA-256 of a file's content as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def cache_folder(kind: str) -> Path:
-    """Return (and make) the folder for cached work of one kind, say `features`.
-
-    It lies in `$HEADSTART_CACHE`, or else in `headstart` of the user's cache folder. Where that cannot be written, it
-    lies in a folder of the user's own among the system's temporary files, and a warning says so, once.
-
-    Raises:
-        HeadstartError: nothing can be written at all.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = writable_cache(os.environ.get("HEADSTART_CACHE") or f"{home}/headstart") / kind
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from None
-    return folder
-
-
-@functools.cache
-def writable_cache(wanted: str) -> Path:
-    """Return the folder of the cache if it can be written, else one that can."""
-    folder = Path(os.path.expanduser(wanted))
-    try:
-        if str(folder).startswith("~"):
-            raise FileNotFoundError(errno.ENOENT, "there is no home folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError as error:
-        other = private_folder()
-        logger.warning(
-            "the cache folder %s cannot be written (%s): %s is used; HEADSTART_CACHE=FOLDER chooses another",
-            folder, error.strerror, other,
-        )  # fmt: skip
-        return other
-
-
-def private_folder() -> Path:
-    """Return (and make) a folder among the system's temporary files that nobody but the user can read or write.
-
-    Anybody may make files there, so one of the expected name may be somebody else's, or a link to anywhere.
-    """
-    try:
-        parent = Path(tempfile.gettempdir())
-        user = os.getuid() if hasattr(os, "getuid") else None  # on Windows, the folder of temporary files is the user's own
-        folder = parent / ("headstart" if user is None else f"headstart-{user}")
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-        if not stat.S_ISDIR(found.st_mode) or (user is not None and (found.st_uid != user or found.st_mode & 0o077)):
-            folder = Path(tempfile.mkdtemp(prefix="headstart-", dir=parent))
-        return folder
-    except OSError as error:
-        raise HeadstartError(
-            f"no cache folder can be written ({error.strerror}): set HEADSTART_CACHE to a folder that can"
-        ) from None

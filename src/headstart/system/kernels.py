@@ -20,7 +20,7 @@ def without_autotuning(batches: Any) -> Any:
     if not ON_TENSORFLOW:
         return batches
 
-    def generate() -> Iterator[tuple]:
+    def generate() -> Iterator[tuple[Any, ...]]:
         keep_freed_memory()  # again, since TensorFlow's generators reset that when they start
         for step in range(batches.num_batches):  # in the order that they have when an epoch begins
             yield batches[step]

@@ -18,7 +18,9 @@ Item = TypeVar("Item")
 
 # Results go to stdout, so that they can be piped; everything else to stderr. A notebook shows that as an error, in red.
 IN_NOTEBOOK = "ipykernel" in sys.modules
-console = Console(stderr=not IN_NOTEBOOK, force_jupyter=False, soft_wrap=True, highlight=False)
+console = Console(
+    stderr=not IN_NOTEBOOK, force_jupyter=False, force_terminal=False if IN_NOTEBOOK else None, soft_wrap=True, highlight=False
+)
 
 # Where no bar can be drawn, in a notebook or a file, a line is logged so often, in seconds.
 LINE_EVERY = 60.0

@@ -7,6 +7,7 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,8 +19,9 @@ from headstart.model.augmentation import augmentation
 from headstart.model.network import Network
 from headstart.model.unfreeze import frozen_cut
 from headstart.system.backend import has_gpu, keras
+from headstart.system.cache import cache_folder
 from headstart.system.environment import computing, processor
-from headstart.system.files import cache_folder, written_whole
+from headstart.system.files import written_whole
 from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
@@ -196,7 +198,7 @@ def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, 
         yield images
 
 
-def without_trainable(config: dict) -> dict:
+def without_trainable(config: dict[str, Any]) -> dict[str, Any]:
     """Drop the one entry of a layer's configuration that does not determine its outputs."""
     return {key: value for key, value in config.items() if key != "trainable"}
 

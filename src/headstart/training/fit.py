@@ -7,18 +7,20 @@ from typing import Any
 
 import numpy as np
 
+from headstart.model.network import learning_weights
 from headstart.record.history import EpochRow, Stage
 from headstart.system.backend import keras
 from headstart.system.kernels import without_autotuning
 from headstart.system.memory import give_back_freed_memory
 from headstart.system.progress import Bar
+from headstart.system.text import count
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 
 logger = logging.getLogger("headstart")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Training:
     """One stage, ready to train.
 
@@ -42,6 +44,18 @@ class Training:
     epochs: int
     class_weight: dict[int, float] | None = None
     start: EpochRow | None = None
+
+    def __repr__(self) -> str:
+        optimizer = self.learner.optimizer.get_config()
+        rate = optimizer["learning_rate"]
+        if isinstance(rate, dict):
+            rate = rate["config"]["warmup_target"] or rate["config"]["initial_learning_rate"]
+        learning = f"{learning_weights(self.learner):,} weights learn"
+        return (
+            f"Training({self.stage.name}: {learning}; {type(self.learner.optimizer).__name__}, "
+            f"learning rate {rate:g} at most; {type(self.learner.loss).__name__}; {count(self.epochs, 'epoch')} of "
+            f"{count(self.batches.num_batches, 'step')} of {self.batches.batch_size})"
+        )
 
 
 def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> None:
@@ -138,9 +152,10 @@ class Keeper(keras.callbacks.Callback):
             self.kept_weights = values(self.model.variables)
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        figures: Any = {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
-        self.checkpoint.history.append(EpochRow(stage=self.stage, epoch=epoch + 1, **figures, learning_rate=rate))
+        row: Any = {"stage": self.stage, "epoch": epoch + 1}
+        row |= {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
+        row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        self.checkpoint.history.append(row)
         self.checkpoint.stop_clock(self.stage)
         self.checkpoint.save(
             self.stage,

@@ -1,5 +1,7 @@
 """AdamW with a learning rate for each variable, and the schedule of fine-tuning."""
 
+from typing import Any
+
 from headstart.config import Config
 from headstart.system.backend import keras
 from headstart.system.keras_internals import adam_slots
@@ -16,18 +18,18 @@ class LayerwiseAdamW(keras.optimizers.Adam):  # AdamW is the same class, but ins
         first_layer_rate: rate of the first variable as a fraction of the last one's; 1 is plain AdamW.
     """
 
-    def __init__(self, *args, first_layer_rate: float = 1.0, **kwargs) -> None:
+    def __init__(self, *args: Any, first_layer_rate: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.first_layer_rate = first_layer_rate
 
-    def update_step(self, gradient, variable, learning_rate) -> None:
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         slots = adam_slots(self, variable)
         rate = learning_rate * self.first_layer_rate ** (1 - slots.place)
         moments, betas = (slots.momentum, slots.velocity), (self.beta_1, self.beta_2)
         if not adam_in_one_pass(variable, *moments, gradient, rate, self.iterations, betas, self.epsilon):
             super().update_step(gradient, variable, rate)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"first_layer_rate": self.first_layer_rate}
 
 

@@ -1,5 +1,7 @@
 """Batch norms in inference mode folded into their convolutions, and kernels at a scale that Adam's steps fit."""
 
+from typing import Any
+
 import numpy as np
 
 from headstart.system.backend import keras
@@ -32,7 +34,7 @@ def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> ke
             config["use_bias"] = True
         return type(layer).from_config(config)
 
-    def call(layer: keras.layers.Layer, *args, **kwargs):
+    def call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
         # Leaves no trace of a folded batch norm in the copied graph.
         return args[0] if layer.name in folded else layer(*args, **kwargs)
 

@@ -1,5 +1,7 @@
 """Batch norm that passes over its maps once, for training."""
 
+from typing import Any
+
 from headstart.system.backend import keras
 from headstart.system.kernels import batch_norm_in_one_pass
 
@@ -10,7 +12,7 @@ class OnePassBatchNormalization(keras.layers.BatchNormalization):
     Keras writes it as a dozen, each of which reads and writes the whole map, in float32 whatever the precision.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Map float (B, h, w, C) to the same shape, as `BatchNormalization` does."""
         fits = len(inputs.shape) == 4 and self.axis in (-1, 3) and self.scale and self.center and mask is None
         learns = training and self.trainable

@@ -1,0 +1,228 @@
+"""One function for each command. They get parsed options, print results to stdout and everything else to stderr.
+
+What needs Keras is reached through the package's public names, which are loaded at their first use: what can be refused
+without Keras is refused before.
+"""
+
+import csv
+import json
+import logging
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import headstart as hs
+from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Predict, Recipes
+from headstart.cli.tables import print_table
+from headstart.config import Config, suggestion
+from headstart.data.load import refuse_missing, resolved
+from headstart.data.walk import skipped_words
+from headstart.errors import HeadstartError
+from headstart.model.registry import BACKBONES, refuse_unusable
+from headstart.recipes import MEASURED, RECIPES
+from headstart.record.folder import refuse_taken
+from headstart.system.backend import load_keras
+from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
+from headstart.system.files import refuse_unwritable
+from headstart.system.progress import ConsoleHandler
+from headstart.system.text import count, printable
+
+
+def train(options: SimpleNamespace) -> None:
+    if options.resume:
+        hs.Run(options.resume)  # what is no run is refused
+        start_keras()
+        return print_result(hs.resume(options.resume))
+    config = refuse_early(options.config)
+    refuse_taken(config, overwrite=options.overwrite)
+    start_keras()
+    print_result(hs.train(config, overwrite=options.overwrite, explicit=options.explicit))
+
+
+def plan(options: SimpleNamespace) -> None:
+    config = refuse_early(options.config)
+    start_keras()
+    table = hs.plan_table(config, options.explicit)
+    print_table(table.columns, table.rows)
+    for note in table.notes:
+        print(printable(note))
+
+
+def evaluate(options: Evaluate) -> None:
+    run = hs.Run(options.run)
+    if options.data:
+        refuse_missing(options.data)
+    start_keras()
+    run.model  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
+    print(json.dumps(run.evaluate(options.data, mirror=options.mirror), indent=2))
+
+
+def predict(options: Predict) -> None:
+    if options.batch_size < 1:
+        raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
+    run = hs.Run(options.run)
+    show_log()
+    predictions = run.predict(options.images, options.batch_size, mirror=options.mirror)
+    print_left_out(predictions)
+    PRINTERS[options.format](predictions)
+
+
+def explain(options: Explain) -> None:
+    run = hs.Run(options.run)
+    out = Path(options.out).expanduser() if options.out else run.path / "explanations"
+    refuse_unwritable(out)
+    start_keras()
+    explanations = run.explain(options.images)
+    predictions = explanations.predictions
+    print_left_out(predictions)
+    files = explanations.save(out)
+    for name, label, confidence, file in zip(predictions.names, predictions.labels, predictions.confidences, files, strict=True):
+        print(f"{printable(str(file))}  {100 * confidence:5.1f} %  {printable(label)}  {printable(name)}")
+    print(explanations.method, file=sys.stderr)
+
+
+def compare(options: Compare) -> None:
+    out = Path(options.out).expanduser()
+    if options.out:
+        refuse_unwritable(out)
+    first, second = hs.Run(options.first), hs.Run(options.second)
+    comparison = hs.Comparison(first, second)
+    names = [printable(name) for name in comparison.names]
+    print_table(["", *names, "difference"], comparison.rows())
+    print()
+    if options_that_differ := comparison.options():
+        print_table(["option", *names], options_that_differ)
+    else:
+        print("no option differs")
+    print(f"\n{printable(comparison.verdict())}")
+    if options.out:
+        comparison.write_page(out)
+
+
+def audit(options: SimpleNamespace) -> None:
+    refuse_unwritable(Path(options.config.out).expanduser())
+    config = refuse_early(options.config)
+    start_keras()
+    content = hs.audit_data(config)
+    print(f"near_duplicates {len(content['near_duplicates'])}")
+    print(f"suspects {len(content['suspects'])}")
+
+
+def recipes(options: Recipes) -> None:
+    rows = []
+    for name, make in RECIPES.items():
+        config, measured = make(), MEASURED.get(name)
+        about = (make.__doc__ or "").splitlines()[0].removesuffix(".")
+        figures = [f"{100 * measured.accuracy:.2f} %", f"{measured.minutes:g} min"] if measured else ["", ""]
+        rows.append([name, about, config.backbone, f"{config.image_size} px", *figures])
+    print_table(["recipe", "what it is", "backbone", "images", "accuracy", "time"], rows)
+    print("\nmeasured on")
+    for name in RECIPES:
+        one = MEASURED.get(name)
+        print(f"  {name:8}  " + ("; ".join(filter(None, [f"{one.data}, {one.machine}", one.note])) if one else "nothing yet"))
+
+
+def backbones(options: Backbones) -> None:
+    rows = [
+        [name, one.paper.replace(" et al.", ""), f"{100 * one.top1:.1f} %" if one.top1 else "", f"{one.parameters / 1e6:.1f} M",
+         f"{one.megabytes:.0f} MB", f"{one.smallest} px", one.licence]
+        for name, one in BACKBONES.items()
+    ]  # fmt: skip
+    print_table(["backbone", "paper", "top-1", "params", "weights", "from", "licence"], rows)
+    print("\ntop-1: accuracy on ImageNet, as Keras publishes it\nfrom: smallest side of the images\nlicence: of the weights")
+    for name, one in BACKBONES.items():
+        if one.note:
+            print(f"{name}: {one.note}")
+
+
+def cache(options: Cache) -> None:
+    show_log()  # that the cache lies elsewhere than it should
+    for kind in options.clear or ():
+        if kind not in KINDS:
+            raise HeadstartError(f"--clear: there is no kind {kind!r}{suggestion(kind, KINDS)}")
+    if options.clear is not None:
+        for kind in options.clear or KINDS:
+            cleared = clear(kind)
+            print(f"{kind}: {count(cleared.files, 'file')} removed, {megabytes(cleared)}")
+        return
+    print(f"{printable(str(cache_root()))}\n")
+    used = {kind: usage(kind) for kind in KINDS}
+    print_table(
+        ["kind", "what it is", "files", "size"],
+        [[kind, about, f"{used[kind].files:,}", megabytes(used[kind])] for kind, about in KINDS.items()],
+    )
+
+
+def megabytes(used: Usage) -> str:
+    return f"{used.size / 1e6:,.1f} MB"
+
+
+def refuse_early(config: Config) -> Config:
+    """Refuse what can be refused without Keras and without reading an image; return the configuration with whole paths.
+
+    Raises:
+        HeadstartError: an unknown or missing backbone, too small an image size, or data that are not there.
+    """
+    refuse_unusable(config)
+    config = resolved(config)
+    refuse_missing(config.data)
+    return config
+
+
+def start_keras() -> None:
+    """Load Keras without its backend's chatter, and print what is logged from now on to stderr."""
+    load_keras()
+    show_log()
+
+
+def show_log() -> None:
+    """Print what is logged from now on to stderr."""
+    logger = logging.getLogger("headstart")
+    logger.setLevel(logging.INFO)
+    logger.handlers = [ConsoleHandler()]
+
+
+def print_result(run: "hs.Run") -> None:
+    """Print the accuracies that a script would read; the rest stands in the log and the run folder."""
+    if run.config.seeds == 1:
+        for stage, figures in run.metrics["test"].items():
+            print(f"{stage} {figures['accuracy']:.4f}")
+        return
+    for stage, figures in run.read_json("seeds.json")["test"].items():
+        mean, deviation, (low, high) = (figures["accuracy"][name] for name in ("mean", "deviation", "range"))
+        print(f"{stage} {mean:.4f} deviation {deviation:.4f} range {low:.4f} {high:.4f}")
+
+
+def print_predictions(predictions: "hs.Predictions") -> None:
+    names = [printable(name) for name in predictions.names]
+    width = max(map(len, names))
+    for name, label, confidence in zip(names, predictions.labels, predictions.confidences, strict=True):
+        print(f"{name:{width}}  {100 * confidence:5.1f} %  {printable(label)}")
+
+
+def print_json(predictions: "hs.Predictions") -> None:
+    # All but ASCII is escaped: names arrive as they are, whatever the encoding.
+    print(json.dumps([
+        {"image": name, "class": label, "probabilities": dict(zip(predictions.class_names, row.round(6).tolist(), strict=True))}
+        for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True)
+    ], indent=2))  # fmt: skip
+
+
+def print_csv(predictions: "hs.Predictions") -> None:
+    writer = csv.writer(sys.stdout)
+    writer.writerow(["image", "class", *map(printable, predictions.class_names)])
+    for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True):
+        writer.writerow([printable(name), printable(label), *row.round(6).tolist()])
+
+
+def print_left_out(predictions: "hs.Predictions") -> None:
+    """Say on stderr what was not classified, and what was lost of what was."""
+    for line in predictions.unreadable:
+        print(f"headstart: skipped {printable(line)}", file=sys.stderr)
+    if predictions.skipped:
+        print(f"headstart: not used: {printable(skipped_words(predictions.skipped))}", file=sys.stderr)
+    for what, number in predictions.remarks.items():
+        print(f"headstart: {number} x {what}", file=sys.stderr)
+
+
+PRINTERS = {"table": print_predictions, "json": print_json, "csv": print_csv}

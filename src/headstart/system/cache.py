@@ -1,0 +1,142 @@
+"""The folder where work that can be used again is kept: where it lies, what is in it, and how it is emptied."""
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from platformdirs import user_cache_path
+
+from headstart.errors import HeadstartError
+from headstart.system.files import unwritable
+
+logger = logging.getLogger("headstart")
+
+# Each kind has a folder of this name in the cache; nothing else in the cache is ours to remove.
+KINDS = {
+    "features": "what frozen layers computed from images",
+    "images": "image folders, decoded at one size",
+    "plan": "how long the steps of a training take on this machine",
+    "unreadable": "lists of image files that cannot be read",
+}
+
+
+def cache_folder(kind: str) -> Path:
+    """Return (and make) the folder for cached work of one kind, a key of `KINDS`.
+
+    Raises:
+        HeadstartError: nothing can be written at all.
+    """
+    folder = cache_root() / kind
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    return folder
+
+
+def cache_root() -> Path:
+    """Return (and make) the cache: `$HEADSTART_CACHE`, or else `headstart` in the user's cache folder.
+
+    Where that cannot be written, it is a folder of the user's own among the system's temporary files, and a warning says so,
+    once.
+
+    Raises:
+        HeadstartError: nothing can be written at all.
+    """
+    try:
+        wanted = os.environ.get("HEADSTART_CACHE") or str(user_cache_path("headstart", appauthor=False))
+    except RuntimeError:  # there is no home folder
+        wanted = "~/.cache/headstart"
+    return writable_cache(wanted)
+
+
+class Usage(NamedTuple):
+    """How much a folder holds: its number of files, and their size in bytes."""
+
+    files: int
+    size: int
+
+
+def usage(kind: str) -> Usage:
+    """Return how much is cached of one kind; the folder need not exist."""
+    files = sizes = 0
+    for file in files_of(kind):
+        with contextlib.suppress(FileNotFoundError):  # a training may remove old features meanwhile
+            sizes += file.lstat().st_size
+            files += 1
+    return Usage(files, sizes)
+
+
+def clear(kind: str) -> Usage:
+    """Remove what is cached of one kind, and return how much that was. Links are removed, and what they lead to stays.
+
+    Raises:
+        HeadstartError: a file cannot be removed, or the kind's folder is a link to another place.
+    """
+    folder, files, sizes = cache_root() / kind, 0, 0
+    if folder.is_symlink():
+        raise HeadstartError(f"{folder} is a link to {folder.resolve()}: empty that folder yourself")
+    try:
+        for file in list(files_of(kind)):
+            with contextlib.suppress(FileNotFoundError):
+                size = file.lstat().st_size
+                file.unlink()
+                files, sizes = files + 1, sizes + size
+        for path, _, _ in os.walk(folder, topdown=False):
+            os.rmdir(path)
+    except OSError as error:
+        raise HeadstartError(f"{error.filename} cannot be removed: {error.strerror}") from None
+    return Usage(files, sizes)
+
+
+def files_of(kind: str) -> Iterator[Path]:
+    """Yield all files below the folder of a kind; a link is a file."""
+    for path, folders, files in os.walk(cache_root() / kind):
+        links = [name for name in folders if os.path.islink(os.path.join(path, name))]
+        yield from (Path(path, name) for name in files + links)
+
+
+@functools.cache
+def writable_cache(wanted: str) -> Path:
+    """Return the folder of the cache if it can be written, else one that can."""
+    folder = Path(os.path.expanduser(wanted))
+    try:
+        if str(folder).startswith("~"):
+            raise FileNotFoundError(errno.ENOENT, "there is no home folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        other = private_folder()
+        logger.warning(
+            "the cache folder %s cannot be written (%s): %s is used; HEADSTART_CACHE=FOLDER chooses another",
+            folder, error.strerror, other,
+        )  # fmt: skip
+        return other
+
+
+def private_folder() -> Path:
+    """Return (and make) a folder among the system's temporary files that nobody but the user can read or write.
+
+    Anybody may make files there, so one of the expected name may be somebody else's, or a link to anywhere.
+    """
+    try:
+        parent = Path(tempfile.gettempdir())
+        user = os.getuid() if hasattr(os, "getuid") else None  # on Windows, the folder of temporary files is the user's own
+        folder = parent / ("headstart" if user is None else f"headstart-{user}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if not stat.S_ISDIR(found.st_mode) or (user is not None and (found.st_uid != user or found.st_mode & 0o077)):
+            folder = Path(tempfile.mkdtemp(prefix="headstart-", dir=parent))
+        return folder
+    except OSError as error:
+        raise HeadstartError(
+            f"no cache folder can be written ({error.strerror}): set HEADSTART_CACHE to a folder that can"
+        ) from None

@@ -1,0 +1,17 @@
+import headstart as hs
+from headstart.plan.table import plan_table
+from helpers import COSTS
+
+
+def test_the_table_has_a_row_for_each_size_and_says_what_cannot_be_foretold(digits, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    costs = {32: COSTS | {"disk_image": 1e10}, 64: COSTS}
+    monkeypatch.setattr("headstart.plan.table.measured", lambda *args, **options: costs)
+    config = hs.recipe("quick", batch_size=32, fewest_steps=0, data="digits")
+    columns, rows, notes = plan_table(config, {"recipe", "data"})
+    assert columns == [
+        "recipe", "size", "preparation", "features", "audit", "head", "fine-tuning", "results", "total", "batch", "memory",
+        "disk",
+    ]  # fmt: skip
+    assert rows[0][:2] == ["quick", "64"]
+    assert notes[0].startswith("quick, 32 px: the maps would take")

@@ -1,0 +1,99 @@
+import os
+
+import pytest
+
+from headstart.errors import HeadstartError
+from headstart.system import cache
+from headstart.system.cache import cache_folder
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    """Nothing of a cache is known yet, and the system's temporary files lie in a folder of the test's."""
+    cache.writable_cache.cache_clear()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    yield tmp_path / "tmp"
+    cache.writable_cache.cache_clear()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "read-only", "no home"])
+def test_a_cache_that_cannot_be_written_is_made_elsewhere_and_said_once(place, temporary, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / place))
+    if place == "no home":
+        for name in ("HEADSTART_CACHE", "XDG_CACHE_HOME", "HOME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    if place == "read-only":  # whose permissions would not keep root from writing
+        monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    folders = [cache_folder(kind) for kind in ("features", "plan", "features")]
+    assert folders[0] == folders[2] == temporary / f"headstart-{os.getuid()}" / "features"
+    assert folders[1].is_dir()
+    assert folders[0].parent.stat().st_mode & 0o777 == 0o700
+    assert len(caplog.messages) == 1
+    assert "HEADSTART_CACHE=FOLDER" in caplog.text
+
+
+def read_only(**_):
+    raise OSError(30, "Read-only file system")
+
+
+@pytest.mark.parametrize("taken", ["link", "open to all"])
+def test_a_folder_that_others_can_reach_is_not_used(taken, temporary, tmp_path, monkeypatch):
+    expected = temporary / f"headstart-{os.getuid()}"
+    if taken == "link":
+        (tmp_path / "theirs").mkdir(mode=0o700)
+        expected.symlink_to(tmp_path / "theirs")
+    else:
+        expected.mkdir()
+        expected.chmod(0o777)
+    monkeypatch.setenv("HEADSTART_CACHE", "/proc/nothing")
+    folder = cache_folder("features").parent
+    assert folder.parent == temporary
+    assert folder != expected
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_without_any_place_it_is_said_how_to_choose_one(temporary, tmp_path, monkeypatch):
+    temporary.rmdir()
+    monkeypatch.setenv("HEADSTART_CACHE", "/proc/nothing")
+    with pytest.raises(HeadstartError, match="set HEADSTART_CACHE"):
+        cache_folder("features")
+
+
+def test_the_cache_lies_in_the_users_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("HEADSTART_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder("plan") == tmp_path / "headstart" / "plan"
+
+
+def test_clearing_removes_what_is_cached_of_a_kind_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    others = [tmp_path / "mine", tmp_path / "cache" / "mine", cache_folder("plan") / "costs.json"]
+    for other in others:
+        other.write_text("kept")
+    features = cache_folder("features")
+    (features / "a.npy").write_bytes(bytes(10))
+    (features / "below").mkdir()
+    (features / "below" / "b.npy").write_bytes(bytes(5))
+    (features / "link").symlink_to(tmp_path / "mine")
+    (features / "linked folder").symlink_to(tmp_path)
+    assert cache.usage("features").files == 4
+    cleared = cache.clear("features")
+    assert cleared.files == 4
+    assert cleared.size >= 15
+    assert not features.exists()
+    assert [other.read_text() for other in others] == ["kept"] * 3
+    assert cache.clear("features") == cache.usage("features") == (0, 0)
+
+
+def test_a_folder_that_is_a_link_is_left_to_its_owner(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.npy").touch()
+    (tmp_path / "cache" / "features").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(HeadstartError, match="empty that folder yourself"):
+        cache.clear("features")
+    assert (tmp_path / "elsewhere" / "a.npy").exists()
