@@ -28,10 +28,10 @@ def seeds(tiny, tmp_path_factory):
         extracted.append(name)
         return view_batches(data, indices, config, view, name)
 
-    def stopped(run, data):
+    def stopped(run, data, loading):
         if run.path.name == "seed-7":
             raise KeyboardInterrupt
-        return carry_out(run, data)
+        return carry_out(run, data, loading)
 
     out = tmp_path_factory.mktemp("runs") / "seeds"
     patch.setattr(features, "view_batches", counted)
