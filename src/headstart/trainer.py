@@ -233,8 +233,9 @@ def ask_once(training: Training, run: RunFolder) -> None:
 def describe(data: Dataset) -> None:
     """Log what was loaded, with every file that was skipped and every duplicate."""
     logger.info(
-        "%s: %d classes, %d x %d pixels; %s for training, %d for validation, %d for the test", data.source.name,
-        len(data.class_names), *data.image_shape[:2], count(len(data.train), "image"), len(data.validation), len(data.test),
+        "%s: %d classes, %d x %d pixels; %s for training, %s for validation, %s for the test", data.source.name,
+        len(data.class_names), *data.image_shape[:2], count(len(data.train), "image"), f"{len(data.validation):,}",
+        f"{len(data.test):,}",
     )  # fmt: skip
     counts = np.bincount(data.source.labels, minlength=len(data.class_names)).tolist()
     listed = [f"{name} {number:,}" for name, number in zip(data.class_names, counts, strict=True)]
