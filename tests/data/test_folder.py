@@ -334,7 +334,7 @@ def test_long_images_of_one_shape_are_squashed_and_it_is_said(tmp_path):
     assert any("squashed" in line for line in source.remarks)
     cropped = read_folder(tmp_path, 16, fit="crop")
     assert cropped.images[0, 8, 0].max() <= 8
-    assert any("75 % of each in the mean is cut away" in line for line in cropped.remarks)
+    assert any("75 % of each is cut away on average" in line for line in cropped.remarks)
 
 
 def test_long_images_of_many_shapes_are_padded_and_photographs_cropped(tmp_path):
