@@ -83,18 +83,19 @@ def read_folder(
 def choose_decoding(paths: list[Path], fit: str) -> tuple[Decoding, list[str]]:
     """Return how the images of a data set are to be decoded, judged by a sample of them, and remarks about it."""
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
-        headers = [header for header in pool.map(read_header, spread(paths, HEADERS)) if header]
+        sample = spread(paths, HEADERS)
+        headers = [(path, *header) for path, header in zip(sample, pool.map(read_header, sample), strict=True) if header]
         remarks = []
         if fit == "auto":
-            fit = choose_fit([size for size, _ in headers])
+            fit = choose_fit([size for _, size, _ in headers])
             if fit != "crop":
                 shapes = "share one long shape" if fit == "squash" else "have long shapes of many kinds"
                 how = "squashed to a square" if fit == "squash" else "padded to a square"
                 remarks.append(f"the images {shapes}: they are {how}, so that nothing is cut away (--fit crop cuts)")
-        deep = [path for (_, is_deep), path in zip(headers, spread(paths, HEADERS), strict=False) if is_deep]
-        if not deep:
+        deep_paths = [path for path, _, deep in headers if deep]
+        if not deep_paths:
             return Decoding(fit), remarks
-        ranges = [found for found in pool.map(read_range, spread(deep, DEEP_IMAGES)) if found]
+        ranges = [found for found in pool.map(read_range, spread(deep_paths, DEEP_IMAGES)) if found]
     if not ranges:
         return Decoding(fit), remarks
     # Quantiles, so that a few outliers do not push everything else into one shade of grey.
