@@ -10,12 +10,9 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headstart.errors import HeadstartError
-
-if TYPE_CHECKING:
-    pass
 
 # What messages of the three backends contain if memory runs out.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
