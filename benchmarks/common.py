@@ -20,7 +20,6 @@ import numpy as np
 import headstart as hs
 from headstart.data.load import configured_data
 from headstart.data.splits import stratified_subset
-from headstart.system.environment import versions
 from headstart.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
@@ -161,6 +160,8 @@ class Table:
 
 def machine() -> dict[str, str]:
     """Return the hardware and the versions of everything that a figure depends on."""
+    from headstart.system.environment import versions  # it starts Keras, whose backend a contender may choose for itself
+
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     found = versions() | {"processor": processor(), "memory": f"{memory / 2**30:.0f} GiB"}
     for package in ("openvino", "torch"):

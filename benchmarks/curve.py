@@ -135,7 +135,7 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
     from matplotlib import colormaps
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 
-    from headstart.report.plots import GREY, figure
+    from headstart.report.plots import MUTED, figure
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with figure(path, (8, 6)) as canvas:
@@ -152,9 +152,9 @@ def draw(path: Path, lines: list[dict[str, Any]]) -> None:
                       color=colormaps["Blues" if ours else "Oranges"](shade), label=line["name"])  # fmt: skip
         everything = [100 * point["test"]["accuracy"] for line in lines for point in line["points"]]
         for level in LEVELS:
-            axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
+            axes.axhline(level, color=MUTED, linewidth=0.8, linestyle=":")
             axes.annotate(f"{level} %", (1, level), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                          textcoords="offset points", va="center", color=GREY)  # fmt: skip
+                          textcoords="offset points", va="center", color=MUTED)  # fmt: skip
         axes.set(xscale="log", xlabel="minutes, nothing cached (logarithmic)", ylabel="test accuracy in %")
         axes.set_ylim(max(0, np.floor((min(everything, default=60) - 2) / 5) * 5), 96)
         low, high = axes.get_xlim()

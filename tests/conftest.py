@@ -1,6 +1,7 @@
 """What the tests share: a cache of their own, a small data set, and small finished runs, made once for all workers."""
 
 import fcntl
+import gc
 import os
 import subprocess
 import sys
@@ -11,7 +12,11 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from helpers import SMALL, photo_options, save, scene
+from helpers import SMALL, TINY, photo_options, save, scene, tiny_backbone
+
+# Trainings collect garbage many times, and would look through all that was imported each time: a fifth of a small run.
+gc.collect()
+gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +61,12 @@ def digits() -> hs.Dataset:
 def small_run(shared, digits) -> hs.Run:
     """A run of both stages with the starter backbone, on a part of the digits."""
     return hs.Run(shared("small_run", lambda out: hs.train(hs.recipe("starter", out=str(out), **SMALL), digits)))
+
+
+@pytest.fixture(scope="session")
+def tiny(shared) -> dict[str, object]:
+    """Options of a short training of a tiny network, for what does not depend on how well it learns."""
+    return TINY | {"backbone": str(shared("tiny.keras", lambda file: tiny_backbone().save(file)))}
 
 
 @pytest.fixture(scope="session")

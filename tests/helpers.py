@@ -21,6 +21,9 @@ SMALL = {
 # A run where what it has learned does not matter: the frozen stage alone, one epoch.
 SMALLEST = SMALL | {"image_size": 8, "hidden_units": 0, "head_epochs": 1, "epochs": 0, "limit": 100}
 
+# The same with `tiny_backbone`, which takes a second where the starter takes ten; see the fixture `tiny`.
+TINY = SMALLEST | {"image_size": 32, "preprocess": "unit"}
+
 # What parts of a training cost on a machine that does not exist, at 64 px.
 COSTS = {
     "build": 3.0, "start": 5.0, "image": 0.01, "feature_bytes": 200.0, "disk_image": 1000.0, "audit_start": 1.0,
@@ -97,6 +100,11 @@ def tiny_network(**options: object) -> tuple[Network, hs.Config]:
     """Return a network around `tiny_backbone`, for 32 x 32 images of 5 classes, and its configuration."""
     config = hs.recipe("quick", **{"image_size": 32, "fine_tune_from": "all"} | options)
     return build_network(tiny_backbone(), "torch", (32, 32, 3), 5, config, "float32"), config
+
+
+def called(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
+    """Return what a model gives when it is called once: `predict` would first trace all its layers."""
+    return keras.ops.convert_to_numpy(model(inputs, training=False))
 
 
 def free_port() -> int:

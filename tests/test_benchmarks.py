@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -35,6 +36,14 @@ def test_a_contender_is_prepared_once_in_a_process_of_its_own():
 def test_the_environment_is_set_in_the_new_process_alone():
     assert common.in_own_process(os.getenv, "HEADSTART_CACHE", HEADSTART_CACHE="elsewhere") == "elsewhere"
     assert os.environ["HEADSTART_CACHE"] != "elsewhere"
+
+
+def test_a_contender_may_choose_its_backend():
+    assert common.in_own_process(keras_is_loaded) is False
+
+
+def keras_is_loaded() -> bool:
+    return "keras" in sys.modules
 
 
 def test_what_fails_in_a_contender_fails_here():

@@ -10,15 +10,16 @@ from headstart import trainer
 from headstart.cli.commands import print_result
 from headstart.groups import write_seeds
 from headstart.training import features
-from helpers import SMALL
+
+pytestmark = pytest.mark.xdist_group("seeds")  # its runs are trained once
 
 # Without flips the second view is drawn at random, and batch norm that will learn starts from images drawn at random:
 # the seeds must agree on both.
-OPTIONS = SMALL | {"epochs": 1, "seeds": 3, "seed": 5, "views": 2, "limit": 200, "batch_norm": "training"}
+OPTIONS = {"epochs": 1, "head_epochs": 3, "seeds": 3, "seed": 5, "views": 2, "batch_norm": "training"}
 
 
 @pytest.fixture(scope="module")
-def seeds(tmp_path_factory):
+def seeds(tiny, tmp_path_factory):
     """A folder of three seeds, stopped before the last and gone on with, and what was extracted meanwhile."""
     extracted, patch = [], pytest.MonkeyPatch()
     view_batches, carry_out = features.view_batches, trainer.carry_out
@@ -27,16 +28,16 @@ def seeds(tmp_path_factory):
         extracted.append(name)
         return view_batches(data, indices, config, view, name)
 
-    def stopped(run, data):
+    def stopped(run, data, loading):
         if run.path.name == "seed-7":
             raise KeyboardInterrupt
-        return carry_out(run, data)
+        return carry_out(run, data, loading)
 
     out = tmp_path_factory.mktemp("runs") / "seeds"
     patch.setattr(features, "view_batches", counted)
     patch.setattr(trainer, "carry_out", stopped)
     with pytest.raises(KeyboardInterrupt):
-        hs.train(hs.recipe("starter", out=str(out), **OPTIONS))
+        hs.train(hs.recipe("starter", out=str(out), **tiny | OPTIONS))
     patch.setattr(trainer, "carry_out", carry_out)
     assert not hs.Run(out).finished
     run = trainer.resume(out)
@@ -56,8 +57,8 @@ def test_each_seed_is_a_whole_run_of_its_own_on_the_same_images(seeds):
     runs[2].model  # noqa: B018
 
 
-def test_the_first_seed_is_what_a_single_run_would_be(seeds, tmp_path):
-    single = hs.train(hs.recipe("starter", out=str(tmp_path / "single"), **OPTIONS | {"seeds": 1}))
+def test_the_first_seed_is_what_a_single_run_would_be(seeds, tiny, tmp_path):
+    single = hs.train(hs.recipe("starter", out=str(tmp_path / "single"), **tiny | OPTIONS | {"seeds": 1}))
     assert (single.path / "history.csv").read_bytes() == (seeds[0].path / "seed-5" / "history.csv").read_bytes()
     assert single.metrics["test"] == hs.Run(seeds[0].path / "seed-5").metrics["test"]
 

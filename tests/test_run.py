@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from PIL import Image
 
 import headstart as hs
 from headstart.cli.main import main
-from helpers import SMALL, SMALLEST, save_images
+from helpers import SMALL, save_images
+
+pytestmark = pytest.mark.xdist_group("run")  # its run is trained once
 
 
 @pytest.fixture(scope="module")
@@ -96,22 +99,22 @@ def test_data_that_could_not_train(run, digits, tmp_path, kind):
     assert run.evaluate(tmp_path)["images"] == expected
 
 
-def test_a_run_is_evaluated_from_another_directory(folder, tmp_path, monkeypatch):
+def test_a_run_is_evaluated_from_another_directory(folder, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(folder.parent)
-    options = SMALLEST | {"data": "data", "limit": 0, "image_size": 16}
+    options = tiny | {"data": "data", "limit": 0}
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options))
     assert run.config.data == str(folder)
     monkeypatch.chdir(tmp_path)
     assert np.array_equal(hs.Run("run").load_data().test, run.load_data().test)
 
 
-def test_images_are_decoded_as_the_run_decoded_its_own(tmp_path, digits):
+def test_images_are_decoded_as_the_run_decoded_its_own(tiny, tmp_path, digits):
     """Wide images, whose evidence lies at an end."""
     images = digits.images(digits.train[:80])
     wide = np.full((80, 16, 64, 3), 128, np.uint8)
     wide[:, :, :16] = images.repeat(2, axis=1).repeat(2, axis=2)
     save_images(wide, digits.labels(digits.train[:80]) % 2, tmp_path / "data", ("even", "odd"))
-    options = SMALLEST | {"data": str(tmp_path / "data"), "limit": 0, "image_size": 16}
+    options = tiny | {"data": str(tmp_path / "data"), "limit": 0}
     run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options))
     assert run.decoding.fit == "squash"
     data = run.load_data(tmp_path / "data")
@@ -157,3 +160,16 @@ def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
     stranger = dataclasses.replace(digits, source=dataclasses.replace(digits.source, class_names=tuple("abcdefghij")))
     with pytest.raises(hs.HeadstartError, match="does not know the class 'a'"):
         small_run.evaluate(stranger)
+
+
+def test_a_notebook_shows_the_run_itself(small_run, tmp_path):
+    """Its name is escaped, its curve is there, and its report is linked."""
+    copy = hs.Run(shutil.copytree(small_run.path, tmp_path / "a<b"))
+    (copy.path / "images" / "history.svg").write_text("<svg>the curve</svg>")
+    shown = copy._repr_html_()
+    assert "a&lt;b</b>: frozen " in shown
+    assert "a<b" not in shown
+    assert "<svg>the curve</svg>" in shown
+    assert 'report.html">report</a>' in shown
+    (copy.path / "manifest.json").unlink()
+    assert hs.Run(copy.path)._repr_html_().endswith(": not finished")

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -12,9 +13,14 @@ import headstart as hs
 from headstart.metrics.calibration import fit_temperature
 from headstart.metrics.classification import measure
 from headstart.metrics.comparison import compare_stages, verdict
+from headstart.model.backbones import load_backbone
+from headstart.model.network import Network, build_network
 from headstart.record.folder import RunFolder
 from headstart.training.checkpoint import Checkpoint
-from helpers import SMALL
+from headstart.training.fit import Training, fit_stage
+from helpers import SMALL, save_images
+
+pytestmark = pytest.mark.xdist_group("trainer")  # its run of the frozen stage is trained once
 
 
 def comparable(run: hs.Run) -> tuple:
@@ -67,11 +73,6 @@ def test_every_figure_can_be_computed_again_from_the_runs_own_files(small_run):
     assert verdict(comparison) in (small_run.path / "log.txt").read_text()
 
 
-def test_the_same_seed_gives_the_same_run(small_run, digits, tmp_path):
-    again = hs.train(hs.recipe("starter", out=str(tmp_path / "again"), **SMALL), digits)
-    assert comparable(again) == comparable(small_run)
-
-
 def test_an_existing_run_is_not_overwritten_unasked(small_run):
     with pytest.raises(hs.HeadstartError, match="--overwrite"):
         hs.train(small_run.config)
@@ -84,45 +85,94 @@ def test_a_folder_of_something_else_is_never_overwritten(tmp_path):
     assert (tmp_path / "thesis.tex").exists()
 
 
+def trained(out: Path, data: hs.Dataset, options: dict, **changes: object) -> hs.Run:
+    """Return a run with some of the options changed."""
+    return hs.train(hs.recipe("starter", out=str(out), **options | changes), data)
+
+
+@pytest.mark.parametrize("place", [str, Path])
+def test_a_recipe_is_trained_by_its_name_with_options(place, tiny, folder_of_digits, tmp_path):
+    options = {name: value for name, value in tiny.items() if name not in ("data", "limit")}
+    run = hs.train("quick", data=place(folder_of_digits), out=str(tmp_path / "run"), **options)
+    assert (run.config.recipe, run.config.data, run.config.views) == ("quick", str(folder_of_digits), 1)
+    assert run.config.batch_size == tiny["batch_size"] != hs.recipe("quick").batch_size
+    assert run.class_names == tuple("0123456789")
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("name", "options", "message"),
     [
-        {"cache_features": False, "head_epochs": 1},
-        {"class_weights": True, "label_smoothing": 0.1, "mix": "mixup", "ema": 0.9, "layer_decay": 0.1, "patience": 1},
-        {"weights": "none", "rand_augment": True},
-        {"fine_tune_from": "stage3", "hidden_units": 0, "precision": "bfloat16"},
-        {"batch_norm": "training"},
-        {"epochs": 0},
+        ("quik", {}, "did you mean quick"),
+        ("quick", {"epoch": 3}, "did you mean epochs"),
+        ("quick", {"epochs": -1}, "--epochs is -1"),
     ],
-    ids=["plain frozen stage", "all of fine-tuning", "from scratch", "last stage in bfloat16", "norm learns", "frozen only"],
 )
-def test_options_lead_to_a_finished_run(options, digits, tmp_path):
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | options), digits)
-    assert run.finished
-    assert np.isfinite([row["loss"] for row in run.history]).all()
+def test_a_wrong_name_is_refused_before_anything_starts(name, options, message):
+    with pytest.raises(hs.HeadstartError, match=message):
+        hs.train(name, data="digits", **options)
+
+
+def backbone_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """Return the weights of the backbone within a saved model, by their paths."""
+    return {weight.path: np.array(weight) for weight in Network.of_saved(model).backbone.weights}
+
+
+@pytest.fixture(scope="module")
+def folder_of_digits(digits, tmp_path_factory) -> Path:
+    root, rows = tmp_path_factory.mktemp("digits"), digits.train[:80]
+    save_images(digits.images(rows), digits.labels(rows), root, digits.class_names)
+    return root
+
+
+@pytest.fixture(scope="module")
+def frozen_alone(digits, tiny, tmp_path_factory) -> hs.Run:
+    return trained(tmp_path_factory.mktemp("runs") / "frozen", digits, tiny)
+
+
+def test_without_fine_tuning_the_backbone_stays_as_it_came(frozen_alone, digits):
+    assert frozen_alone.metrics["test"].keys() == {"frozen"}
+    assert "comparison" not in frozen_alone.metrics
+    network = build_network(*load_backbone(frozen_alone.config), digits.image_shape, 10, frozen_alone.config, "float32")
+    came = {weight.path: np.array(weight) for weight in network.backbone.weights}
+    assert all(np.array_equal(came[path], weight) for path, weight in backbone_of(frozen_alone.model).items())
+
+
+def test_a_run_without_cached_features_keeps_none_and_is_not_audited(digits, tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    run = trained(tmp_path / "run", digits, tiny, cache_features=False)
+    assert run.metrics["seconds"].keys() == {"preparation", "head", "total"}
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+    assert not (run.path / "audit.json").exists()
+    assert "no audit" in (run.path / "log.txt").read_text()
+    assert run.evaluate(digits)["accuracy"] == run.metrics["test"]["frozen"]["accuracy"]
+
+
+def test_from_scratch_there_is_one_stage_and_batch_norm_learns(frozen_alone, digits, tiny, tmp_path):
+    run = trained(tmp_path / "run", digits, tiny, weights="none", fine_tune_from="all", rand_augment=True, epochs=2)
+    assert run.metrics["test"].keys() == {"scratch"}
+    assert run.metrics["seconds"].keys() == {"preparation", "training", "total"}
+    assert [(row["stage"], row["epoch"]) for row in run.history] == [("scratch", 1), ("scratch", 2)]
+    weights = backbone_of(run.model)
+    learned = [path for path in weights if "moving_mean" in path]
+    assert len(learned) == 3
+    assert all(weights[path].any() for path in learned)  # they began at 0
+    came = backbone_of(frozen_alone.model)
+    assert not np.allclose(weights["stage0_conv/kernel"], came["stage0_conv/kernel"], atol=0.01)
+
+
+def test_the_last_stage_in_bfloat16_learns_and_the_others_stay(frozen_alone, digits, tiny, tmp_path):
+    run = trained(tmp_path / "run", digits, tiny, fine_tune_from="stage1", precision="bfloat16", epochs=1, warmup_steps=0)
+    assert run.classifier.manifest["precision"] == "bfloat16"
+    before, after = backbone_of(frozen_alone.model), backbone_of(run.model)
+    changed = {path.split("_")[0] for path in after if not np.array_equal(after[path], before[path])}
+    assert changed == {"stage1"}
 
 
 def test_fine_tuning_on_cached_maps_is_fine_tuning_of_the_saved_model(digits, tmp_path):
-    options = SMALL | {"fine_tune_from": "last-stage", "views": 2}
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options), digits)
+    run = trained(tmp_path / "run", digits, SMALL, fine_tune_from="last-stage", views=2)
     figures = run.evaluate(digits)
     assert np.isclose(figures["loss"], run.metrics["test"]["fine_tuned"]["loss"], rtol=1e-2)
     assert figures["accuracy"] > run.metrics["test"]["frozen"]["accuracy"]
-
-
-def test_few_images_get_more_epochs(digits, tmp_path):
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"epochs": 1, "fewest_steps": 12}), digits)
-    steps = len(digits.train) // SMALL["batch_size"]
-    assert sum(row["stage"] == "fine_tuned" for row in run.history) == -(-12 // steps)
-
-
-def test_smoothed_labels_do_not_lose_a_tie_by_their_loss(digits, tmp_path):
-    options = SMALL | {"label_smoothing": 0.5, "learning_rate": 1e-8, "epochs": 1}
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **options), digits)
-    *_, frozen, fine_tuned = run.history
-    assert fine_tuned["val_accuracy"] == frozen["val_accuracy"]
-    assert fine_tuned["val_loss"] > frozen["val_loss"]
-    assert "fine_tuned: kept epoch 1" in (run.path / "log.txt").read_text()
 
 
 def test_an_unknown_layer_to_unfreeze_from_is_refused(digits, tmp_path):
@@ -141,40 +191,48 @@ def test_resuming_on_other_images_is_refused(digits, tmp_path):
         hs.resume(run.path, dataclasses.replace(digits, source=images))
 
 
-def test_a_run_with_data_of_its_own_keeps_their_split(tmp_path):
+def test_a_run_with_data_of_its_own_keeps_their_split(tiny, tmp_path):
     """Seed, fractions and source differ from those of the configuration, which would draw another split."""
     data = hs.load_data("digits", limit=200, seed=3, test_fraction=0.4)
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"data": "cifar10", "epochs": 0}), data)
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **tiny | {"data": "cifar10"}), data)
     assert run.config.data == "digits"
     own = run.load_data()
     assert np.array_equal(own.test, data.test)
     assert run.evaluate(own)["accuracy"] == run.metrics["test"]["frozen"]["accuracy"]
 
 
-def test_running_out_of_memory_suggests_a_batch_size(digits, tmp_path, monkeypatch):
+def test_running_out_of_memory_suggests_a_batch_size(digits, tiny, tmp_path, monkeypatch):
     def exhausted(*args, **kwargs):
         raise MemoryError
 
     monkeypatch.setattr("headstart.trainer.fit_stage", exhausted)
     with pytest.raises(hs.HeadstartError, match="--batch-size 8"):
-        hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL), digits)
+        hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **tiny), digits)
 
 
-def command(out: Path, *extra: str) -> list[str]:
+def command(out: Path) -> list[str]:
     options = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items() if key != "flip"]
-    return [sys.executable, "-m", "headstart", "train", "--recipe", "starter", "--no-flip", *options, "--out", str(out), *extra]
+    return [sys.executable, "-m", "headstart", "train", "--recipe", "starter", "--no-flip", *options, "--out", str(out)]
 
 
-@pytest.mark.parametrize(
-    ("stage", "batch_norm"), [("frozen", "auto"), ("fine_tuned", "auto"), ("frozen", "training")],
-    ids=["frozen stage", "fine-tuning", "batch norm adapted to the images"],
-)  # fmt: skip
-def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, batch_norm, small_run, digits, tmp_path):
-    undisturbed = small_run
-    if batch_norm != "auto":
-        undisturbed = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALL | {"batch_norm": batch_norm}), digits)
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_if_it_had_not_been(small_run, tmp_path):
+    """Killed in each of its stages, and so trained by three processes, it ends as one that ran in a single process."""
     out = tmp_path / "killed"
-    process = subprocess.Popen(command(out, f"--batch-norm={batch_norm}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    arguments = command(out)
+    for stage in ("frozen", "fine_tuned"):
+        kill_in(stage, arguments, out)
+        assert not (out / "manifest.json").exists(), "the run ended before it was killed"
+        arguments = [sys.executable, "-m", "headstart", "train", "--resume", str(out)]
+    resumed = subprocess.run(arguments, capture_output=True, text=True, timeout=240, check=True)
+    assert "Traceback" not in resumed.stderr
+    assert comparable(hs.Run(out)) == comparable(small_run)
+    assert not (out / "checkpoint").exists()
+
+
+def kill_in(stage: str, arguments: list[str], out: Path) -> None:
+    """Start a training and kill it once its checkpoint has an epoch of a stage."""
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = out / "checkpoint" / "state.json"
     deadline = time.monotonic() + 240
     while process.poll() is None and time.monotonic() < deadline:
@@ -183,17 +241,20 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(stage, batch_norm, small_run
         time.sleep(0.005)
     process.kill()
     process.wait()
-    assert not (out / "manifest.json").exists(), "the run ended before it was killed"
-    resumed = subprocess.run(
-        [sys.executable, "-m", "headstart", "train", "--resume", str(out)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=True,
-    )
-    assert "Traceback" not in resumed.stderr
-    assert comparable(hs.Run(out)) == comparable(undisturbed)
-    assert not (out / "checkpoint").exists()
+
+
+def test_batch_norm_that_was_adapted_to_the_images_is_so_again_when_a_run_goes_on(digits, tiny, tmp_path, monkeypatch):
+    def interrupted(training: Training, checkpoint: Checkpoint, patience: int) -> None:
+        fit_stage(training, checkpoint, patience)
+        raise KeyboardInterrupt
+
+    options = {"batch_norm": "training", "epochs": 1, "head_epochs": 2}
+    whole, out = trained(tmp_path / "whole", digits, tiny, **options), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("headstart.trainer.fit_stage", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trained(out, digits, tiny, **options)
+    assert comparable(hs.resume(out, digits)) == comparable(whole)
 
 
 def test_the_environment_lies_beside_the_result(small_run):

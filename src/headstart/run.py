@@ -17,7 +17,6 @@ from headstart.data.decode import Decoding
 from headstart.data.load import read_source
 from headstart.data.source import TEST
 from headstart.errors import HeadstartError
-from headstart.inference.classifier import Classifier
 from headstart.inference.logits import network_logits
 from headstart.inference.predictions import Predictions
 from headstart.metrics.figures import Figures
@@ -28,6 +27,7 @@ from headstart.system.progress import track
 from headstart.system.text import shortened
 
 if TYPE_CHECKING:
+    from headstart.inference.classifier import Classifier
     from headstart.inference.explain import Explanations
 
 logger = logging.getLogger("headstart")
@@ -47,9 +47,9 @@ class Run(RunFolder):
     """
 
     @cached_property
-    def classifier(self) -> Classifier:
+    def classifier(self) -> "Classifier":
         self.require_model()
-        return Classifier(self.path)
+        return inference.classifier.Classifier(self.path)
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ from PIL import Image
 import headstart as hs
 from headstart.audit.mirror import judge, mirror_answers, sample
 
+pytestmark = pytest.mark.xdist_group("mirror")  # its features are computed once
+
 NAMES = ("left", "right", "stop", "go")
 
 
@@ -83,7 +85,8 @@ def arrows(tmp_path_factory):
     return root
 
 
-OPTIONS = {"image_size": 32, "epochs": 0, "head_epochs": 20, "views": 1, "precision": "float32"}
+OPTIONS = {"image_size": 32, "epochs": 0, "head_epochs": 5, "hidden_units": 0, "head_learning_rate": 0.01, "views": 1,
+           "precision": "float32"}  # fmt: skip
 
 
 def test_a_run_on_arrows_does_not_flip_them(arrows, tmp_path):
@@ -99,21 +102,21 @@ def test_a_run_on_arrows_does_not_flip_them(arrows, tmp_path):
         run.predict(arrows, mirror=True)
 
 
-def test_too_few_images_tell_nothing_of_mirroring(arrows, tmp_path):
+def test_too_few_images_tell_nothing_of_mirroring(arrows, tiny, tmp_path):
     """Three of each class, of which one is for training."""
     for path in sorted(arrows.rglob("*.png")):
         target = tmp_path / "few" / path.parent.name / path.name
         target.parent.mkdir(parents=True, exist_ok=True)
         if len(list(target.parent.iterdir())) < 3:
             target.write_bytes(path.read_bytes())
-    options = OPTIONS | {"head_epochs": 1}
-    run = hs.train(hs.recipe("starter", data=str(tmp_path / "few"), out=str(tmp_path / "run"), **options))
+    options = tiny | {"flip": True, "limit": 0}
+    run = hs.train(hs.recipe("starter", **options | {"data": str(tmp_path / "few"), "out": str(tmp_path / "run")}))
     assert run.config.flip
     assert "was not tested: that needs two training images of two classes" in (run.path / "log.txt").read_text()
 
 
 def test_flipping_that_was_asked_for_stays_on(arrows, tmp_path):
-    config = hs.recipe("starter", data=str(arrows), out=str(tmp_path / "run"), **OPTIONS)
+    config = hs.recipe("starter", data=str(arrows), out=str(tmp_path / "run"), **OPTIONS | {"head_epochs": 1})
     run = hs.train(config, explicit={"flip"})
     assert run.config.flip
     assert json.loads((run.path / "mirror.json").read_text())["contradicts"]

@@ -11,7 +11,7 @@ import pytest
 import headstart as hs
 from headstart.audit.of_run import audit_run, finish_audit
 from headstart.system.files import write_json
-from helpers import SMALLEST, dataset, photo_options, save, scene
+from helpers import dataset, photo_options, save, scene
 
 
 def test_a_run_says_how_accurate_it_is_without_near_duplicates(photo_run):
@@ -83,9 +83,3 @@ def test_mirror_images_are_near_duplicates_only_where_a_run_flips(flip, tmp_path
     audit_run(run, frozen, dataset(images, np.arange(40) % 2, "ab"), clock)
     content = json.loads((tmp_path / "audit.json").read_text())
     assert len(content["near_duplicates"]) == flip
-
-
-def test_a_run_without_cached_features_is_not_audited(digits, tmp_path):
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **SMALLEST | {"cache_features": False}), digits)
-    assert not (run.path / "audit.json").exists()
-    assert "no audit" in (run.path / "log.txt").read_text()

@@ -122,7 +122,7 @@ def test_the_runs_of_all_seeds_are_gone_on_with_together(capsys, monkeypatch, tm
 @pytest.mark.parametrize(("stop", "said"), [(kill, "headstart: interrupted"), (full, "headstart: the disk is full")])
 def test_before_there_is_a_run_there_is_none_to_go_on_with(stop, said, capsys, monkeypatch, tmp_path, small_run):
     monkeypatch.setattr("headstart.trainer.configured_data", stop)
-    monkeypatch.setattr("headstart.record.folder.Run.predict", stop)
+    monkeypatch.setattr("headstart.run.Run.predict", stop)
     for arguments in ([*SMALLEST, str(tmp_path / "run")], ["predict", str(small_run.path), "a.jpg"]):
         _, last = stopped(arguments, capsys)
         assert last.startswith(said)
@@ -186,7 +186,7 @@ def test_a_toml_file_sets_options_and_the_command_line_overrides_them(tmp_path, 
         taken.update(vars(config), overwrite=overwrite, explicit=explicit)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headstart.trainer.train", train)
+    monkeypatch.setattr(hs, "train", train)
     with pytest.raises(SystemExit) as end:
         main(["train", "--config", "mine.toml", "--epochs", "2"])
     assert end.value.code == 130
@@ -247,14 +247,15 @@ def test_evaluate_prints_the_runs_own_figures(small_run, capsys):
     assert json.loads(capsys.readouterr().out)["accuracy"] == small_run.metrics["test"]["fine_tuned"]["accuracy"]
 
 
-def test_the_data_may_stand_first(monkeypatch):
+def test_the_data_may_stand_first(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     taken = {}
 
     def train(config, *, overwrite, explicit):
         taken.update(data=config.data, explicit=explicit)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("headstart.trainer.train", train)
+    monkeypatch.setattr(hs, "train", train)
     for arguments in (["digits"], ["--data", "digits"], ["digits", "--data=digits"]):
         with pytest.raises(SystemExit):
             main(["train", *arguments, "--recipe", "starter", "--out", "nowhere"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
-from helpers import SMALLEST, random_images
+from helpers import random_images
 
 NAMES = np.array(["cat", "dog"])
 COUNT = 40
@@ -129,22 +129,15 @@ def given(digits) -> hs.Dataset:
     return hs.Dataset.from_arrays(x, y, limit=100)
 
 
-def interrupted(given: hs.Dataset, out, monkeypatch):
-    """A run on arrays, stopped before its frozen stage."""
-
+def test_a_run_on_arrays_goes_on_with_them_alone(given, tiny, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    options = {name: value for name, value in SMALLEST.items() if name != "data"}
+    out = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr("headstart.trainer.fit_stage", stop)
         with pytest.raises(KeyboardInterrupt):
-            hs.train("starter", data=given, out=str(out), **options)
-    return out
-
-
-def test_a_run_on_arrays_goes_on_with_them_alone(given, tmp_path, monkeypatch):
-    out = interrupted(given, tmp_path / "run", monkeypatch)
+            hs.train(hs.recipe("quick", out=str(out), **tiny), given)
     with pytest.raises(hs.HeadstartError, match=r"given as arrays.*give them as data=") as refusal:
         hs.resume(out)
     assert "\n" not in str(refusal.value)

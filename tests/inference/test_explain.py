@@ -71,8 +71,9 @@ def own_backbone(folder) -> str:
     return str(folder / "mine.keras")
 
 
-# With random weights, which say little; MobileNets' say nothing at all about where something is.
-@pytest.mark.parametrize("backbone", ["starter", "resnet50", "resnet50v2", "efficientnetv2b0", "convnexttiny", "a user's own"])
+# With random weights, which say little; MobileNets' say nothing at all about where something is. What is computed does not
+# depend on the backbone, but on how its images are prepared and how small its map is.
+@pytest.mark.parametrize("backbone", ["starter", "resnet50", "efficientnetv2b0", "a user's own"])
 def test_the_map_points_at_a_planted_object(backbone, tmp_path):
     images, where = planted(8)
     options = {}

@@ -69,10 +69,11 @@ def test_a_failed_measurement_does_not_stop_a_training(digits, tmp_path, monkeyp
         prepare(dataclasses.replace(config, budget="1h"), digits)
 
 
-def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
-    asked = hs.recipe("starter", out=str(tmp_path / "run"), budget="1h", **SMALL | {"epochs": 1})
-    run = hs.train(asked, digits, explicit={"views"})
+    asked = hs.recipe("starter", out=str(tmp_path / "run"), budget="1h", **tiny | {"epochs": 1})
+    run = hs.train(asked, digits, explicit={"views", "image_size"})
     assert read_toml(run.path / "config.toml")["epochs"] == 3
     content = json.loads((run.path / "plan.json").read_text())
     assert content["chosen"] == {"epochs": 3}

@@ -19,7 +19,7 @@ import headstart as hs
 from headstart.record.folder import RunFolder
 from headstart.record.tracking import TensorBoard, epoch_figures, tracked
 from headstart.system.files import write_json
-from helpers import SMALLEST, free_port
+from helpers import free_port
 
 ROWS = [
     {"stage": stage, "epoch": epoch, "accuracy": 0.5, "val_accuracy": epoch / 10, "loss": 1.0, "val_loss": 1.5}
@@ -85,8 +85,10 @@ def mlflow_server(mlflow_command, tmp_path_factory):
     return address, lambda: server(command, f"{address}/health", folder / "log")
 
 
-def small_options(out: Path, **changes) -> hs.Config:
-    return hs.recipe("starter", out=str(out), **SMALLEST | {"head_epochs": 2, "epochs": 1} | changes)
+@pytest.fixture
+def options(tiny):
+    """A function that returns the configuration of a run of both stages."""
+    return lambda out, **changes: hs.recipe("starter", out=str(out), **tiny | {"head_epochs": 2, "epochs": 1} | changes)
 
 
 def metric_history(client, run_id: str, name: str) -> list[tuple[int, float]]:
@@ -101,8 +103,8 @@ def interrupt(run: RunFolder) -> None:
 
 
 @has_tensorboard
-def test_tensorboard_shows_what_the_run_folder_says(tmp_path):
-    run = hs.train(small_options(tmp_path / "run", tensorboard=True))
+def test_tensorboard_shows_what_the_run_folder_says(options, tmp_path):
+    run = hs.train(options(tmp_path / "run", tensorboard=True))
     port = free_port()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--port", str(port), "--load_fast=false"]
     with server(command, f"http://127.0.0.1:{port}/", tmp_path / "log"):
@@ -117,7 +119,7 @@ def test_tensorboard_shows_what_the_run_folder_says(tmp_path):
 
 
 @has_tensorboard
-def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(tmp_path, monkeypatch):
+def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(options, tmp_path, monkeypatch):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     def killed(*args):
@@ -125,7 +127,7 @@ def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(tmp
 
     with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
         patch.setattr(TensorBoard, "finish", killed)
-        hs.train(small_options(tmp_path / "run", tensorboard=True))
+        hs.train(options(tmp_path / "run", tensorboard=True))
     metrics = (tmp_path / "run" / "metrics.json").read_text()
     run = hs.resume(tmp_path / "run")
     events = EventAccumulator(str(run.path / "tensorboard"))
@@ -137,10 +139,10 @@ def test_a_run_killed_while_its_results_are_copied_is_copied_when_it_goes_on(tmp
 
 
 @has_tensorboard
-def test_a_run_that_goes_on_shows_no_epoch_twice(digits, tmp_path):
+def test_a_run_that_goes_on_shows_no_epoch_twice(options, digits, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = RunFolder.create(small_options(tmp_path / "run", tensorboard=True), digits)
+    run = RunFolder.create(options(tmp_path / "run", tensorboard=True), digits)
     for history in (ROWS[:2], ROWS):
         with tracked(run) as (tensorboard,):
             tensorboard.update(history[:1])
@@ -152,12 +154,12 @@ def test_a_run_that_goes_on_shows_no_epoch_twice(digits, tmp_path):
 
 
 @has_mlflow
-def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, digits, tmp_path, caplog, capsys):
+def test_mlflow_gets_the_run_and_outlives_its_server(options, mlflow_server, digits, tmp_path, caplog, capsys):
     from mlflow.tracking import MlflowClient
 
     address, start = mlflow_server
     with start() as process:
-        run = hs.train(small_options(tmp_path / "run", mlflow=address))
+        run = hs.train(options(tmp_path / "run", mlflow=address))
         client = MlflowClient(address)
         run_id = run.read_json("mlflow.json")["run_id"]
         found = client.get_run(run_id)
@@ -173,7 +175,7 @@ def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, digits, tmp_
         assert capsys.readouterr().out == ""
 
         # A run that is killed by Ctrl-C, goes on, and loses its server on the way.
-        interrupted = RunFolder.create(small_options(tmp_path / "other", mlflow=address), digits)
+        interrupted = RunFolder.create(options(tmp_path / "other", mlflow=address), digits)
         interrupt(interrupted)
         run_id = interrupted.read_json("mlflow.json")["run_id"]
         assert client.get_run(run_id).info.status == "KILLED"
@@ -196,9 +198,9 @@ def test_mlflow_gets_the_run_and_outlives_its_server(mlflow_server, digits, tmp_
 
 
 @has_mlflow
-def test_a_new_run_wants_a_server_and_a_resumed_one_goes_on_without(digits, tmp_path, caplog):
+def test_a_new_run_wants_a_server_and_a_resumed_one_goes_on_without(options, digits, tmp_path, caplog):
     address = f"http://127.0.0.1:{free_port()}"
-    run = RunFolder.create(small_options(tmp_path / "run", mlflow=address), digits)
+    run = RunFolder.create(options(tmp_path / "run", mlflow=address), digits)
     with pytest.raises(hs.HeadstartError, match=f"no MLflow server at {address}"), tracked(run):
         pass
     write_json(run.path / "mlflow.json", {"uri": address, "run_id": "0" * 32})
@@ -208,11 +210,11 @@ def test_a_new_run_wants_a_server_and_a_resumed_one_goes_on_without(digits, tmp_
     assert caplog.text.count("is lost") == 1
 
 
-@pytest.mark.parametrize("options", [{"tensorboard": True}, {"mlflow": "http://127.0.0.1:9"}], ids=["tensorboard", "mlflow"])
-def test_a_missing_extra_is_said_before_a_folder_is_made(options, tmp_path, monkeypatch):
+@pytest.mark.parametrize("wanted", [{"tensorboard": True}, {"mlflow": "http://127.0.0.1:9"}], ids=["tensorboard", "mlflow"])
+def test_a_missing_extra_is_said_before_a_folder_is_made(wanted, options, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(hs.HeadstartError, match=rf"pip install 'headstart\[{next(iter(options))}\]'"):
-        hs.train(small_options(tmp_path / "run", **options))
+    with pytest.raises(hs.HeadstartError, match=rf"pip install 'headstart\[{next(iter(wanted))}\]'"):
+        hs.train(options(tmp_path / "run", **wanted))
     assert not (tmp_path / "run").exists()
 
 

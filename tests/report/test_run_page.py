@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.model.network import Network
 from headstart.report.run_page import command, write_report
 from pages import Tags
 
@@ -27,7 +28,7 @@ def changed(run: hs.Run, name: str, change) -> None:
 
 def rewritten(run: hs.Run, data: hs.Dataset) -> Tags:
     run = hs.Run(run.path)
-    write_report(run, run.model, data)
+    write_report(run, Network.of_saved(run.model), data)
     return Tags((run.path / "report.html").read_text(encoding="utf-8"))
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from headstart.model.fast.folding import enlarge_first_kernels, fold_batch_norm
+from helpers import called
 
 
 @pytest.mark.parametrize(
@@ -17,8 +18,8 @@ def test_folding_changes_nothing_but_the_number_of_layers(factory, left):
             layer.set_weights([rng.uniform(0.8, 1.2, weight.shape) for weight in layer.get_weights()])
     folded = fold_batch_norm(backbone, "float32")
     images = rng.normal(size=(2, 32, 32, 3)).astype(np.float32)
-    expected = backbone.predict(images, verbose=0)
-    np.testing.assert_allclose(folded.predict(images, verbose=0), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    expected = called(backbone, images)
+    np.testing.assert_allclose(called(folded, images), expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     assert sum(isinstance(layer, keras.layers.BatchNormalization) for layer in folded.layers) == left
 
 
@@ -36,5 +37,5 @@ def test_a_backbone_takes_smaller_input_where_only_convolutions_read_it(factory,
     copy = fold_batch_norm(backbone, "float32")
     assert enlarge_first_kernels(copy, 64.0) == done
     images = np.random.default_rng(0).uniform(-128, 128, (2, 32, 32, 3)).astype(np.float32)
-    expected = fold_batch_norm(backbone, "float32").predict(images, verbose=0)
-    np.testing.assert_array_equal(copy.predict(images / 64 if done else images, verbose=0), expected)
+    expected = called(fold_batch_norm(backbone, "float32"), images)
+    np.testing.assert_array_equal(called(copy, images / 64 if done else images), expected)

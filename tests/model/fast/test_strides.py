@@ -8,7 +8,7 @@ from headstart.model.fast.copies import for_training
 from headstart.model.fast.strides import input_stride, read_strides
 from headstart.model.network import build_network
 from headstart.model.unfreeze import frozen_cut, unfreeze
-from helpers import random_images
+from helpers import called, random_images
 
 
 def maps(side: int, channels: int = 3) -> np.ndarray:
@@ -93,6 +93,7 @@ def resnet50():
     return build_network(backbone, "caffe", (32, 32, 3), 5, hs.recipe("quick", image_size=72), "float32")
 
 
+@pytest.mark.xdist_group("resnet50 in fewer positions")
 @pytest.mark.parametrize(
     ("start", "cut", "side"), [("all", "", 32), ("last-stage", "conv4_block6_out", 3), ("conv4_block1", "conv3_block4_out", 5)]
 )
@@ -103,10 +104,10 @@ def test_resnet50_is_the_same_in_fewer_positions(resnet50, start, cut, side):
     unfreeze(resnet50.backbone, config)
     images = random_images(2)
     learner = resnet50.learner()
-    inputs = resnet50.feature_extractor().predict(images, verbose=0)[1] if cut else images
+    inputs = keras.ops.convert_to_numpy(resnet50.feature_extractor()(images)[1]) if cut else images
     assert inputs.shape[1] == side  # of 9 and 5 rows of these maps, every second is read
-    expected = resnet50.classifier().predict(images, verbose=0)
-    np.testing.assert_allclose(learner.predict(inputs, verbose=0), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
+    expected = called(resnet50.classifier(), images)
+    np.testing.assert_allclose(called(learner, inputs), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
     assert learner.get_layer("backbone_end" if cut else "backbone").get_layer("conv5_block1_0_conv").strides == (1, 1)
 
 
