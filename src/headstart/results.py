@@ -91,9 +91,9 @@ def figures_on_new_images(run: RunFolder, data: Dataset, correct: dict[str, np.n
     Args:
         correct: for each stage, bool (N,): whether it classified each test image correctly.
     """
-    if not (run.path / "audit.json").exists():
+    audit, names = run.audit, data.source.names
+    if not audit:
         return {stage: {} for stage in correct}
-    audit, names = run.read_json("audit.json"), data.source.names
     known = len(test_images_like_training(audit, {names[row] for row in data.train}))
     new = accuracies_without_near_duplicates(audit, data, correct) if known else {}
     alike = bool(audit.get("alike")) or any(pair.get("alike") for pair in audit["near_duplicates"])

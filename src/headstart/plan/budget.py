@@ -9,7 +9,6 @@ import shutil
 import time
 from collections.abc import Collection
 from itertools import product
-from typing import Any
 
 from headstart.config import Config, budget_seconds, option_name, replace
 from headstart.data.dataset import Dataset
@@ -144,7 +143,7 @@ def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: f
         preparation: the seconds that the preparation took.
     """
     costs, config = load_costs(run.config, data), run.config
-    if "predicted" in (content := read_plan(run)) or (config.image_size not in costs and len(costs) < 2):
+    if "predicted" in (content := run.read_json("plan.json", {})) or (config.image_size not in costs and len(costs) < 2):
         return
     cost = costs_at(costs, config.image_size)
     try:
@@ -176,7 +175,7 @@ def compare(run: RunFolder, data: Dataset, results: float) -> None:
     Args:
         results: seconds that `metrics.json` does not count: the predictions on validation and test, and the report.
     """
-    content = read_plan(run)
+    content = run.read_json("plan.json", {})
     if "predicted" not in content:
         return
     predicted, seconds = content["predicted"]["seconds"], run.metrics["seconds"]
@@ -189,7 +188,3 @@ def compare(run: RunFolder, data: Dataset, results: float) -> None:
     save_costs(run.config, data, costs)
     more = 100 * (total / predicted["total"] - 1)
     logger.info("plan: %s predicted, %s taken (%+.0f %%)", duration(predicted["total"]), duration(total), more)
-
-
-def read_plan(run: RunFolder) -> dict[str, Any]:
-    return run.read_json("plan.json") if (run.path / "plan.json").exists() else {}

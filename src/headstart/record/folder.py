@@ -116,12 +116,12 @@ class RunFolder:
     @property
     def mirror(self) -> dict[str, Any]:
         """The finding about mirror images, see `headstart.audit.mirror.judge`; empty if they were not tested."""
-        return self.read_json("mirror.json") if (self.path / "mirror.json").exists() else {}
+        return self.read_json("mirror.json", {})
 
     @property
     def audit(self) -> dict[str, Any]:
         """Content of `audit.json`; empty if nothing was audited."""
-        return self.read_json("audit.json") if (self.path / "audit.json").exists() else {}
+        return self.read_json("audit.json", {})
 
     def switch_off_flip(self) -> Config:
         """Write into the run's configuration that it trains without mirror images, and return the configuration."""
@@ -174,8 +174,11 @@ class RunFolder:
             with contextlib.suppress(OSError):  # a failed write has been reported already
                 handler.close()
 
-    def read_json(self, name: str) -> Any:
+    def read_json(self, name: str, default: Any = None) -> Any:
         """Return the content of one of the run's JSON files; names of older versions become those of this one.
+
+        Args:
+            default: what a missing file stands for; without one, it is an error.
 
         Raises:
             HeadstartError: the file is missing or damaged.
@@ -183,6 +186,8 @@ class RunFolder:
         try:
             return upgraded(json.loads((self.path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
+            if default is not None:
+                return default
             raise HeadstartError(f"{self.path} is not a finished run: there is no {name} in it") from None
         except ValueError as error:
             raise HeadstartError(f"{self.path / name} is damaged: {error}") from None

@@ -3,7 +3,7 @@
 import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from headstart.system.files import write_csv
 
@@ -61,7 +61,6 @@ def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
 def read_history(folder: Path) -> list[EpochRow]:
     """Return the rows of `history.csv`."""
     with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            EpochRow(**{key: value if key == "stage" else float(value) for key, value in row.items()})  # type: ignore[typeddict-item]
-            for row in csv.DictReader(file)
-        ]
+        kinds: dict[str, Any] = EpochRow.__annotations__
+        rows: list[Any] = [{key: kinds[key](value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return rows
