@@ -1,4 +1,4 @@
-"""Headstart: a pretrained backbone learns your images in two stages, and says truly how well.
+"""Headstart trains a pretrained backbone on your images in two stages, and reports honestly how good the result is.
 
 import headstart as hs
 
@@ -9,5 +9,5 @@ print(run.predict(["a.jpg", "b.png"]).labels)
 
 import lazy_loader
 
-# The public names, from the stub beside this file; loaded at first use, so that `headstart --help` answers at once.
+# The public names are listed in the stub beside this file. They are imported at first use, so `headstart --help` is fast.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""`python -m headstart` is `headstart`."""
+"""`python -m headstart` does the same as `headstart`."""
 
 from headstart.cli.main import main
 

@@ -1,4 +1,4 @@
-"""An audit by itself: a data set and a frozen backbone in; near-duplicates, suspect labels and a page about them out."""
+"""The audit of a data set without training: near-duplicates, suspect labels and a page about them."""
 
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,24 @@ from headstart.training.features import FrozenLayers
 
 
 def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
-    """Audit a data set with a frozen backbone's features, and write what is found to the folder `config.out`.
+    """Audit a data set on a frozen backbone's features, and write the findings to the folder `config.out`, by default `audit`.
 
     Args:
-        config: its data, splits and backbone are used; a training with the same ones shares the cached features.
-        data: the data set, if it is loaded already; else `config.data` is.
+        config: gives data, splits and backbone. A training with the same ones uses the cached features again.
+        data: the data set, if it is loaded already; by default `config.data` is loaded.
 
     Returns:
         The content of `audit.json`.
 
     Raises:
-        HeadstartError: bad input, a folder that holds something else, no network, no memory.
+        HeadstartError: bad input, a folder that holds something else, or a failed download.
     """
     if not config.keeps_features:
         raise HeadstartError("an audit needs a pretrained backbone: leave out --weights none")
     config = resolved(config, data)
     folder = Path(config.out or "audit").expanduser()
     if folder.exists() and not (folder / "audit.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise HeadstartError(f"{folder} holds something else than an audit: choose another folder with --out")
+        raise HeadstartError(f"{folder} is not empty and not an audit: choose another folder with --out")
     refuse_unusable(config)
     with show_progress():
         data = data or configured_data(config)

@@ -1,4 +1,4 @@
-"""Several runs in one folder, one for each seed, and what they say together: mean, deviation and range of every figure."""
+"""Several runs in one folder, one for each seed, and their summary: mean, deviation and range of every figure."""
 
 import dataclasses
 import logging
@@ -22,13 +22,13 @@ logger = logging.getLogger("headstart")
 
 
 def carry_out_seeds(run: RunFolder, data: Dataset, train_one: Callable[[RunFolder, Dataset], object]) -> None:
-    """Do what is still to be done of the runs of all seeds, and write what they say together.
+    """Carry out the runs of all seeds that are not done, and write their summary.
 
-    All keep the split of the first seed: they share the frozen features, which are those of one training split, and
-    differ by what training does at random (head, dropout, shuffling, augmentation) and not by their test images.
+    All runs have the same split, that of the first seed. So they share the frozen features and the test images, and differ
+    only by what is random in training (head, dropout, shuffling, augmentation).
 
     Args:
-        train_one: does what is still to be done of the run of one seed.
+        train_one: carries out the run of one seed, from where it stands.
     """
     with run.log():
         checkpoint = Checkpoint(run.path / "checkpoint")
@@ -39,13 +39,13 @@ def carry_out_seeds(run: RunFolder, data: Dataset, train_one: Callable[[RunFolde
             if (path / "config.toml").exists():
                 one = RunFolder(path)
             else:
-                shutil.rmtree(path, ignore_errors=True)  # what a kill left of it
+                shutil.rmtree(path, ignore_errors=True)  # what a killed process left
                 config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
                 one = RunFolder.create(config, data)
                 if run.mirror:
                     write_json(one.path / "mirror.json", run.mirror)
             logger.info("seed %d", seed)
-            keras.utils.clear_session()  # memory, and the numbers in layers' names, by which features are cached too
+            keras.utils.clear_session()  # frees memory, and resets the numbers in layer names, which are in the cache key
             if not one.done:
                 train_one(one, data)
             runs.append(RunFolder(path))
@@ -54,10 +54,14 @@ def carry_out_seeds(run: RunFolder, data: Dataset, train_one: Callable[[RunFolde
 
 
 def write_seeds(run: RunFolder, runs: list[RunFolder]) -> None:
-    """Write `report.html` and `seeds.json` into the folder that holds several finished runs; the latter marks all as finished.
+    """Write `report.html` and `seeds.json` for several finished runs. `seeds.json` is last, and marks the whole as finished.
 
-    `seeds.json` has `seeds`, `test.<stage>.<figure>` and, with both stages, `gain`, the accuracy of fine-tuning less that of
-    the frozen stage; each with `mean`, sample standard `deviation`, `range` [lowest, highest] and `values` by seed.
+    `seeds.json` has `seeds`, `test.<stage>.<figure>` and, with both stages, `gain`: the accuracy after fine-tuning minus that
+    of the frozen stage. Each figure has `mean`, sample standard `deviation`, `range` [lowest, highest] and `values` by seed.
+
+    Args:
+        run: the folder that holds the runs.
+        runs: the finished runs, in the order of their seeds.
     """
     tests = [one.metrics["test"] for one in runs]
     test = {stage: summaries([single_figures(test[stage]) for test in tests]) for stage in tests[0]}
@@ -70,19 +74,19 @@ def write_seeds(run: RunFolder, runs: list[RunFolder]) -> None:
     for stage, figures in test.items():
         accuracy = figures["accuracy"]
         logger.info(
-            "test, %s, %d seeds: %.2f %% in the mean, standard deviation %.2f, from %.2f to %.2f", shown(stage),
+            "test, %s, %d seeds: mean %.2f %%, standard deviation %.2f, from %.2f to %.2f", shown(stage),
             len(runs), 100 * accuracy["mean"], 100 * accuracy["deviation"], *(100 * end for end in accuracy["range"]),
         )  # fmt: skip
     first = list(tests[0].values())[-1]
     if known := known_images(first):
         logger.warning("%s. Seed %d: %s", known, runs[0].config.seed, what_it_holds_for(first))
     if "gain" in summary:
-        logger.info("fine-tuning: %+.2f points in the mean, from %+.2f to %+.2f", 100 * summary["gain"]["mean"],
+        logger.info("fine-tuning: %+.2f points on average, from %+.2f to %+.2f", 100 * summary["gain"]["mean"],
                     *(100 * end for end in summary["gain"]["range"]))  # fmt: skip
 
 
 def summaries(figures: list[dict[str, float]]) -> dict[str, dict[str, Any]]:
-    """Return mean, deviation, range and values of each figure over at least two runs."""
+    """Return mean, sample standard deviation, range and values of each figure over at least two runs."""
     columns = {name: [row[name] for row in figures] for name in figures[0]}
     return {
         name: {

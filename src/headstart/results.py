@@ -1,4 +1,4 @@
-"""The results of a run, written from its own checkpoint and predictions."""
+"""Write the results of a run, from its checkpoint and its recorded logits."""
 
 import dataclasses
 import logging
@@ -30,11 +30,11 @@ logger = logging.getLogger("headstart")
 
 
 def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: Checkpoint) -> None:
-    """Write history, metrics, plots, report and the model; the model's manifest, last, marks the run as finished."""
+    """Write history, metrics, plots, report and model. The model's manifest is last, and marks the run as finished."""
     give_back_freed_memory()
     labels = data.labels(data.test)
     stages = [stage for stage in STAGES if run.has_array(f"test_{stage}")]
-    # Fitted on validation, since the test split chooses nothing.
+    # On validation, since the test split must choose nothing.
     fitted = {stage: fit_temperature(run.array(f"validation_{stage}"), data.labels(data.validation)) for stage in stages}
     logits = {stage: run.test_logits(stage) for stage in stages}
     on_new = figures_on_new_images(run, data, {stage: logits[stage].argmax(axis=1) == labels for stage in stages})
@@ -43,12 +43,12 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
         figures: Any = measure(logits[stage], labels, data.class_names, fitted[stage].temperature)
         test[stage] = figures | {"calibration": dataclasses.asdict(fitted[stage])} | on_new[stage]
     both, model = len(stages) == 2, network.classifier()
-    seconds = {spent_on(key): round(value, 2) for key, value in checkpoint.seconds.items()}
+    seconds = {time_key(key): round(value, 2) for key, value in checkpoint.seconds.items()}
     metrics: Any = {
         "test": test,
         **({"comparison": compare_stages(logits["frozen"], logits["fine_tuned"], labels)} if both else {}),
         "seconds": seconds | {"total": round(sum(checkpoint.seconds.values()), 2)},
-        "memory_mb": {spent_on(key): round(value) for key, value in checkpoint.memory_mb.items()},
+        "memory_mb": {time_key(key): round(value) for key, value in checkpoint.memory_mb.items()},
         "peak_memory_mb": round(max(peak_memory_mb(), *checkpoint.memory_mb.values())),
         "parameters": model.count_params(),
     }
@@ -78,18 +78,18 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     logger.info("%.0f seconds; the run is in %s", metrics["seconds"]["total"], run.path)
 
 
-def spent_on(key: str) -> str:
-    """Return the name in metrics.json, under `seconds` and `memory_mb`, of what the checkpoint counts by this key."""
+def time_key(key: str) -> str:
+    """Return the name, under `seconds` and `memory_mb` in `metrics.json`, for a key of the checkpoint's times."""
     return STAGES[key].seconds if key in STAGES else key
 
 
 def figures_on_new_images(run: RunFolder, data: Dataset, correct: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """Return, for each stage, how many test images have a near-duplicate in training, and its figures on the others, if any.
+    """Return, by stage, how many test images have a near-duplicate in training, and if any have, the figures on the others.
 
-    Nothing is returned of a run without an audit.
+    The figures of each stage are empty if the run has no audit.
 
     Args:
-        correct: for each stage, bool (N,): which test images it classified rightly.
+        correct: for each stage, bool (N,): whether it classified each test image correctly.
     """
     if not (run.path / "audit.json").exists():
         return {stage: {} for stage in correct}

@@ -1,4 +1,4 @@
-"""A run as its user holds it: what lies in its folder, and what its model can do."""
+"""A run for its user: what its folder contains, and what its model can do."""
 
 import base64
 import html
@@ -40,10 +40,10 @@ class Run(RunFolder):
         path: the folder.
 
     Raises:
-        HeadstartError: the folder is no run, or a newer version wrote it.
+        HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
 
     Attributes:
-        classifier: the model with its manifest; an unfinished run is refused.
+        classifier: the model with its manifest. It raises `HeadstartError` if the run is not finished.
     """
 
     @cached_property
@@ -63,7 +63,7 @@ class Run(RunFolder):
 
     @property
     def decoding(self) -> Decoding:
-        """How image files become what the model takes."""
+        """How image files become the model's input."""
         return self.classifier.decoding
 
     @property
@@ -72,59 +72,63 @@ class Run(RunFolder):
         return self.classifier.model
 
     def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
-        """Classify paths, folders, bytes, open files, Pillow images or uint8 arrays; see `Classifier.predict`.
+        """Classify paths, folders, bytes, open files, Pillow images or uint8 arrays.
+
+        Args:
+            images, batch_size, mirror: see `headstart.inference.classifier.Classifier.predict`.
 
         Raises:
-            HeadstartError: there is nothing to classify, or nothing that can be read, or mirror images may mean something else.
+            HeadstartError: there is no image, none can be read, or `mirror` is asked of a run that was trained with `--no-flip`.
         """
         self.refuse_mirror_images(mirror)
         return self.classifier.predict(images, batch_size, mirror=mirror)
 
     def explain(self, images: Any) -> "Explanations":
-        """Show where in some images the evidence for their likeliest class lies; see `headstart.inference.explain.explain`."""
+        """Find where in each image the evidence for its likeliest class lies; see `headstart.inference.explain.explain`."""
         return inference.explain.explain(self.classifier, images)
 
     def load_data(self, source: str | Path = "") -> Dataset:
-        """Load the run's own data with the split that it was trained with, or other data as one test split.
+        """Load the run's own data, with the splits that it was trained with, or other data as a test split.
 
-        Other data keep their test split, if they have one; else every image is used. They are decoded as the run's were.
+        Of other data, the test split is used, if they have one, else every image. They are decoded like the run's own.
 
         Args:
-            source: the name or path of other data.
+            source: the name or path of other data; by default the run's own are loaded.
 
         Raises:
-            HeadstartError: the run's own data have changed since.
+            HeadstartError: the run's own data are gone or have changed since; or the other data cannot be read.
         """
         if not source:
             return recorded_data(self.path, self.config)
-        found = read_source(
+        other = read_source(
             str(source), self.image_shape[0], layout=self.config.layout, decoding=self.decoding, known=self.class_names
         )
-        test, nothing = np.flatnonzero(found.splits == TEST), np.array([], dtype=np.int64)
-        for line in found.remarks:
+        test, nothing = np.flatnonzero(other.splits == TEST), np.array([], dtype=np.int64)
+        for line in other.remarks:
             logger.info("data: %s", line)
         if not len(test):
-            test = np.arange(len(found.labels))
+            test = np.arange(len(other.labels))
             logger.info("%s has no test split: all of its %d images are used", source, len(test))
-        return Dataset(found, train=nothing, validation=nothing, test=test)
+        return Dataset(other, train=nothing, validation=nothing, test=test)
 
     def evaluate(self, data: Dataset | str | Path = "", batch_size: int = 64, *, mirror: bool = False) -> Figures:
-        """Measure the model on the test split of a data set, matching classes by name.
+        """Measure the model on the test split of a data set. Classes are matched by name.
 
-        Images that the run was trained on, or that chose its epoch, would flatter it: they are left out.
+        Images of the run's training and validation split are left out: on these the model would seem better than it is.
 
         Args:
-            data: a data set, or what `load_data` loads: by default the run's own.
-            mirror: take the mean over each image and its mirror image, see `headstart.inference.logits.network_logits`.
+            data: a data set, or a source for `load_data`; by default the run's own data.
+            batch_size: images per batch.
+            mirror: average the logits of each image and its mirror image, see `headstart.inference.logits.network_logits`.
 
         Returns:
-            The figures of `headstart.metrics.classification.measure`; `left_out`, how many images the run knew from its
-            training and validation splits; and `without_near_duplicates`, the accuracy on the images that resemble none of
-            the training images, where these are other data and some resemble them.
+            The figures of `headstart.metrics.classification.measure`; `left_out`, the number of images that were left out, by
+            split; and `without_near_duplicates`, the accuracy on the images without a near-duplicate among the training
+            images, if the data are not the run's own and some images have one.
 
         Raises:
-            HeadstartError: the data have a class that the model does not know, or another image size, the run knows all of
-                their images, or mirror images may mean something else.
+            HeadstartError: the data have a class that the model does not know, another image size, or no image that the run
+                has not seen; or `mirror` is asked of a run that was trained with `--no-flip`.
         """
         self.refuse_mirror_images(mirror)
         classifier = self.classifier
@@ -154,7 +158,7 @@ class Run(RunFolder):
         return np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
 
     def refuse_mirror_images(self, mirror: bool) -> None:
-        """Refuse to look at mirror images where training was told that they mean something else."""
+        """Refuse `mirror` if the run was trained with `--no-flip`: mirror images may mean something else."""
         if mirror and not self.config.flip:
             raise HeadstartError(
                 f"{self.path} was trained with --no-flip, on images whose mirror images mean something else: leave out --mirror"
@@ -164,7 +168,7 @@ class Run(RunFolder):
         return f"Run({shortened(str(self.path), 80)!r}: {self.summary()})"
 
     def summary(self) -> str:
-        """Return the accuracies of a finished run in a line."""
+        """Return the test accuracies of the stages in a line; for several seeds, their number."""
         if not self.finished:
             return "not finished"
         if self.config.seeds > 1:
@@ -172,15 +176,15 @@ class Run(RunFolder):
         return ", ".join(f"{shown(stage)} {100 * one['accuracy']:.2f} %" for stage, one in self.metrics["test"].items())
 
     def image(self, name: str) -> Image.Image:
-        """Return one of the run's pictures, such as `history`, `gain` or `confusion`; a notebook shows it."""
+        """Return one of the run's charts, such as `history`, `gain` or `confusion`; a notebook shows it."""
         return Image.open(self.path / "images" / f"{name}.png")
 
     def _repr_html_(self) -> str:
         """Show a finished run in a notebook: accuracy, curve, and a link to its report."""
-        said = f"<b>{html.escape(str(self.path))}</b>: {html.escape(self.summary())}"
+        summary = f"<b>{html.escape(str(self.path))}</b>: {html.escape(self.summary())}"
         curve, report = self.path / "images" / "history.png", html.escape(str(self.path / "report.html"))
         if not self.finished or not curve.is_file():
-            return said
+            return summary
         source = base64.b64encode(curve.read_bytes()).decode("ascii")
-        drawn = f'<img src="data:image/png;base64,{source}" width="800" alt="accuracy and loss over the epochs">'
-        return f'<p>{said}, <a href="{report}">report</a></p>{drawn}'
+        chart = f'<img src="data:image/png;base64,{source}" width="800" alt="accuracy and loss over the epochs">'
+        return f'<p>{summary}, <a href="{report}">report</a></p>{chart}'

@@ -1,4 +1,4 @@
-"""The main job: images in, two stages of training, a result that tells the truth about itself out."""
+"""The main job: from images through two stages of training to a result with honest figures."""
 
 import contextlib
 import logging
@@ -44,7 +44,7 @@ from headstart.training.stages import fine_tuning_stage, frozen_stage, images_fo
 
 logger = logging.getLogger("headstart")
 
-# So many classes are named in the log; data.json has all.
+# At most so many classes are named in the log; `data.json` has all.
 MOST_LISTED = 30
 
 
@@ -54,17 +54,17 @@ def train(
 ) -> Run:  # fmt: skip
     """Train a classifier and return its finished run.
 
-    With `config.seeds` above 1 the run holds one for each seed, in `seed-0` and so on, and `seeds.json`.
+    If `config.seeds` is above 1, the run's folder holds a run for each seed, `seed-0` and so on, and `seeds.json`.
 
     Args:
         config: all options, from `headstart.recipe` or `headstart.Config`; or the name of a recipe.
-        data: the data set, if it is loaded already, or the name or path of one; by default `config.data`.
+        data: a loaded data set, or the name or path of one; by default `config.data` is loaded.
         overwrite: replace an existing run in the same folder.
-        explicit: names of options that `config.budget` must leave as they are; by default those in `options`.
+        explicit: names of options that `config.budget` must not change; by default those in `options`.
         options: options to change, such as `image_size=96`.
 
     Raises:
-        HeadstartError: bad input, an existing run, no network, no memory; the message says which.
+        HeadstartError: bad input, an existing run, a failed download or too little memory; the message says which.
     """
     with show_progress():
         run, loaded, loading = begin(config, data, overwrite, explicit, options)
@@ -74,31 +74,32 @@ def train(
 def steps(
     config: Config | str, data: Dataset | str | Path | None = None, *, overwrite: bool = False, **options: Any
 ) -> Iterator[Network | Training | Run]:
-    """Train as `train` does, one step at a time, for those who want to look inside.
+    """Train like `train`, but step by step, for those who want to look inside.
 
     Yields:
-        The network, whose backbone is frozen; each stage before it is trained; the finished run. `next` does the work up
-        to there.
+        First the network, whose backbone is frozen (unless it learns from scratch); then each stage before it is trained;
+        last the finished run. Each `next` does the work up to its step.
 
     Raises:
-        HeadstartError: as `train`; or there are several seeds.
+        HeadstartError: as for `train`; or `config.seeds` is above 1.
     """
     with show_progress():
         run, loaded, loading = begin(config, data, overwrite, None, options)
         if run.config.seeds > 1:
-            raise HeadstartError(f"--seeds {run.config.seeds} is a run for each seed: leave it out to go step by step")
+            raise HeadstartError(f"--seeds {run.config.seeds} makes a run for each seed: leave it out to go step by step")
         yield from carry_out(run, loaded, loading)
         yield Run(run.path)
 
 
 def resume(path: str | Path, data: Dataset | None = None) -> Run:
-    """Go on with an interrupted run from its last finished epoch.
+    """Resume an interrupted run after its last finished epoch, and return the finished run.
 
     Args:
-        data: the data set, if it is loaded already, or was given as arrays.
+        path: the folder of the run.
+        data: the data set, if it is loaded already. It is needed if it was made of arrays.
 
     Raises:
-        HeadstartError: the folder is no run, or its data have changed.
+        HeadstartError: the folder is no run, its data are gone or have changed; or as for `train`.
     """
     run = RunFolder(path)
     refuse_missing_extras(run.config)
@@ -116,7 +117,7 @@ def begin(
     config: Config | str, data: Dataset | str | Path | None, overwrite: bool, explicit: Collection[str] | None,
     options: dict[str, Any],
 ) -> tuple[RunFolder, Dataset, float]:  # fmt: skip
-    """Load what is to be loaded, plan, and make the run's folder; return it with its data and the seconds of loading these."""
+    """Load the data, plan, and make the run's folder. Return the folder, the data and the seconds that loading them took."""
     if data is not None and not isinstance(data, Dataset):
         data, options = None, options | {"data": str(data)}
     explicit = options.keys() if explicit is None else explicit
@@ -136,12 +137,12 @@ def begin(
     if "flip" in explicit and config.flip:
         write_json(run.path / "mirror.json", {"asked": True})
     if data:
-        return run, recorded_data(run.path, run.config, data), 0.0  # in the order that the run records
+        return run, recorded_data(run.path, run.config, data), 0.0  # each split in the order that the run records
     return run, loaded, loading
 
 
 def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
-    """Do what is still to be done of a run, or of the runs of all its seeds, and return it."""
+    """Carry out a run, or the runs of all its seeds, from where it stands, and return it."""
     if run.config.seeds > 1:
         carry_out_seeds(run, data, lambda one, same: finish(one, same, 0.0))
     else:
@@ -151,13 +152,13 @@ def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
 
 
 def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network | Training]:
-    """Do what is still to be done of a run: data, network, frozen stage, fine-tuning, results.
+    """Carry out a run from where it stands: network, audit, frozen stage, fine-tuning, results.
 
-    It yields the network and each stage before it is trained, so that somebody can look; nobody has to.
+    It yields the network, and each stage before it is trained, for a caller that wants to look inside (see `steps`).
 
     Args:
-        data: in the split that the run records.
-        loading: how many seconds it took to load them.
+        data: with the splits that the run records.
+        loading: the seconds that loading the data took.
     """
     config = run.config
     with run.log(), explained_memory(config), tracked(run) as trackers:
@@ -178,17 +179,17 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
         budget.announce(run, frozen, data, checkpoint.seconds["preparation"])
         if not mirror_images_may_train(run, frozen, data, checkpoint):
             config = run.switch_off_flip()
-            keras.utils.clear_session()  # the numbers in layers' names, by which features are cached
+            keras.utils.clear_session()  # resets the numbers in layer names, which are in the cache key of the features
             network, frozen, preprocess = networks(data, config, precision)
         data = audit_run(run, frozen, data, checkpoint)
         if config.drop_duplicates:
-            write_split(run.path, data)  # what is trained on is known only now
+            write_split(run.path, data)  # only now it is known which images are trained on
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
         yield network
 
         for stage in stages_of(config):
             if stage == FROZEN and checkpoint.stage not in ("", FROZEN.key):
-                continue  # the checkpoint holds the whole network
+                continue  # the checkpoint is from fine-tuning, and holds the head as well
             prepare = frozen_stage if stage == FROZEN else fine_tuning_stage
             training = prepare(network, frozen, data, config, checkpoint)
             yield training
@@ -205,7 +206,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
 
 
 def networks(data: Dataset, config: Config, precision: str) -> tuple[Network, FrozenLayers, str]:
-    """Return the network, its frozen layers with their cache, and the preprocessing mode of the backbone."""
+    """Return the network, its frozen layers with their cache, and the backbone's preprocessing mode."""
     backbone, preprocess = load_backbone(config)
     network = build_network(backbone, preprocess, data.image_shape, len(data.class_names), config, precision)
     refuse_unknown_layer(network.backbone, config)
@@ -216,10 +217,10 @@ def networks(data: Dataset, config: Config, precision: str) -> tuple[Network, Fr
 
 
 def ask_once(training: Training, run: RunFolder) -> None:
-    """Keep a stage's logits on the validation and the test split, unless an interrupted run did so.
+    """Record a stage's logits on the validation and the test split, unless that was done before an interruption.
 
-    This is where the test split is asked in training, and its answers choose nothing. After the run, the results, the
-    report and the audit read them.
+    In training, this is the only place where the network sees the test split. The recorded logits choose nothing: only the
+    results, the report and the audit read them.
     """
     for split, batches in (("validation", training.validation), ("test", training.test)):
         name = f"{split}_{training.stage.key}"
@@ -231,17 +232,18 @@ def ask_once(training: Training, run: RunFolder) -> None:
 
 
 def describe(data: Dataset) -> None:
-    """Log what was loaded, with every file that was skipped and every duplicate."""
+    """Log what was loaded, what was skipped, and every duplicate."""
     logger.info(
-        "%s: %d classes, %d x %d pixels; %s for training, %d for validation, %d for the test", data.source.name,
-        len(data.class_names), *data.image_shape[:2], count(len(data.train), "image"), len(data.validation), len(data.test),
+        "%s: %d classes, %d x %d pixels; %s for training, %s for validation, %s for the test", data.source.name,
+        len(data.class_names), *data.image_shape[:2], count(len(data.train), "image"), f"{len(data.validation):,}",
+        f"{len(data.test):,}",
     )  # fmt: skip
     counts = np.bincount(data.source.labels, minlength=len(data.class_names)).tolist()
     listed = [f"{name} {number:,}" for name, number in zip(data.class_names, counts, strict=True)]
     more = f" and {len(listed) - MOST_LISTED} more classes" if len(listed) > MOST_LISTED else ""
     logger.info("classes: %s%s", ", ".join(listed[:MOST_LISTED]), more)
     if untested := [name for name, number in data.class_counts()["test"].items() if not number]:
-        logger.warning("no test image, and so no figure, of the class: %s", ", ".join(untested[:MOST_LISTED]))
+        logger.warning("classes without a test image, and so without figures: %s", ", ".join(untested[:MOST_LISTED]))
     for line in data.source.remarks:
         logger.info("data: %s", line)
     if data.source.skipped:
@@ -254,7 +256,7 @@ def describe(data: Dataset) -> None:
 
 @contextlib.contextmanager
 def explained_memory(config: Config) -> Iterator[None]:
-    """Say what to do where memory, main or the GPU's, runs out."""
+    """Turn an error for lack of memory, main or the GPU's, into a `HeadstartError` that says what to do."""
     try:
         yield
     except Exception as error:

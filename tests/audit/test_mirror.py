@@ -112,7 +112,7 @@ def test_too_few_images_tell_nothing_of_mirroring(arrows, tiny, tmp_path):
     options = tiny | {"flip": True, "limit": 0}
     run = hs.train(hs.recipe("starter", **options | {"data": str(tmp_path / "few"), "out": str(tmp_path / "run")}))
     assert run.config.flip
-    assert "was not tested: that takes two training images of two classes" in (run.path / "log.txt").read_text()
+    assert "was not tested: that needs two training images of two classes" in (run.path / "log.txt").read_text()
 
 
 def test_flipping_that_was_asked_for_stays_on(arrows, tmp_path):

@@ -185,7 +185,7 @@ def test_a_known_scale_of_greys(tmp_path):
     Image.fromarray(np.array([[1000, 1500, 2000]] * 3, np.uint16)).save(path)
     shades = read_image(path, 3, 3, Decoding(grey_range=(1000, 2000)))
     assert shades[1].tolist() == [[0] * 3, [127] * 3, [255] * 3]
-    assert decode(path, 3, 3, Decoding()).remarks == ("of more than 8 bits and no known scale: scaled by the range of its type",)
+    assert decode(path, 3, 3, Decoding()).remarks == ("more than 8 bits and no known scale: scaled by the range of its type",)
     assert decode(path, 3, 3, Decoding(grey_range=(1000, 2000))).remarks == ()
 
 
@@ -197,7 +197,7 @@ def test_values_that_are_no_numbers_are_black(tmp_path):
 def test_what_an_image_loses_is_said(tmp_path):
     frames = [Image.new("RGB", (16, 16), colour) for colour in (RED, GREEN)]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert decode(tmp_path / "moving.gif", 8, 8, Decoding()).remarks == ("of several frames the first is used",)
+    assert decode(tmp_path / "moving.gif", 8, 8, Decoding()).remarks == ("several frames: only the first is used",)
     frames[0].save(tmp_path / "two.jpg", "MPO", save_all=True, append_images=frames[1:])
     assert decode(tmp_path / "two.jpg", 8, 8, Decoding()).remarks == ()
 

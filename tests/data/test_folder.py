@@ -334,7 +334,7 @@ def test_long_images_of_one_shape_are_squashed_and_it_is_said(tmp_path):
     assert any("squashed" in line for line in source.remarks)
     cropped = read_folder(tmp_path, 16, fit="crop")
     assert cropped.images[0, 8, 0].max() <= 8
-    assert any("75 % of each in the mean is cut away" in line for line in cropped.remarks)
+    assert any("75 % of each is cut away on average" in line for line in cropped.remarks)
 
 
 def test_long_images_of_many_shapes_are_padded_and_photographs_cropped(tmp_path):
@@ -362,3 +362,15 @@ def test_deep_images_share_one_scale_that_is_found_from_them(tmp_path, dtype, su
     assert 120 < source.images[0].max() < 135, "one scale for all, so that a darker image stays darker"
     again = read_folder(tmp_path, 64, decoding=source.decoding)
     assert np.array_equal(again.images, source.images)
+
+
+def test_an_unreadable_file_does_not_hide_which_images_are_deep(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.png").write_bytes(b"damaged")
+        deep = np.linspace(1000, 2000, 64 * 64).reshape(64, 64).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / name / "1.png")
+        for number in range(2, 6):
+            Image.fromarray(np.full((64, 64, 3), number, np.uint8)).save(tmp_path / name / f"{number}.png")
+    low, high = read_folder(tmp_path, 64).decoding.grey_range
+    assert 995 < low < high < 2001

@@ -14,4 +14,4 @@ def test_the_table_has_a_row_for_each_size_and_says_what_cannot_be_foretold(digi
         "disk",
     ]  # fmt: skip
     assert rows[0][:2] == ["quick", "64"]
-    assert notes[0].startswith("quick, 32 px: the maps would take")
+    assert notes[0].startswith("quick, 32 px: the feature maps would take")

@@ -1,6 +1,6 @@
-"""What is wrong with a data set: near-duplicates across its splits, labels that are probably wrong.
+"""What may be wrong with a data set: near-duplicates, wrong labels, mirror images that contradict the labels.
 
-`unseen` starts SciPy, which a prediction does without: it is imported when it is first used.
+`unseen` needs SciPy, which a prediction does without, so it is imported at first use.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""The audit of a data set: near-duplicates, labels that may be wrong, counts; what it finds is told, and nothing is changed."""
+"""The audit of a data set: near-duplicates, labels that may be wrong, counts. It reports, and changes nothing."""
 
 import logging
 import time
@@ -19,33 +19,33 @@ from headstart.training.features import FrozenLayers
 
 logger = logging.getLogger("headstart")
 
-# Principal components of the features: for the labels, and of these the first for finding similar images.
+# The numbers of principal components that judge labels and that find similar images.
 LABEL_COMPONENTS, PAIR_COMPONENTS = 256, 128
-# With fewer images for each component, a class's regression learns noise, and whitening makes all images equally unlike.
+# With fewer images per component, the regression on labels learns noise, and whitening makes all images equally dissimilar.
 IMAGES_PER_COMPONENT = 10
-# Where more than this share of the images have a near-duplicate, they are alike by kind or come in series.
+# If more than this share of the images have a near-duplicate, the images are alike by kind or come in series.
 MOST_ALIKE = 1 / 3
-# So many images determine the components.
+# At most so many images determine the components.
 PCA_SAMPLE = 10_000
 
 
 def all_features(frozen: FrozenLayers, data: Dataset) -> np.ndarray:
-    """Return the features of every image as it is, float (N, C): training, validation and test after each other.
+    """Return the features of all images without augmentation, float (N, C): training, then validation, then test.
 
     Args:
-        frozen: of the same data.
+        frozen: the frozen layers for the same data.
     """
     splits = zip(SPLIT_NAMES, (data.train, data.validation, data.test), strict=True)
     return np.concatenate([frozen.features(rows, 0, f"{name} images") for name, rows in splits if len(rows)])
 
 
 def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool = True) -> dict[str, Any]:
-    """Find what is wrong with a data set; write `audit.json` and two lists, and return the first's content.
+    """Find what may be wrong with a data set, write the findings (see `write_findings`), and return those of `audit.json`.
 
     Args:
-        components: float32 (N, C), of the features of every image, in the order of `all_features`.
-        folder: an existing one.
-        mirrored: whether an image and its mirror image are near-duplicates.
+        components: float32 (N, C), principal components of the features of all images, in the order of `all_features`.
+        folder: an existing folder.
+        mirrored: whether an image and its mirror image count as near-duplicates.
     """
     begin = time.monotonic()
     rows = np.concatenate([data.train, data.validation, data.test])
@@ -58,7 +58,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     )  # fmt: skip
     training = splits == SPLIT_NAMES[0]
     left_out = redundant(pairs, training, labels)
-    # Classes that --drop-duplicates would leave without training images, which it refuses to do.
+    # Classes that --drop-duplicates would leave without a training image, so that it would refuse.
     emptied = set(labels[training].tolist()) - set(np.delete(labels, left_out)[np.delete(training, left_out)].tolist())
     equal = data.source.digests[rows[pairs[:, 0]]] == data.source.digests[rows[pairs[:, 1]]]
     described = [
@@ -83,13 +83,13 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
         "unreadable": list(data.source.unreadable),
         "exact_duplicates": list(data.duplicates),
         "near_duplicates": near,
-        # More than a third of the images have a near-duplicate.
+        # Whether more than a third of the images have a near-duplicate.
         "alike": bool(alike),
-        # Pairs of equal or nearly equal images with different labels: one of both is wrong, or the images only look alike.
+        # Pairs of equal or nearly equal images with different labels: a label is wrong, or the images only look alike.
         "label_conflicts": conflicts,
         "suspects": suspects,
         "suspects_note": note,
-        # What --drop-duplicates leaves out, or would; and the classes of which nothing would be left to train on.
+        # The images that --drop-duplicates leaves out, or would; and the classes that would have no training image left.
         "redundant": [names[row] for row in left_out],
         "classes_emptied": [class_names[label] for label in sorted(emptied)],
         "accuracy_without_near_duplicates": {},
@@ -107,7 +107,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     if alike:
         logger.info(
             "audit: more than a third of the images have a near-duplicate: they are alike by kind (as X-rays are) or come in "
-            "series (frames of a video), so that a random split cannot say how good a network is on other ones"
+            "series (frames of a video), so a random split cannot say how good a network is on new images"
         )
     elif conflicts:
         logger.info("audit: %s of nearly the same image with different labels", count(len(conflicts), "pair"))
@@ -115,7 +115,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
 
 
 def write_findings(folder: Path, content: dict[str, Any]) -> None:
-    """Write `audit.json`, and its near-duplicates and suspects as tables."""
+    """Write `audit.json`, and its near-duplicates and suspects as `near_duplicates.csv` and `suspects.csv`."""
     header = ["first", "second", "first_split", "second_split", "similarity", "first_label", "second_label"]
     write_csv(folder / "near_duplicates.csv", header, [
         [entry["first"], entry["second"], *entry["splits"], entry["similarity"], *entry["labels"]]
@@ -127,7 +127,7 @@ def write_findings(folder: Path, content: dict[str, Any]) -> None:
 
 
 def suspects_in_words(suspects: list[dict[str, Any]]) -> str:
-    """Return how many labels are suspects by each cut."""
+    """Return the numbers of suspect labels in words: strongly suspect ones and others."""
     if not suspects:
         return "no label is suspect"
     surely = sum(entry["certainty"] == "surely" for entry in suspects)
@@ -135,30 +135,32 @@ def suspects_in_words(suspects: list[dict[str, Any]]) -> str:
 
 
 def doubt_labels(components: np.ndarray, data: Dataset, rows: np.ndarray, splits: np.ndarray) -> tuple[list[dict[str, Any]], str]:
-    """Return what `audit.json` says of the labels that may be wrong, and what could not be checked, or nothing.
+    """Return the suspects for `audit.json`, and a note on what could not be checked, or "".
 
     Args:
-        components: float32 (R, C), of the features of images; `rows`, int (R,), the images; `splits`, str (R,), their splits.
+        components: float32 (R, C), principal components of the images' features.
+        rows: int (R,), the images.
+        splits: str (R,), the split of each image.
     """
     labels = data.labels(rows)
     counts = np.bincount(labels, minlength=len(data.class_names))
-    checked = np.flatnonzero(counts[labels] > 1)  # a class's only image leaves none to learn the class from
+    checked = np.flatnonzero(counts[labels] > 1)  # without its only image, a class cannot be learned
     single = [data.class_names[label] for label in np.flatnonzero(counts == 1)]
-    alone = f"labels with a single image are not checked: {', '.join(single[:10])}" if single else ""
+    unchecked = f"classes with a single image are not checked: {', '.join(single[:10])}" if single else ""
     if (counts > 1).sum() < 2:
-        return [], "no label is checked: that takes two classes with two images each"
+        return [], "no label is checked: that needs two classes with two images each"
     probabilities = out_of_fold_probabilities(components[checked], labels[checked], len(data.class_names))
     suspects, note = describe_suspects(probabilities, data, rows[checked], splits[checked])
-    return suspects, "; ".join(filter(None, [note, alone]))
+    return suspects, "; ".join(filter(None, [note, unchecked]))
 
 
 def principal_components(features: np.ndarray) -> np.ndarray:
-    """Return features on their first principal components, float32 (N, up to 256)."""
+    """Return features projected on their first principal components, float32 (N, up to 256)."""
     chosen = np.random.default_rng(0).choice(len(features), min(PCA_SAMPLE, len(features)), replace=False)
     sample, channels = np.float32(features[chosen]), features.shape[1]
     mean = sample.mean(axis=0)
     sample -= mean
-    # Of a ResNet-50's 2,048 components an eighth is wanted, and found in a quarter of the time of all.
+    # Only some are computed: an eighth of a ResNet-50's 2,048 components takes a quarter of the time of all.
     wanted = [max(0, channels - min(LABEL_COMPONENTS, len(sample))), channels - 1]
     _, axes = eigh(sample.T @ sample / len(sample), subset_by_index=wanted)
     axes = axes[:, ::-1]  # the largest first
@@ -168,17 +170,18 @@ def principal_components(features: np.ndarray) -> np.ndarray:
 def describe_suspects(
     probabilities: np.ndarray, data: Dataset, rows: np.ndarray, splits: np.ndarray
 ) -> tuple[list[dict[str, Any]], str]:
-    """Return what `audit.json` says of the labels that may be wrong, and why none is named, or nothing.
+    """Return the suspects for `audit.json`, and if the models are too weak to find any, a note that says so, else "".
 
     Args:
-        probabilities: float (R, classes), by models that were not trained on the image.
-        rows: int (R,), the images; `splits`, str (R,), the split of each.
+        probabilities: float (R, classes), from models that were not trained on the image.
+        rows: int (R,), the images.
+        splits: str (R,), the split of each image.
     """
     names, labels, class_names = data.source.names, data.labels(rows), data.class_names
     if skill(probabilities, labels) < LEAST_SKILL:
         agreement = (probabilities.argmax(axis=1) == labels).mean()
         return [], (
-            f"no label is doubted: models that had not seen the images predict {100 * agreement:.0f} % of the labels, "
+            f"no label is suspected: models that had not seen the images predict {100 * agreement:.0f} % of the labels, "
             "too few to tell a wrong label from a hard image"
         )
     return ranked([
@@ -193,7 +196,7 @@ def describe_suspects(
 
 
 def ranked(suspects: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return suspects in order, the least probable given label first, each with its rank from 1 on."""
+    """Return the suspects ordered by the probability of their given label, the least probable first, with ranks from 1."""
     ordered = sorted(suspects, key=lambda entry: entry["given_probability"])
     return [{**entry, "rank": rank} for rank, entry in enumerate(ordered, start=1)]
 

@@ -1,4 +1,4 @@
-"""Near-duplicates: pairs of images that a backbone finds alike, confirmed on their pixels."""
+"""Near-duplicates: pairs of images with similar features, confirmed on their pixels."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -9,34 +9,34 @@ from PIL import Image
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import affine_transform, gaussian_filter
 
-# Candidates per image, over all: the pairs whose features are most alike.
+# Candidates per image on average: the pairs with the most similar features.
 CANDIDATES = 20
-# So many images estimate which similarity the candidates begin at.
+# So many images are used to estimate the similarity from which pairs are candidates.
 SAMPLE = 250
 
-# Pixels are compared at this size, in shades of grey, so that JPEG, colour and brightness matter little.
+# Pixels are compared at this size and in shades of grey, so that JPEG, colour and brightness matter little.
 SIDE = 32
-# Near-duplicates are often cropped and stretched a little differently: shifts up to so many pixels are tried, and zooms by
-# powers of `ZOOM` up to `MOST_ZOOM` either way. First both axes are zoomed together by each of `ZOOMS`, and then each axis
-# by itself goes up or down by each of `STEPS` in turn, as long as the pair grows more alike.
+# Near-duplicates are often cropped and stretched a little differently. Shifts of up to `MOST_SHIFT` pixels are tried, and zooms
+# by powers of `ZOOM`, up to `MOST_ZOOM` in both directions. First both axes are zoomed together by each of `ZOOMS`. Then each
+# axis alone is zoomed up or down by each of `STEPS` in turn, if that makes the pair more similar.
 MOST_SHIFT, ZOOM, MOST_ZOOM, ZOOMS, STEPS = 3, 1.04, 6, (-2, 2), (2, 2, 1)
-# Shades wider than this many pixels do not count: any two images with a bright sky have them in common.
+# Structures wider than so many pixels are removed: all images with a bright sky have them in common.
 DETAIL = 3.0
-# Detail whose deviation is below so many of the 255 shades is noise, and does not count in full.
+# Detail with a standard deviation below so many of the 255 shades is noise, and counts less.
 FAINTEST = 1.0
-# Positions a side of the first, coarse comparison; shades wider than so many positions do not count in it.
+# Positions per side of the first, coarse comparison. Structures wider than `COARSE_DETAIL` of these are removed.
 GRID, COARSE_DETAIL = 8, 1.5
-# Correlations below which a pair is not worth the next comparison: of the coarse grid; without zoom; and, below what makes it
-# count, with both axes zoomed together.
+# A pair is given up if its correlation on the coarse grid, or the one without zoom, is below these; or if, with both axes
+# zoomed together, it is more than `FURTHEST` below the correlation that it needs.
 LEAST_COARSE, LEAST_UNZOOMED, FURTHEST = 0.4, 0.4, 0.25
-# A pair counts from a correlation on that is lower the more of the image has detail (two small silhouettes on a plain ground
-# correlate by chance, two images full of detail do not) and the closer the features are (0: as far as any candidate's, 1:
-# equal), and higher the more the detail deviates, for each of 255 shades; and from `SURE_SIMILARITY` on in any case. A logistic
-# regression on 240 pairs of CIFAR-10 that were judged by eye gave these weights.
+# The correlation that a pair needs. It is lower the more of the image has detail: two small silhouettes on a plain background
+# correlate by chance, two images full of detail do not. It is lower the closer the features are (0: the farthest candidates,
+# 1: equal), and higher the larger the detail's standard deviation is, in shades of 255. From `SURE_SIMILARITY` on, every pair
+# counts. The weights come from a logistic regression on 240 pairs of CIFAR-10 that were judged by eye.
 BASE_SIMILARITY, SPREAD_BONUS, CLOSE_BONUS, CONTRAST_PENALTY, SURE_SIMILARITY = 1.015, 0.49, 0.21, 0.004, 0.95
-# Below this side there is too little detail to tell a near-duplicate from another image of its kind.
+# An image with a shorter side has too little detail to tell a near-duplicate from another image of the same kind.
 SMALLEST_SIDE = 16
-# Blocks of pairs at a time.
+# So many blocks of pairs are compared at the same time.
 AT_ONCE = 2
 
 
@@ -45,38 +45,37 @@ def near_duplicates(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of images that show the same photograph, cropped, stretched or coloured a little differently.
 
-    Candidates have similar features; they are confirmed by the largest normalised cross-correlation
-    of their detail over small shifts and zooms. Barz and Denzler (2020, "Do we train on test data?")
-    found candidates in the same way and judged them by eye. Of the 255 near-duplicates across
-    CIFAR-10's test and training split that they published, this finds 241 with the features of a
-    ResNet-50 at 96 px, and 234 at 64 px.
+    Candidates have similar features. They are confirmed by the largest normalised cross-correlation of their detail over
+    small shifts and zooms. Barz and Denzler (2020, "Do we train on test data?") found candidates in the same way, and judged
+    them by eye. They published 255 near-duplicates across CIFAR-10's test and training split. This function finds 241 of
+    them with the features of a ResNet-50 at 96 px, and 234 at 64 px.
 
     Args:
-        images: uint8 (N, H, W, 3), RGB, 0..255. Where a side is under 16 pixels, nothing is found.
-        rows: int (R,), which of the images to compare.
-        features: float (R, C) of these, best centred and reduced by a principal component analysis
-            to far fewer columns than rows.
-        mirrored: whether an image and its mirror image are near-duplicates.
+        images: uint8 (N, H, W, 3), RGB, 0..255. Nothing is found if a side is shorter than 16 pixels.
+        rows: int (R,), the images to compare.
+        features: float (R, C), of these images, best centred and reduced by principal component analysis to far fewer
+            columns than rows.
+        mirrored: whether an image and its mirror image count as near-duplicates.
 
     Returns:
-        Pairs of positions in `rows`, int64 (M, 2), each with the smaller first, and their
-        correlation, float32 (M,), up to 1; the most similar first.
+        Pairs of indices into `rows`, int64 (M, 2), the smaller index first; and their correlations, float32 (M,), at most 1.
+        The most similar pair comes first.
     """
     if min(images.shape[1:3]) < SMALLEST_SIDE or len(rows) < 2:
         return np.empty((0, 2), np.int64), np.empty(0, np.float32)
     grey = shades_of_grey(images, rows)
     features = whitened(features)
     pairs = np.concatenate(list(candidates(features)))
-    alike, turned = compare_coarsely(grey, pairs, mirrored)
-    worth = alike >= LEAST_COARSE
-    pairs, turned = pairs[worth], turned[worth]
+    coarse, flipped = compare_coarsely(grey, pairs, mirrored)
+    promising = coarse >= LEAST_COARSE
+    pairs, flipped = pairs[promising], flipped[promising]
     for block in np.split(grey, range(256, len(grey), 256)):  # in place: for 60,000 images it is a quarter of a gigabyte
         block -= gaussian_filter(block, (0, DETAIL, DETAIL))
     detail = grey
     comparison = Comparison(detail, window_lengths(detail))
-    similarity = comparison.correlations(pairs, turned, np.zeros((len(pairs), 2), int))
-    worth = similarity >= LEAST_UNZOOMED
-    pairs, turned, similarity = pairs[worth], turned[worth], similarity[worth]
+    similarity = comparison.correlations(pairs, flipped, np.zeros((len(pairs), 2), int))
+    promising = similarity >= LEAST_UNZOOMED
+    pairs, flipped, similarity = pairs[promising], flipped[promising], similarity[promising]
     cosines = np.concatenate([np.empty(0, np.float32), *(
         np.vecdot(*features[pairs[start : start + (1 << 14)].T]) for start in range(0, len(pairs), 1 << 14)
     )])  # fmt: skip
@@ -84,17 +83,17 @@ def near_duplicates(
     contrast = np.sqrt(np.einsum("nyx,nyx->n", detail, detail) / SIDE**2)[pairs].min(axis=1, initial=255)
     needed = BASE_SIMILARITY - SPREAD_BONUS * spread_of_detail(detail, pairs) - CLOSE_BONUS * close + CONTRAST_PENALTY * contrast
     needed = np.minimum(needed, SURE_SIMILARITY)
-    similarity = comparison.best_correlations(pairs, turned, similarity, needed)
+    similarity = comparison.best_correlations(pairs, flipped, similarity, needed)
     pairs, similarity = pairs[similarity >= needed], similarity[similarity >= needed]
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarity))
     return pairs[order], similarity[order]
 
 
 def whitened(features: np.ndarray) -> np.ndarray:
-    """Return features whose columns all count the same, as rows of length 1, float32.
+    """Return features with all columns scaled to the same deviation, as rows of length 1, float32.
 
-    Whitening (Jégou and Chum 2012, "Negative evidences and co-occurrences in image retrieval") raised the share of
-    CIFAR-10's published near-duplicates that are among the candidates from 93 to 99 %.
+    With this whitening (Jégou and Chum 2012, "Negative evidences and co-occurrences in image retrieval"), the candidates
+    include 99 % of CIFAR-10's published near-duplicates, without it 93 %.
     """
     rows = np.float32(features)
     rows /= np.maximum(rows.std(axis=0), 1e-12)
@@ -103,7 +102,12 @@ def whitened(features: np.ndarray) -> np.ndarray:
 
 
 def candidates(rows: np.ndarray, block: int = 1024) -> Iterator[np.ndarray]:
-    """Yield int64 (M, 2), about `CANDIDATES` pairs for each row of length 1, in blocks that bound the memory."""
+    """Yield blocks of the most similar pairs, int64 (M, 2), about `CANDIDATES` per row in all. Blocks bound the memory.
+
+    Args:
+        rows: float (N, C), each of length 1.
+        block: rows per block.
+    """
     rows = np.asarray(rows, np.float32)
     sample = np.random.default_rng(0).choice(len(rows), min(SAMPLE, len(rows)), replace=False)
     cosines = rows[sample] @ rows.T
@@ -112,13 +116,13 @@ def candidates(rows: np.ndarray, block: int = 1024) -> Iterator[np.ndarray]:
     for first in range(0, len(rows), block):
         for second in range(first, len(rows), 4 * block):
             cosines = rows[first : first + block] @ rows[second : second + 4 * block].T
-            # Ten times as fast as `argwhere`, which is made for any number of dimensions.
+            # Ten times as fast as `argwhere`, which allows any number of dimensions.
             found = np.stack(np.divmod(np.flatnonzero(cosines >= least), cosines.shape[1]), axis=1) + np.array([first, second])
             yield found[found[:, 0] < found[:, 1]]
 
 
 def shades_of_grey(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the luminance of some images (ITU-R 601) at one size, float32 (R, SIDE, SIDE), 0..255."""
+    """Return the luminance (ITU-R 601) of the images in `rows`, resized, float32 (R, SIDE, SIDE), 0..255."""
     grey = np.empty((len(rows), SIDE, SIDE), np.float32)
     down, across = (shrinking(side) for side in images.shape[1:3])
     for start in range(0, len(rows), 256):
@@ -129,14 +133,15 @@ def shades_of_grey(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 @cache
 def shrinking(side: int) -> np.ndarray:
-    """Return the matrix that brings a column of pixels to SIDE of them by Pillow's box filter, float32 (SIDE, side)."""
+    """Return the matrix that resizes a column of `side` pixels to SIDE pixels by Pillow's box filter, float32 (SIDE, side)."""
     return np.asarray(Image.fromarray(np.eye(side, dtype=np.float32)).resize((side, SIDE), Image.Resampling.BOX))
 
 
 def spread_of_detail(detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Return the share of an image that holds its detail, 0..1, the lesser one of each pair, float32 (M,).
+    """Return, for each pair, the smaller of both images' shares of area with detail, 0..1, float32 (M,).
 
-    It is the participation ratio of the detail's energy: 1 / N where one pixel of N has all of it, 1 where all have the same.
+    The share is the participation ratio of the detail's energy: 1 / N if one of N pixels has all of it, 1 if all pixels have
+    the same.
     """
     rows, places = np.unique(pairs, return_inverse=True)
     share = np.empty(len(rows), np.float32)
@@ -147,16 +152,16 @@ def spread_of_detail(detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
-    """Return vectors (..., C) without their mean and with length 1, so that a product of two is their correlation."""
+    """Return vectors (..., C) with mean 0 and length 1 (faint ones are shorter): the product of two is their correlation."""
     centred = vectors - vectors.mean(axis=-1, keepdims=True)
     return centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), FAINTEST * centred.shape[-1] ** 0.5)
 
 
 def compare_coarsely(grey: np.ndarray, pairs: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return the correlation of each pair's coarse grids, float32 (M,), and whether the second is better mirrored, (M,) bool.
+    """Return each pair's correlation on a coarse grid, float32 (M,), and whether mirroring the second is better, bool (M,).
 
     Args:
-        mirrored: whether to try that.
+        mirrored: whether to try mirroring.
     """
     grid = grey.reshape(len(grey), GRID, SIDE // GRID, GRID, SIDE // GRID).mean(axis=(2, 4))
     grid -= gaussian_filter(grid, (0, COARSE_DETAIL, COARSE_DETAIL))
@@ -170,11 +175,11 @@ def compare_coarsely(grey: np.ndarray, pairs: np.ndarray, mirrored: bool) -> tup
 
 
 class Comparison:
-    """Compares images pair by pair: the second's middle, zoomed, is moved over the first.
+    """Compares images pair by pair: the middle of the second image, zoomed, is shifted over the first image.
 
     Args:
         detail: float32 (N, SIDE, SIDE).
-        lengths: of `window_lengths`.
+        lengths: from `window_lengths`.
     """
 
     def __init__(self, detail: np.ndarray, lengths: np.ndarray) -> None:
@@ -182,24 +187,24 @@ class Comparison:
         self.edge = slice(MOST_SHIFT, SIDE - MOST_SHIFT)
         self.zooms = np.stack([zoom_matrix(ZOOM**power)[self.edge] for power in range(-MOST_ZOOM, MOST_ZOOM + 1)])
 
-    def correlations(self, pairs: np.ndarray, turned: np.ndarray, powers: np.ndarray, block: int = 256) -> np.ndarray:
-        """Return the largest normalised cross-correlation of each pair over shifts of the second, float32 (M,).
+    def correlations(self, pairs: np.ndarray, flipped: np.ndarray, powers: np.ndarray, block: int = 256) -> np.ndarray:
+        """Return the largest normalised cross-correlation of each pair over shifts of the second image, float32 (M,).
 
-        It is a product of spectra (Lewis 1995, "Fast normalized cross-correlation").
+        It is computed as a product of spectra (Lewis 1995, "Fast normalized cross-correlation").
 
         Args:
             pairs: int (M, 2).
-            turned: bool (M,), whether the second is mirrored.
-            powers: int (M, 2), of `ZOOM`, by which the second is enlarged down and across.
+            flipped: bool (M,), whether the second image is mirrored.
+            powers: int (M, 2), the powers of `ZOOM` by which the second image is enlarged down and across.
         """
         blocks = [slice(start, start + block) for start in range(0, len(pairs), block)]
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            found = pool.map(lambda split: self.of_block(pairs[split], turned[split], powers[split]), blocks)
-            return np.concatenate([np.empty(0, np.float32), *found])
+            results = pool.map(lambda part: self.of_block(pairs[part], flipped[part], powers[part]), blocks)
+            return np.concatenate([np.empty(0, np.float32), *results])
 
-    def of_block(self, pairs: np.ndarray, turned: np.ndarray, powers: np.ndarray) -> np.ndarray:
+    def of_block(self, pairs: np.ndarray, flipped: np.ndarray, powers: np.ndarray) -> np.ndarray:
         shifts, (first, second) = np.arange(-MOST_SHIFT, MOST_SHIFT + 1), pairs.T
-        moved = np.where(turned[:, None, None], self.detail[second][:, :, ::-1], self.detail[second])
+        moved = np.where(flipped[:, None, None], self.detail[second][:, :, ::-1], self.detail[second])
         down, across = self.zooms[powers.T + MOST_ZOOM]
         middle = down @ moved @ across.transpose(0, 2, 1)
         template = np.zeros_like(moved)
@@ -207,12 +212,12 @@ class Comparison:
         products = irfft2(rfft2(self.detail[first]) * rfft2(template).conj())[:, shifts[:, None], shifts]
         return (products / self.lengths[first]).max(axis=(1, 2))
 
-    def best_correlations(self, pairs: np.ndarray, turned: np.ndarray, unzoomed: np.ndarray, needed: np.ndarray) -> np.ndarray:
-        """Return the largest correlation of each pair over shifts and zooms, float32 (M,); zooms are searched uphill.
+    def best_correlations(self, pairs: np.ndarray, flipped: np.ndarray, unzoomed: np.ndarray, needed: np.ndarray) -> np.ndarray:
+        """Return the largest correlation of each pair over shifts and zooms, float32 (M,), by hill climbing over the zooms.
 
         Args:
-            unzoomed: float32 (M,), their correlations without zoom.
-            needed: float32 (M,); a pair that stays `FURTHEST` below it is given up.
+            unzoomed: float32 (M,), the correlations without zoom.
+            needed: float32 (M,), what a pair needs to count. A pair more than `FURTHEST` below it is given up.
         """
         best, powers = unzoomed.copy(), np.zeros((len(pairs), 2), int)
 
@@ -220,9 +225,9 @@ class Comparison:
             starts = powers[rows]
             for move in moves:
                 tried = np.clip(starts + move, -MOST_ZOOM, MOST_ZOOM)
-                found = self.correlations(pairs[rows], turned[rows], tried)
-                better = found > best[rows]
-                best[rows[better]], powers[rows[better]] = found[better], tried[better]
+                results = self.correlations(pairs[rows], flipped[rows], tried)
+                better = results > best[rows]
+                best[rows[better]], powers[rows[better]] = results[better], tried[better]
 
         climb(np.arange(len(pairs)), [(power, power) for power in ZOOMS])
         for step in STEPS:
@@ -231,9 +236,9 @@ class Comparison:
 
 
 def window_lengths(detail: np.ndarray) -> np.ndarray:
-    """Return the length of what each shift's window shows, less its mean, float32 (N, shifts, shifts)."""
+    """Return the length of each shift's window of an image, minus its mean, as a vector, float32 (N, shifts, shifts)."""
     size = SIDE - 2 * MOST_SHIFT
-    # A row for each shift, with the mean over its window.
+    # Each row computes the mean over the window of one shift.
     window = np.stack([np.roll(np.arange(SIDE) < size, shift) for shift in range(2 * MOST_SHIFT + 1)]).astype(np.float32) / size
     mean = window @ detail @ window.T
     square = np.concatenate([window @ detail[start : start + 256] ** 2 @ window.T for start in range(0, len(detail), 256)])
@@ -242,7 +247,7 @@ def window_lengths(detail: np.ndarray) -> np.ndarray:
 
 @cache
 def zoom_matrix(factor: float) -> np.ndarray:
-    """Return the matrix that enlarges a column of SIDE pixels about its middle, float32 (SIDE, SIDE)."""
+    """Return the matrix that enlarges a column of SIDE pixels around its middle, float32 (SIDE, SIDE)."""
     middle = (SIDE - 1) / 2
     return affine_transform(
         np.eye(SIDE, dtype=np.float32), [1 / factor, 1], (middle - middle / factor, 0), order=1, mode="nearest"
@@ -250,17 +255,18 @@ def zoom_matrix(factor: float) -> np.ndarray:
 
 
 def redundant(pairs: np.ndarray, training: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return which images to leave out of training so that no pair is left: of each two one, and never one that tests.
+    """Return the training images to leave out so that no pair with a training image is left.
 
-    Pairs with different labels stay: one of both labels is wrong, and which one is for a person to say.
+    Only training images are left out. Pairs with different labels stay: one of the labels is wrong, and a person must decide
+    which.
 
     Args:
-        pairs: int (M, 2), positions.
+        pairs: int (M, 2), indices.
         training: bool (N,), whether each image is in the training split.
         labels: int (N,).
 
     Returns:
-        Positions, int64 (L,), sorted.
+        Sorted indices, int64 (L,).
     """
     pairs = pairs[labels[pairs[:, 0]] == labels[pairs[:, 1]]]
     out = {int(one if training[one] else other) for one, other in pairs if training[one] != training[other]}

@@ -12,39 +12,38 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 FOLDS = 5
-# Two cuts, by the probability that a model trained on the others gives a label. With 5 % of CIFAR-10's labels flipped
-# (ResNet-50 at 96 px, 81 % of the labels predicted), "surely" has a precision of 0.91 and a recall of 0.71, "perhaps" 0.57
-# and 0.92. Where few labels are wrong most suspects are only hard images: a person decides.
+# Labels whose out-of-fold probability is above `PERHAPS` are never reported; those below `SURELY` may be strong suspects. With
+# 5 % of CIFAR-10's labels flipped (ResNet-50 at 96 px, 81 % of the labels predicted), "surely" has a precision of 0.91 and a
+# recall of 0.71, and "perhaps" 0.57 and 0.92. If few labels are wrong, most suspects are only hard images: a person decides.
 SURELY, PERHAPS = 0.02, 0.1
-# No label is doubted on a weak model's word: its skill is the accuracy beyond that of always naming the largest class, as a
-# share of what it could be. In the same experiment with fewer images, "surely" had a precision of 0.62 to 0.91 at skills
-# from 0.66 on, and 0.27 to 0.33 at 0.61 and below.
+# A model with less skill reports nothing (see `skill`). In the same experiment with fewer images, "surely" had a precision of
+# 0.62 to 0.91 at skills from 0.66 on, and 0.27 to 0.33 at 0.61 and below.
 LEAST_SKILL = 0.65
-# scikit-learn's C times the number of images: the penalty's weight beside the mean loss stays the same for any number.
+# scikit-learn's C times the number of images, so that the weight of the penalty against the mean loss is always the same.
 STRENGTH = 500
-# The result is a ranking, which more iterations hardly change.
+# The result is a ranking, and more iterations hardly change it.
 MOST_ITERATIONS = 100
-# Folds at a time, each with its copy of the features.
+# So many folds run at the same time, each with its own copy of the features.
 AT_ONCE = 2
 
 
 def out_of_fold_probabilities(features: np.ndarray, labels: np.ndarray, classes: int = 0) -> np.ndarray:
-    """Predict the class of each image by logistic regression on the others.
+    """Predict the class of each image by logistic regression on other images (cross-validation).
 
     Args:
         features: float (N, C).
-        labels: int (N,), of two classes or more; each class that occurs occurs twice at least.
-        classes: how many there are; 0 for as many as occur.
+        labels: int (N,), of at least two classes, each with at least two images.
+        classes: the number of classes; 0 for as many as occur.
 
     Returns:
-        float (N, classes), rows sum to 1. No row was predicted by a model that had seen its label.
+        float (N, classes), each row sums to 1. The model that predicted a row was not trained on it.
     """
     present, places = np.unique(labels, return_inverse=True)
-    # A class of fewer images than folds lacks in some folds' tests, and in no fold's training.
+    # A class with fewer images than folds is missing in the test images of some folds, but in the training of none.
     folds = StratifiedKFold(min(FOLDS, int(np.bincount(places).max())), shuffle=True, random_state=0)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH / len(labels), max_iter=MOST_ITERATIONS))
-    # One core a fold: products with so few columns as there are classes gain nothing from a second, and on a busy
-    # machine the threads of one product wait for each other, which took up to nine times the time.
+    # One core per fold: products with as few columns as there are classes gain nothing from a second core, and on a busy
+    # machine the threads of one product wait for each other, which took up to nine times as long.
     with warnings.catch_warnings(), parallel_config("threading", n_jobs=AT_ONCE), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
@@ -55,7 +54,7 @@ def out_of_fold_probabilities(features: np.ndarray, labels: np.ndarray, classes:
 
 
 def skill(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return how often predictions agree with labels, from 0 (as often as always the largest class) to 1 (always)."""
+    """Return the accuracy on a scale where 0 is that of always predicting the largest class, and 1 is perfect."""
     chance = np.bincount(labels).max() / len(labels)
     agreement = (probabilities.argmax(axis=1) == labels).mean()
     return float((agreement - chance) / (1 - chance)) if chance < 1 else 0.0
@@ -64,18 +63,16 @@ def skill(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def rank_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rank the labels that may be wrong by self-confidence: the least probable given label first.
 
-    Suspects are the images that are predicted as another class and whose given label has a
-    probability under `PERHAPS`. Those that both prunings of confident learning choose, and whose
-    given label has a probability under `SURELY`, are the sure ones (Northcutt, Jiang and Chuang
-    2021, JAIR 70).
+    Suspects are the images that are predicted as another class and whose given label has a probability below `PERHAPS`. A
+    suspect is sure if both prunings of confident learning choose it (Northcutt, Jiang and Chuang 2021, JAIR 70) and its
+    given label has a probability below `SURELY`.
 
     Args:
-        probabilities: float (N, classes), by models that were not trained on the image.
-        labels: int (N,), the given ones.
+        probabilities: float (N, classes), from models that were not trained on the image.
+        labels: int (N,), the given labels.
 
     Returns:
-        Rows of the suspects, int64 (M,); the class suggested for each, int64 (M,); whether each is
-        sure, bool (M,).
+        Rows of the suspects, int64 (M,); the suggested class of each, int64 (M,); whether each is sure, bool (M,).
     """
     given, suggested = probabilities[np.arange(len(labels)), labels], probabilities.argmax(axis=1)
     suspects = np.flatnonzero((suggested != labels) & (given < PERHAPS))
@@ -87,9 +84,9 @@ def rank_suspects(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.nda
 def pruned(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return which labels both prunings of confident learning choose, by class and by noise rate, bool (N,).
 
-    A class is confidently predicted where its probability reaches the mean that it has on the
-    images given that label. The confident joint counts given labels by such predictions, and
-    estimates how many images of each class belong to each other one.
+    A class is confidently predicted for an image if its probability reaches its mean over the images with that label. The
+    confident joint counts images by given label and confident prediction. It estimates how many images with each label
+    belong to each other class.
     """
     count, classes = probabilities.shape
     given, totals = probabilities[np.arange(count), labels], np.bincount(labels, minlength=classes)

@@ -1,4 +1,4 @@
-"""Whether mirror images keep their labels: what a classifier that has seen none answers on them."""
+"""Whether mirror images keep their labels, judged by a classifier that was trained without mirror images."""
 
 import logging
 from typing import Any
@@ -19,85 +19,88 @@ from headstart.training.features import FrozenLayers
 
 logger = logging.getLogger("headstart")
 
-# So many images answer, at least and at most, and so many of each class between these.
+# The sample has `OF_EACH_CLASS` images for each class, but at least `FEWEST` and at most `MOST` (or all, if there are fewer).
 FEWEST, MOST, OF_EACH_CLASS = 1000, 5000, 25
 FOLDS = 5
-# Of the images that are named rightly, so large a share must be lost by mirroring: arrows lose all, handwritten digits half;
-# CIFAR-10 loses 0.3 % or nothing, and frames of videos, which are known by heart, a tenth.
+# Mirroring contradicts the labels if it loses at least this share of the correct answers. Arrows lose all of them, handwritten
+# digits half; CIFAR-10 loses 0.3 % or nothing, and frames of videos, which the classifier has memorised, a tenth.
 LOST = 0.15
-# And no chance of luck may be larger than this (exact binomial test).
+# The p value of that loss must be below this (exact binomial test).
 SIGNIFICANT = 0.001
 
 
 def sample(rows: np.ndarray, classes: int) -> np.ndarray:
-    """Return those of some images that are looked at, sorted."""
+    """Return a random sample of the images `rows`, sorted."""
     number = min(len(rows), int(np.clip(OF_EACH_CLASS * classes, FEWEST, MOST)))
     return np.sort(np.random.default_rng(0).choice(rows, number, replace=False))
 
 
 def mirror_answers(plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the classes that a ridge classifier names on images and on their mirror images, int (N,) each.
+    """Return the classes that a ridge classifier predicts for images and for their mirror images, int (N,) each.
 
-    It learns on the others of the images, as they are (cross-validation).
+    By cross-validation, it is trained on other images, which are not mirrored.
 
     Args:
-        plain, mirrored: float (N, C), features of the same images.
+        plain, mirrored: float (N, C), features of the images and of their mirror images.
         labels: int (N,), each class at least twice.
     """
     answers = np.empty((2, len(labels)), labels.dtype)
     folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels)[np.unique(labels)].min())), shuffle=True, random_state=0)
-    for learned, asked in folds.split(plain, labels):
-        model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=len(learned), class_weight="balanced"))
-        model.fit(plain[learned], labels[learned])
-        answers[:, asked] = model.predict(plain[asked]), model.predict(mirrored[asked])
+    for training, test in folds.split(plain, labels):
+        model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=len(training), class_weight="balanced"))
+        model.fit(plain[training], labels[training])
+        answers[:, test] = model.predict(plain[test]), model.predict(mirrored[test])
     return answers[0], answers[1]
 
 
 def judge(plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]) -> dict[str, Any]:
-    """Say whether mirroring contradicts the labels.
+    """Judge whether mirroring contradicts the labels.
+
+    It does if mirroring loses many of the correct answers, or turns two classes into each other, so that fewer than half of
+    their answers stay correct.
 
     Args:
-        plain, mirrored, labels: int (N,), the answers of `mirror_answers` and what is right.
-
-    It does where mirroring loses many of the right answers, or turns two classes into each other: of their images it then
-    leaves less than half right.
+        plain, mirrored: int (N,), from `mirror_answers`.
+        labels: int (N,).
 
     Returns:
-        `images`, `accuracy`, `mirrored_accuracy` and `contradicts`; and where two classes become each other, these as `swapped`.
+        `images`, `accuracy`, `mirrored_accuracy` and `contradicts`; and the names of two classes that become each other as
+        `swapped`.
     """
-    right, still = plain == labels, mirrored == labels
+    right, right_mirrored = plain == labels, mirrored == labels
     found: dict[str, Any] = {
-        "images": len(labels), "accuracy": float(right.mean()), "mirrored_accuracy": float(still.mean()), "contradicts": False,
+        "images": len(labels), "accuracy": float(right.mean()), "mirrored_accuracy": float(right_mirrored.mean()),
+        "contradicts": False,
     }  # fmt: skip
     pairs = {tuple(sorted(pair)) for pair in zip(labels.tolist(), mirrored.tolist(), strict=True) if pair[0] != pair[1]}
     p_values = {}
     for pair in pairs:
         rows = np.isin(labels, pair) & np.isin(plain, pair) & np.isin(mirrored, pair)
-        if rows.any() and right[rows].mean() > 0.5 > still[rows].mean():
-            p_values[pair] = p_value_of_loss(right[rows], still[rows])
+        if rows.any() and right[rows].mean() > 0.5 > right_mirrored[rows].mean():
+            p_values[pair] = p_value_of_loss(right[rows], right_mirrored[rows])
     swapped = min(p_values, key=lambda pair: p_values[pair], default=None)
     if swapped and p_values[swapped] < SIGNIFICANT / len(pairs):
         found |= {"contradicts": True, "swapped": [class_names[label] for label in swapped]}
-    lost = (right.sum() - still.sum()) / max(1, right.sum())
-    if lost >= LOST and p_value_of_loss(right, still) < SIGNIFICANT:
+    lost = (right.sum() - right_mirrored.sum()) / max(1, right.sum())
+    if lost >= LOST and p_value_of_loss(right, right_mirrored) < SIGNIFICANT:
         found["contradicts"] = True
     return found
 
 
-def p_value_of_loss(right: np.ndarray, still: np.ndarray) -> float:
-    """Return how likely it is by luck alone that mirroring loses so many right answers and gains so few."""
-    lost, won = int((right & ~still).sum()), int((still & ~right).sum())
+def p_value_of_loss(right: np.ndarray, right_mirrored: np.ndarray) -> float:
+    """Return the probability that by chance alone mirroring loses so many correct answers, or more, and gains so few."""
+    lost, won = int((right & ~right_mirrored).sum()), int((right_mirrored & ~right).sum())
     return float(binomtest(lost, lost + won, alternative="greater").pvalue) if lost + won else 1.0
 
 
 def mirror_images_may_train(run: RunFolder, frozen: FrozenLayers, data: Dataset, checkpoint: Checkpoint) -> bool:
-    """Whether a run may go on as it is: whether it flips no image, or flipping does not contradict the labels.
+    """Whether a run may train as configured. It may not if it flips images and mirror images contradict the labels.
 
-    What was found lies in `mirror.json`. Where `--flip` was given explicitly, it is only said.
+    The finding is logged and written to `mirror.json`. If `--flip` was given explicitly, the run may train all the same.
 
     Args:
-        frozen: gives the features of the same data.
-        checkpoint: what time and memory this takes is added to it.
+        frozen: the frozen layers for the same data.
+        checkpoint: the time and memory that this takes are added to it.
     """
     config = run.config
     if not config.flip or run.mirror.get("images"):
@@ -109,7 +112,7 @@ def mirror_images_may_train(run: RunFolder, frozen: FrozenLayers, data: Dataset,
     rows = rows[np.bincount(data.labels(rows))[data.labels(rows)] > 1]
     labels = data.labels(rows)
     if len(np.unique(labels)) < 2:
-        logger.info("whether mirror images keep their labels was not tested: that takes two training images of two classes")
+        logger.info("whether mirror images keep their labels was not tested: that needs two training images of two classes")
         return True
     checkpoint.start_clock()
     features = frozen.features(data.training_candidates, 0, "training images")

@@ -1,4 +1,4 @@
-"""The audit as a part of a run: before training, and once more when the trained network can judge labels itself."""
+"""The audit within a run: before training, and again after it, when the trained network can judge labels."""
 
 import dataclasses
 import logging
@@ -30,13 +30,16 @@ logger = logging.getLogger("headstart")
 
 
 def audit_run(run: RunFolder, frozen: FrozenLayers, data: Dataset, checkpoint: Checkpoint) -> Dataset:
-    """Audit a run's data before it trains, once, and return them, on request without the redundant training images.
+    """Audit a run's data, once, before training. Return the data; with `--drop-duplicates`, without redundant training images.
 
-    Where a run has no features, from scratch or with images passed anew at every epoch, nothing is audited.
+    Nothing is audited if the run keeps no features: from scratch, or with `--no-cache-features`.
 
     Args:
-        frozen: gives the features of the same data.
-        checkpoint: what time and memory this takes is added to it.
+        frozen: the frozen layers for the same data.
+        checkpoint: the time and memory that this takes are added to it.
+
+    Raises:
+        HeadstartError: without its redundant images, a class would have no training image left.
     """
     config = run.config
     if not config.keeps_features:
@@ -56,10 +59,10 @@ def audit_run(run: RunFolder, frozen: FrozenLayers, data: Dataset, checkpoint: C
 
 
 def finish_audit(run: RunFolder, data: Dataset, stages: list[str]) -> None:
-    """Bring a run's audit up to date with what it has learned.
+    """Update a run's audit after training.
 
-    `audit.json` gets the accuracy of each stage without the test images that have a near-duplicate in training, and the
-    suspects of the validation and test splits as the fine-tuned network sees them.
+    `audit.json` gets the accuracy of each stage on the test images without a near-duplicate in training. Suspects of the
+    validation and test splits are replaced by those that the fine-tuned network finds.
     """
     if not run.config.keeps_features:
         return
@@ -80,13 +83,14 @@ def finish_audit(run: RunFolder, data: Dataset, stages: list[str]) -> None:
 
 
 def judged_again(run: RunFolder, data: Dataset, content: dict[str, Any], stage: str) -> tuple[list[dict[str, Any]], str]:
-    """Return suspects with those of the validation and test splits found anew by a stage's probabilities, and the note on them.
+    """Return the suspects and the note for `audit.json`, after a stage's network has judged the validation and test splits.
 
-    The trained network knows these images' classes better than a regression on frozen features does, and was trained
-    on none of them. It was on the training split, whose suspects stay. A network that is too weak changes nothing.
+    The trained network knows the classes better than a regression on frozen features, and was not trained on these splits.
+    It was trained on the training split, so the suspects there stay. If it is too weak, it changes nothing.
 
     Args:
         content: of `audit.json`.
+        stage: the key of the stage.
     """
     splits = {"validation": data.validation, "test": data.test}
     logits = np.concatenate([run.array(f"{split}_{stage}") for split in splits])
@@ -102,13 +106,13 @@ def judged_again(run: RunFolder, data: Dataset, content: dict[str, Any], stage: 
 
 
 def without_redundant(data: Dataset, content: dict[str, Any]) -> Dataset:
-    """Return a data set whose training split lacks the images that an audit found redundant.
+    """Return a data set without the training images that an audit found redundant.
 
     Raises:
         HeadstartError: a class would have no training image left.
     """
     names, redundant_names = data.source.names, set(content["redundant"])
-    candidates = data.training_candidates  # a run that goes on has left them out already
+    candidates = data.training_candidates  # a resumed run has left the redundant ones out already
     left_out = np.array([names[row] in redundant_names for row in candidates])
     kept = candidates[~left_out]
     missing = sorted(set(range(len(data.class_names))) - set(data.labels(kept).tolist()))
@@ -129,10 +133,10 @@ def accuracies_without_near_duplicates(
 
     Args:
         content: of `audit.json`.
-        correct: for each stage, bool (N,): which test images it classified rightly.
+        correct: for each stage, bool (N,): whether it classified each test image correctly.
     """
     names = data.source.names
-    trained = {names[row] for row in data.train}  # near-duplicates that --drop-duplicates left out did not help
+    trained = {names[row] for row in data.train}  # without those that --drop-duplicates left out, which did not help
     known = test_images_like_training(content, trained)
-    alone = np.array([names[row] not in known for row in data.test])
-    return {stage: subset_figures(right, alone) for stage, right in correct.items() if alone.any()}
+    new = np.array([names[row] not in known for row in data.test])
+    return {stage: subset_figures(right, new) for stage, right in correct.items() if new.any()}

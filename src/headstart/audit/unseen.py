@@ -1,4 +1,4 @@
-"""Which images of other data a run has never seen, and whether others resemble those that it was trained on."""
+"""Which images of a data set a run has never seen, and which of these resemble images that it was trained on."""
 
 import logging
 
@@ -15,14 +15,18 @@ from headstart.record.split import hexadecimal, recorded_data
 
 logger = logging.getLogger("headstart")
 
-# With more images, looking for near-duplicates would take longer than the evaluation itself.
+# With more images, the search for near-duplicates would take longer than the evaluation itself.
 MOST_TO_COMPARE = 20_000
-# Candidates are looked for by their shades of grey, on a grid of so many a side.
+# Candidates are found by their shades of grey on a grid of so many positions per side.
 GRID = 8
 
 
 def unseen_images(run: RunFolder, data: Dataset) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the test images that a run has neither learned from nor chosen its epoch by, and how many others there are."""
+    """Return the test images, as indices, that are not in a run's training or validation split, and how many are, by split.
+
+    Raises:
+        HeadstartError: all of them are.
+    """
     split_of = {row["digest"]: row["split"] for row in run.split}
     splits = [split_of.get(digest, "") for digest in hexadecimal(data.source.digests[data.test])]
     left_out = {name: splits.count(name) for name in SPLIT_NAMES[:2]}
@@ -42,18 +46,21 @@ def unseen_images(run: RunFolder, data: Dataset) -> tuple[np.ndarray, dict[str, 
 
 
 def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.ndarray, right: np.ndarray) -> SubsetFigures | None:
-    """Return the accuracy on the images that resemble none that a run was trained on.
+    """Return the accuracy on the images that have no near-duplicate among a run's training images.
 
-    None is returned where all are such, where the run's own audit has told (its own data), or where it would take
-    long to find out; this is logged.
+    None is returned if no image has one, for the run's own data, which its audit has searched, and if there was no search:
+    the run records no split, its data are gone, or there are too many images. The last two are logged.
 
     Args:
-        rows: int (N,), the images that are measured; `right`, bool (N,), which of them were named rightly.
+        rows: int (N,), the images that are measured.
+        right: bool (N,), whether each was classified correctly.
     """
     if source.name == run.read_json("data.json")["source"] or not run.split:
         return None
     if len(rows) + len(run.split) > MOST_TO_COMPARE:
-        logger.info("no search for near-duplicates of the run's training images: it takes long beyond %d images", MOST_TO_COMPARE)
+        logger.info(
+            "no search for near-duplicates of the run's training images: with more than %d images it takes long", MOST_TO_COMPARE
+        )
         return None
     try:
         own = recorded_data(run.path, run.config)
@@ -63,15 +70,15 @@ def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.nda
     images = np.concatenate([source.images[rows], own.images(own.train)])
     everything = np.arange(len(images))
     grey = shades_of_grey(images, everything)
-    # Coarse pixels find candidates without a network; mirror images are found by the run's audit alone.
+    # Coarse pixels find candidates without a network. They do not find mirror images, as the run's audit does.
     block = grey.shape[1] // GRID
     coarse = grey.reshape(len(grey), GRID, block, GRID, block).mean(axis=(2, 4))
     coarse = normalised(coarse.reshape(len(grey), -1))
     pairs, _ = near_duplicates(images, everything, coarse, run.config.flip)
     across = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))]
-    alone = ~np.isin(np.arange(len(rows)), across[:, 0])
-    found = int((~alone).sum())
-    if not found:
+    new = ~np.isin(np.arange(len(rows)), across[:, 0])
+    known = int((~new).sum())
+    if not known:
         return None
-    logger.warning("%d of the %d images have a near-duplicate among those that the run was trained on", found, len(rows))
-    return subset_figures(right, alone)
+    logger.warning("%d of the %d images have a near-duplicate among those that the run was trained on", known, len(rows))
+    return subset_figures(right, new)

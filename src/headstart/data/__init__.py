@@ -1,6 +1,6 @@
 """From files to labelled arrays with splits.
 
-`splits` and `builtin` start scikit-learn, which most commands do without: they are imported when they are first used.
+`splits` and `builtin` need scikit-learn, which most commands do without, so they are imported at first use.
 """
 
 import lazy_loader

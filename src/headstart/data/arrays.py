@@ -1,4 +1,4 @@
-"""Images and labels in arrays, of every shape that people hold in their hands."""
+"""Images and labels given as arrays, in every usual shape."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from headstart.data.decode import to_rgb
 from headstart.data.source import SPLIT_NAMES, TRAIN, Source
 from headstart.errors import HeadstartError
 
-# The name of a source that was given as arrays, which nobody can load again.
+# The name of a source that was given as arrays: it cannot be loaded again by name.
 ARRAYS = "arrays"
 
 
 def images_of_array(array: np.ndarray) -> Sequence[np.ndarray]:
-    """Return the images that an array holds, each uint8 (H, W) or (H, W, 1, 3 or 4); refuse what holds none.
+    """Return the images in an array, each uint8 (H, W) or (H, W, C) with 1, 3 or 4 channels; none for an empty array.
 
     Raises:
-        HeadstartError: the message says how to make it an array that holds some.
+        HeadstartError: the array holds no images; the message says how to convert it.
     """
     if not array.size and array.ndim:
         return []
@@ -46,7 +46,10 @@ def source_of_arrays(given: Sequence[tuple[Any, Any]], class_names: Sequence[str
     """Return arrays as a source; see `headstart.data.dataset.Dataset.from_arrays`.
 
     Args:
-        given: images and labels of the training, validation and test split; None where a split is not given.
+        given: images and labels of the training, validation and test split; None and None for a split that is missing.
+
+    Raises:
+        HeadstartError: the arrays do not fit together, or are no images or labels.
     """
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
@@ -85,7 +88,7 @@ def rgb_images(array: np.ndarray) -> np.ndarray:
 
 
 def labels_of_array(array: np.ndarray, split: str) -> np.ndarray:
-    """Return labels (N,), integers or names; (N, 1) are flattened, as Keras' data sets have them."""
+    """Return labels (N,), integers or names. Labels (N, 1), as in Keras' data sets, are flattened."""
     flat = array.reshape(-1) if array.ndim == 2 and array.shape[1] == 1 else array
     if flat.ndim != 1 or flat.dtype.kind not in "iuUO":
         cure = ": if they are one-hot rows, give labels.argmax(axis=1)" if array.ndim == 2 else ""
@@ -94,7 +97,7 @@ def labels_of_array(array: np.ndarray, split: str) -> np.ndarray:
 
 
 def numbered(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
-    """Return the names of the classes, and labels as int32 places in these."""
+    """Return the class names, and the labels as int32 indices into these."""
     if labels.dtype.kind in "iu":
         names = tuple(class_names or map(str, range(int(labels.max(initial=0)) + 1)))
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):

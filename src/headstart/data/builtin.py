@@ -38,7 +38,7 @@ def cifar10() -> Source:
 def cifar100() -> Source:
     """CIFAR-100 (Krizhevsky, 2009) with its fine labels, downloaded and hash-checked by Keras."""
     source = downloaded("cifar100", load_keras().datasets.cifar100.load_data, tuple(str(i) for i in range(100)))
-    # Keras gives no class names, but keeps the distribution's own file of them.
+    # Keras gives no class names, but keeps the file of the distribution that has them.
     datasets = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "datasets"
     meta = next(datasets.glob("cifar-100-python*/**/meta"), None)
     if meta is None:
@@ -51,7 +51,11 @@ LOADERS = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
 
 
 def downloaded(name: str, load: Callable[[], Any], class_names: tuple[str, ...]) -> Source:
-    """Load one of Keras' data sets, and say how to go on where it cannot be fetched."""
+    """Load one of Keras' data sets.
+
+    Raises:
+        HeadstartError: it cannot be downloaded; the message says how to go on without a network.
+    """
     archive = f"{name.replace('cifar', 'cifar-')}-python.tar.gz"
     with explained_download(f"bring {archive} from another machine and give --data {archive}"):
         (train_images, train_labels), (test_images, test_labels) = load()

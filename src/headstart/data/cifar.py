@@ -12,7 +12,7 @@ import numpy as np
 from headstart.data.source import TEST, TRAIN, Source
 from headstart.errors import HeadstartError
 
-# The largest file of a real distribution has 155 MB; what claims more is not CIFAR.
+# The largest file of a real distribution has 155 MB; a larger file is not CIFAR.
 MOST_BYTES = 1 << 28
 
 
@@ -22,7 +22,7 @@ class Layout(NamedTuple):
     train: tuple[str, ...]
     test: str
     meta: str
-    label_bytes: int  # 0: pickled
+    label_bytes: int  # 0 means that the batches are pickles
 
 
 LAYOUTS = (
@@ -35,10 +35,10 @@ FILE_NAMES = {name for layout in LAYOUTS for name in (*layout.train, layout.test
 
 
 def read_cifar(path: Path) -> Source | None:
-    """Read a CIFAR folder or tar archive, in the python or the binary layout.
+    """Read a CIFAR folder or tar archive, in the Python or the binary layout.
 
     Returns:
-        The images, uint8 (N, 32, 32, 3), or None where the folder holds no CIFAR files.
+        The source, with images uint8 (N, 32, 32, 3); None if the folder or archive holds no CIFAR files.
 
     Raises:
         HeadstartError: the archive or one of its files is damaged or incomplete.
@@ -50,7 +50,7 @@ def read_cifar(path: Path) -> Source | None:
         with tarfile.open(path) as archive:
             return read_files(path, archive_files(archive))
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        # The first line says it; the others list each compression that tarfile tried.
+        # The first line has the reason; the others list each compression that tarfile tried.
         reason = str(error).partition(":\n")[0]
         raise HeadstartError(f"{path} is not a readable tar archive ({reason}); download it again") from None
 
@@ -62,14 +62,14 @@ def archive_files(archive: tarfile.TarFile) -> dict[str, bytes]:
         name = Path(member.name).name
         if name in FILE_NAMES and member.size <= MOST_BYTES and (file := archive.extractfile(member)):
             contents[name] = file.read()
-    # gzip compares its checksum only at the end of the file, behind the last member.
+    # gzip checks its checksum only at the end of the file, after the last member.
     while archive.fileobj and archive.fileobj.read(1 << 20):
         pass
     return contents
 
 
 def read_files(path: Path, files: dict[str, bytes]) -> Source | None:
-    """Read the batches of the layout that the file names show."""
+    """Read the batches in the layout that the file names show; None if they show none."""
     layout = next((layout for layout in LAYOUTS if files.keys() & {layout.meta}), None)
     if layout is None:
         return None
@@ -123,7 +123,7 @@ def read_batch(path: Path, layout: Layout, content: bytes) -> tuple[np.ndarray, 
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Opens pickles of numbers and NumPy arrays; any other name in them, which could run code, is refused."""
+    """Opens pickles of numbers and NumPy arrays. Any other name in a pickle could run code, and is refused."""
 
     allowed = {("ndarray", "numpy"), ("dtype", "numpy")} | {
         ("_reconstruct", f"numpy.{core}.multiarray") for core in ("core", "_core")
@@ -137,7 +137,11 @@ class ArrayUnpickler(pickle.Unpickler):
 
 
 def unpickle(path: Path, content: bytes) -> dict[bytes, Any]:
-    """Return the dictionary in a pickle that may hold nothing but arrays, lists, text and numbers."""
+    """Return the dictionary in a pickle. Only arrays, lists, text and numbers are allowed in it.
+
+    Raises:
+        HeadstartError: it is damaged, holds something else, or is no dictionary.
+    """
     try:
         batch = ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
     # A damaged pickle raises almost anything (IndexError, MemoryError, AttributeError, ...).

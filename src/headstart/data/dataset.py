@@ -1,4 +1,4 @@
-"""The one idea of a data set: labelled images and three splits that share none."""
+"""A data set: labelled images, and three splits that share no image."""
 
 import hashlib
 from collections.abc import Sequence
@@ -18,11 +18,10 @@ class Dataset:
     """Labelled images and their three splits.
 
     Attributes:
-        source: all images, in the order of the source.
-        train, validation, test: int64 indices into the images; no two splits share an image or
-            hold equal ones.
-        duplicates: a line for each image that equals another: which, and what was done.
-        left_out: int64 indices of training images that `--drop-duplicates` left out.
+        source: all images, with their labels.
+        train, validation, test: int64 indices into the images of the source. Equal images never lie in two splits.
+        duplicates: a line for each image that equals another: which one, and what was done.
+        left_out: int64 indices of the training images that `--drop-duplicates` left out.
     """
 
     source: Source
@@ -38,17 +37,18 @@ class Dataset:
         y_test: Any = None, *, class_names: Sequence[str] | None = None, validation_fraction: float = 0.1,
         test_fraction: float = 0.2, seed: int = 0, limit: int = 0,
     ) -> "Dataset":  # fmt: skip
-        """Return a data set of arrays. Splits that are not given are drawn out of the training images.
+        """Return a data set made of arrays. Missing splits are drawn from the training images.
 
         Args:
-            x_train, x_validation, x_test: images of one size, uint8 in 0..255, (N, H, W), grey, or (N, H, W, C) with 1, 3
-                (RGB) or 4 (RGBA) channels.
-            y_train, y_validation, y_test: their classes, (N,) or (N, 1): names, or integers that count from 0.
+            x_train, x_validation, x_test: images of one size, uint8, 0..255; grey (N, H, W), or (N, H, W, C) with 1 (grey),
+                3 (RGB) or 4 (RGBA) channels.
+            y_train, y_validation, y_test: their classes, (N,) or (N, 1), as names or as integers that count from 0.
             class_names: the name of each integer; by default the integer itself.
             validation_fraction, test_fraction, seed, limit: see `headstart.data.splits.split_source`.
 
         Raises:
-            HeadstartError: an array is no images or no labels; the message says what is wrong and what to do.
+            HeadstartError: an array holds no images or no labels, or the arrays do not fit together; the message says what
+                to do.
         """
         given = [(x_train, y_train), (x_validation, y_validation), (x_test, y_test)]
         source = source_of_arrays(given, class_names)
@@ -71,7 +71,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of the images, which all share one size."""
+        """Height, width and channels; all images share them."""
         height, width, channels = self.source.images.shape[1:]
         return height, width, channels
 
@@ -85,23 +85,23 @@ class Dataset:
 
     @property
     def training_candidates(self) -> np.ndarray:
-        """Indices of the training split as it was before `--drop-duplicates`, sorted: what features are cached for."""
+        """Sorted indices of the training split before `--drop-duplicates`. Features are cached for these."""
         return np.union1d(self.train, self.left_out)
 
     @property
     def test_fingerprint(self) -> str:
-        """SHA-256 over the test split's pixels and labels: runs where it is equal were measured on the same images."""
+        """SHA-256 over the test split's pixels and labels. If it is equal, two runs were measured on the same images."""
         labels = self.labels(self.test).astype("<i4")
         return hashlib.sha256(self.source.digests[self.test].tobytes() + labels.tobytes()).hexdigest()
 
     def class_counts(self) -> dict[str, dict[str, int]]:
-        """Return how many images of each class each split has."""
+        """Return the number of images by split and class."""
         splits, classes = (self.train, self.validation, self.test), len(self.class_names)
         counts = [np.bincount(self.labels(rows), minlength=classes).tolist() for rows in splits]
         return {name: dict(zip(self.class_names, row, strict=True)) for name, row in zip(SPLIT_NAMES, counts, strict=True)}
 
     def summary(self) -> dict[str, Any]:
-        """Return what a run records of its data, ready for JSON."""
+        """Return what a run records about its data, ready for JSON."""
         return {
             "source": self.source.name,
             "fingerprint": self.source.fingerprint,

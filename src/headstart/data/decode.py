@@ -1,4 +1,4 @@
-"""One image file, of any kind, to what a person would see of it: RGB, at one size."""
+"""Decode one image file of any kind to RGB at one size, as a person would see it."""
 
 import contextlib
 import warnings
@@ -11,41 +11,41 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# What turns up in image folders. Pillow's other decoders stay closed to files of unknown origin: EPS would start
-# Ghostscript. JPEG opens MPO too, which many cameras write; Pillow knows no opener of that name.
+# The formats that occur in image folders. Pillow's other decoders are not used on files of unknown origin: EPS would start
+# Ghostscript. JPEG opens MPO too, which many cameras write and for which Pillow has no opener of its own.
 FORMATS = (
     "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "JXL", "TGA", "PCX", "SGI", "QOI",
 )  # fmt: skip
-# These Pillow has loaded when it starts; loading the others takes as long as classifying some images.
+# Pillow loads these when it starts. Loading the others takes as long as classifying a few images.
 COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
-# A file with one of these endings is meant as an image: where it cannot be read, that is said.
+# A file with one of these endings is meant as an image, so it is reported if it cannot be read.
 ENDINGS = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".pcx", ".sgi", ".qoi",
 }  # fmt: skip
-# Camera raw is TIFF outside, and Pillow would take the thumbnail in it for the image.
+# A camera raw file looks like TIFF, and Pillow would read its thumbnail instead of the image.
 RAW_ENDINGS = {".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
-# A decoded image takes 3 bytes a pixel: 300 MB here, enough for any camera.
+# A decoded image takes 3 bytes per pixel, so this is 300 MB: enough for any camera.
 MOST_PIXELS = 100_000_000
-# JPEG is decoded at a half, a quarter or an eighth where that suffices, so that its own size may be larger.
+# JPEG is decoded at a half, a quarter or an eighth of its size if that suffices, so it may be larger.
 MOST_PIXELS_OF_JPEG = 250_000_000
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS_OF_JPEG // 2  # Pillow refuses more than twice this; MOST_PIXELS is checked here
 
-# Photographs have up to 3 : 2. Of a set of these, what a square about the centre leaves out are margins.
+# Photographs have aspect ratios of up to 3 : 2. A crop to a central square then cuts only margins.
 LONGEST_PHOTOGRAPH, LONGEST_OF_MOST = 1.51, 2.0
 # Images whose shapes differ by at most this factor look alike when they are squashed to one square.
 ALIKE_SHAPES = 1.5
-# What often stands where an image should be.
+# How files begin that often lie where an image should be.
 INSTEAD = {
     b"version https://git-lfs": "it is a pointer of Git LFS: fetch the images with git lfs pull",
     b"<!doctype": "it is a web page, saved under an image's name", b"<html": "it is a web page, saved under an image's name",
 }  # fmt: skip
-# What lies around a padded image: ImageNet's mean colour, which most networks see as zero.
+# The colour of padding is ImageNet's mean, which most networks see as zero.
 PADDING = (124, 116, 104)
 
 
 class UnreadableImage(Exception):
-    """A file that is no image, is damaged, or is too large."""
+    """A file is no image, is damaged, or is too large; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Decoding:
 
     Attributes:
         fit: `crop` to the centre, `squash` to the wanted shape, or `pad` to it.
-        grey_range: the values that become 0 and 255 in images of more than 8 bits, found from the whole data set.
-            None: no scale is known, and each image is scaled by the range of its own type.
+        grey_range: the values that become 0 and 255 in grey images of more than 8 bits, estimated over the data set. With
+            None, each image is scaled by the range of its own type.
     """
 
     fit: str = "crop"
@@ -63,12 +63,12 @@ class Decoding:
 
 
 class Decoded(NamedTuple):
-    """An image as it was read.
+    """A decoded image.
 
     Attributes:
         pixels: uint8 (height, width, 3), RGB, 0..255.
-        size: width and height before that, upright.
-        remarks: what a user might not expect of it, in words that can be counted.
+        size: width and height of the upright image before it was brought to this size.
+        remarks: what a user might not expect, in fixed words, so that equal remarks can be counted.
     """
 
     pixels: np.ndarray
@@ -78,8 +78,8 @@ class Decoded(NamedTuple):
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that Pillow can open here."""
-    with contextlib.suppress(ImportError):  # HEIC of telephones, where the user has installed it
+    """Return those of `FORMATS` that Pillow can open on this machine."""
+    with contextlib.suppress(ImportError):  # HEIC, from phones, needs this optional package
         import pillow_heif
 
         pillow_heif.register_heif_opener()
@@ -88,7 +88,7 @@ def formats() -> tuple[str, ...]:
 
 
 def open_image(path: Path | BinaryIO) -> Image.Image:
-    """Open an image file of a kind that is read here; its header is read, and no pixel decoded."""
+    """Open an image file of one of `FORMATS`. Only its header is read; no pixel is decoded."""
     try:
         return Image.open(path, formats=COMMON)
     except UnidentifiedImageError:
@@ -96,14 +96,14 @@ def open_image(path: Path | BinaryIO) -> Image.Image:
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file is an image by its ending or, with an ending that says nothing, by its content."""
+    """Whether a file is an image: by its ending or, if the ending is unknown, by its content."""
     ending = path.suffix.lower()
     if ending in ENDINGS or ending in RAW_ENDINGS:
         return ending in ENDINGS
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[name for name in formats() if name != "TGA"]):
-            return True  # TGA has no mark of its own, so that a text could be taken for one
-    except Exception:  # Pillow raises almost anything
+            return True  # without TGA, which has no signature: a text file could be taken for one
+    except Exception:  # Pillow raises exceptions of almost any kind
         return False
 
 
@@ -113,23 +113,23 @@ def read_image(path: Path, height: int, width: int, decoding: Decoding = Decodin
 
 
 def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -> Decoded:
-    """Read the image in a file, or in an open one.
+    """Read the image in a file or an open binary file.
 
-    Turned as its EXIF data say; greyscale, palette, CMYK and 16 bit become RGB; transparent parts
-    lie on white; of an animation, the first frame.
+    It is turned as its EXIF data say. Greyscale, palette, CMYK and 16-bit images become RGB. Transparency is put on white.
+    Only the first frame of an animation is used.
 
     Raises:
-        UnreadableImage: with the reason.
+        UnreadableImage: the file cannot be read; the message says why.
     """
     if isinstance(path, Path) and path.suffix.lower() in RAW_ENDINGS:
         raise UnreadableImage("camera raw is not read: convert it to JPEG or PNG")
     try:
         with warnings.catch_warnings():
-            # Pillow warns of oddities in files that it reads all the same.
+            # Pillow warns about oddities in files that it can read.
             warnings.simplefilter("ignore")
             with open_image(path) as image:
                 size, remarks = image.size, [*frames_remark(image), *depth_remark(image, decoding)]
-                # JPEG can be decoded at a half, a quarter or an eighth at once: much faster, and any camera's fits.
+                # A JPEG can be decoded directly at a half, a quarter or an eighth: much faster, and any camera's fits.
                 image.draft("RGB", (2 * width, 2 * height))
                 refuse_huge(image)
                 turned = ImageOps.exif_transpose(image)
@@ -138,14 +138,14 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -
                 return Decoded(fit(turned, height, width, decoding), size, tuple(remarks))
     except UnreadableImage:
         raise
-    # Pillow's decoders raise almost anything on damaged files (SyntaxError, struct.error, ...).
+    # Pillow's decoders raise exceptions of almost any kind on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
         why = reason(path, error) if isinstance(path, Path) else "these bytes are no image, or a damaged one"
         raise UnreadableImage(why) from error
 
 
 def reason(path: Path, error: Exception) -> str:
-    """Return in words why a file cannot be read."""
+    """Return why a file cannot be read, in words."""
     if path.is_symlink() and not path.exists():
         return f"it is a link to {path.readlink()}, which is missing"
     if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats():
@@ -165,18 +165,18 @@ def beginning(path: Path) -> bytes:
 
 
 def frames_remark(image: Image.Image) -> list[str]:
-    # A camera's MPO holds previews, and no frames.
+    # The further images in a camera's MPO are previews, not frames.
     moving = image.format != "MPO" and getattr(image, "is_animated", False)
-    return ["of several frames the first is used"] if moving else []
+    return ["several frames: only the first is used"] if moving else []
 
 
 def depth_remark(image: Image.Image, decoding: Decoding) -> list[str]:
-    """Say what an image of more than 8 bits loses."""
+    """Return a remark about what an image of more than 8 bits loses, or none."""
     if is_deep(image):
-        return [] if decoding.grey_range else ["of more than 8 bits and no known scale: scaled by the range of its type"]
-    # Pillow has no mode for 16 bits in each of several channels.
+        return [] if decoding.grey_range else ["more than 8 bits and no known scale: scaled by the range of its type"]
+    # Pillow has no mode for several channels of 16 bits.
     deep = any(";16" in str(tile) for tile in getattr(image, "tile", ()))
-    return ["of 16 bits a channel the upper 8 are used"] if deep else []
+    return ["16 bits per channel: only the upper 8 are used"] if deep else []
 
 
 def is_deep(image: Image.Image) -> bool:
@@ -195,7 +195,7 @@ def fit(image: Image.Image, height: int, width: int, decoding: Decoding = Decodi
 
 
 def refuse_huge(image: Image.Image) -> None:
-    """Raise `UnreadableImage` by the size that would be decoded, before anything is."""
+    """Raise `UnreadableImage` if an image is too large. Nothing is decoded for that."""
     if image.width * image.height > MOST_PIXELS:
         raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
 
@@ -203,7 +203,7 @@ def refuse_huge(image: Image.Image) -> None:
 def to_rgb(image: Image.Image, grey_range: tuple[float, float] | None = None) -> Image.Image:
     """Return the image in mode RGB as a person would see it."""
     if is_deep(image):
-        # Convert("RGB") would clip instead of scale: a 16-bit image would turn white.
+        # convert("RGB") would clip instead of scale: a 16-bit image would turn white.
         values = np.asarray(image, dtype=np.float64)
         low, high = grey_range or (0.0, own_range(image.mode, values))
         shades = np.nan_to_num((values - low) / max(high - low, 1e-30) * 255, nan=0.0)
@@ -215,17 +215,17 @@ def to_rgb(image: Image.Image, grey_range: tuple[float, float] | None = None) ->
 
 
 def own_range(mode: str, values: np.ndarray) -> float:
-    """Return the value that becomes white in a deep image of which no more is known."""
+    """Return the value that becomes white in a deep image for which no scale is known."""
     highest = np.nanmax(values, initial=0.0)
     return 65535.0 if mode.startswith("I;16") or highest > 255 else 1.0 if highest <= 1 else 255.0
 
 
 def choose_fit(sizes: Sequence[tuple[int, int]]) -> str:
-    """Return the best way to bring images of these widths and heights to a square.
+    """Return `crop`, `squash` or `pad`: the best way to bring images of these widths and heights to a square.
 
-    Photographs are cropped, as ImageNet's are: what matters lies in the middle, and shapes stay true. Longer images are
-    not, since a crop would leave out most of them. Those that share a shape are squashed, which is the same for each;
-    others are padded, so that a shape keeps its meaning.
+    Photographs are cropped, as ImageNet's are: what matters lies in the middle, and the proportions stay true. Longer images
+    are not cropped, since most of them would be lost. They are squashed if they share a shape, which distorts all of them
+    alike, and padded if they do not, so that the proportions keep their meaning.
     """
     width, height = np.array(sizes, float).reshape(-1, 2).T
     elongation = np.maximum(width, height) / np.minimum(width, height)

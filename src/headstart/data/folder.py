@@ -1,4 +1,4 @@
-"""A folder of images with a subfolder for each class, below `train`, `val` and `test` or not, decoded to one size."""
+"""Read a folder of images: a subfolder for each class, possibly below `train`, `val` and `test`; decoded to one size."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
 
-# Above this the decoded images lie in a memory-mapped file, which also serves the next run.
+# Above this, the decoded images are kept in a memory-mapped file, which later runs use too.
 MOST_BYTES_IN_MEMORY = 2 << 30
-# Beyond this share of unreadable files, and this number, something is wrong with the data; so it is beyond the second share
-# in any case, which protects small sets.
+# Something is wrong with the data if more than this share and more than this number of files are unreadable, or, in small
+# data sets too, more than the second share.
 MOST_UNREADABLE, FEW_UNREADABLE, MOST_UNREADABLE_OF_FEW = 0.01, 10, 0.25
-# So many unreadable files are named in a message.
+# At most so many unreadable files are named in a message.
 NAMED = 10
-# So many headers say which shapes a data set has, and so many deep images which greys.
+# How many headers are sampled for the shapes of a data set, and how many deep images for its range of values.
 HEADERS, DEEP_IMAGES = 1000, 200
 
 
@@ -45,10 +45,10 @@ def read_folder(
         size: height and width in pixels.
         fit: `crop`, `squash` or `pad`; `auto` chooses by the images' shapes, see `headstart.data.decode.choose_fit`.
         layout, known: see `headstart.data.layout.read_layout`.
-        decoding: how a run's images were decoded, instead of `fit`.
+        decoding: of a run; it is used instead of `fit`.
 
     Raises:
-        HeadstartError: there are no class folders, a class has no image, or too many files are unreadable.
+        HeadstartError: the folders are refused (see `headstart.data.layout.read_layout`), or too many files are unreadable.
     """
     found = read_layout(root, layout, known)
     class_names = tuple(sorted({name for _, name, _ in found.rows}))
@@ -60,18 +60,18 @@ def read_folder(
     images, files = decode_all(root, paths, size, decoding)
     unreadable: dict[str, str] = files["unreadable"]
     names = [str(path.relative_to(root)) for path in paths]
-    good = [row for row, name in enumerate(names) if name not in unreadable]
+    readable = [row for row, name in enumerate(names) if name not in unreadable]
     remarks += [f"{number:,} x {what}" for what, number in files["remarks"].items()]
     if decoding.fit == "crop" and files["cut"] >= 0.005:
-        remarks.append(f"images are cropped to their centre: {100 * files['cut']:.0f} % of each in the mean is cut away "
+        remarks.append(f"images are cropped to their centre: {100 * files['cut']:.0f} % of each is cut away on average "
                        "(--fit squash or --fit pad keeps all)")  # fmt: skip
     return Source(
         images=images,
-        labels=np.array([class_names.index(found.rows[row][1]) for row in good], np.int32),
+        labels=np.array([class_names.index(found.rows[row][1]) for row in readable], np.int32),
         class_names=class_names,
-        splits=np.array([found.rows[row][2] for row in good], np.int8),
+        splits=np.array([found.rows[row][2] for row in readable], np.int8),
         name=str(root),
-        files=tuple(names[row] for row in good),
+        files=tuple(names[row] for row in readable),
         unreadable=tuple(f"{file}: {reason}" for file, reason in unreadable.items()),
         skipped=dict(found.skipped),
         remarks=tuple(remarks),
@@ -81,45 +81,46 @@ def read_folder(
 
 
 def choose_decoding(paths: list[Path], fit: str) -> tuple[Decoding, list[str]]:
-    """Return how the images of a data set are decoded, by a sample of them, and what that means in words."""
+    """Return how the images of a data set are to be decoded, judged by a sample of them, and remarks about it."""
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
-        headers = [header for header in pool.map(read_header, spread(paths, HEADERS)) if header]
+        sample = spread(paths, HEADERS)
+        headers = [(path, *header) for path, header in zip(sample, pool.map(read_header, sample), strict=True) if header]
         remarks = []
         if fit == "auto":
-            fit = choose_fit([size for size, _ in headers])
+            fit = choose_fit([size for _, size, _ in headers])
             if fit != "crop":
                 shapes = "share one long shape" if fit == "squash" else "have long shapes of many kinds"
                 how = "squashed to a square" if fit == "squash" else "padded to a square"
                 remarks.append(f"the images {shapes}: they are {how}, so that nothing is cut away (--fit crop cuts)")
-        deep = [path for (_, is_deep), path in zip(headers, spread(paths, HEADERS), strict=False) if is_deep]
-        if not deep:
+        deep_paths = [path for path, _, deep in headers if deep]
+        if not deep_paths:
             return Decoding(fit), remarks
-        ranges = [found for found in pool.map(read_range, spread(deep, DEEP_IMAGES)) if found]
+        ranges = [found for found in pool.map(read_range, spread(deep_paths, DEEP_IMAGES)) if found]
     if not ranges:
         return Decoding(fit), remarks
-    # Robust, so that a few dead pixels do not make all else one grey.
+    # Quantiles, so that a few outliers do not push everything else into one shade of grey.
     lows, highs = np.array(ranges).T
     low, high = float(np.quantile(lows, 0.01)), float(np.quantile(highs, 0.99))
-    remarks.append(f"images of more than 8 bits: values from {low:g} to {high:g} become 0 to 255, in all of them alike")
+    remarks.append(f"images of more than 8 bits: values from {low:g} to {high:g} become 0 to 255 in all of them")
     return Decoding(fit, (low, high)), remarks
 
 
 def spread(paths: list[Path], most: int) -> list[Path]:
-    """Return at most so many of the paths, evenly spread over all."""
+    """Return at most `most` of the paths, evenly spread over all."""
     return [paths[int(place)] for place in np.linspace(0, len(paths) - 1, min(most, len(paths)))] if paths else []
 
 
 def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
-    """Return an image's width and height, and whether it is grey with more than 8 bits; None where it cannot be read."""
+    """Return an image's width and height, and whether it is grey with more than 8 bits; None if it cannot be read."""
     try:
         with open_image(path) as image:
             return image.size, is_deep(image)
-    except Exception:  # Pillow raises almost anything; decoding says why
+    except Exception:  # Pillow raises exceptions of almost any kind; decoding reports them later
         return None
 
 
 def read_range(path: Path) -> tuple[float, float] | None:
-    """Return the lowest and the highest value of a deep image, but for one pixel in ten thousand; None where there is none."""
+    """Return the 0.01 % and 99.99 % quantiles of a deep image's values; None if it cannot be read or has no finite value."""
     try:
         with open_image(path) as image:
             values = np.asarray(image, np.float64)
@@ -130,7 +131,7 @@ def read_range(path: Path) -> tuple[float, float] | None:
 
 
 def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> tuple[np.ndarray, dict[str, Any]]:
-    """Return the readable images, uint8 (N, size, size, 3), and what was found out: see `decode_into`."""
+    """Return the readable images, uint8 (N, size, size, 3), and the findings of `decode_into`."""
     shape = (len(paths), size, size, 3)
     if np.prod(shape, dtype=np.int64) <= MOST_BYTES_IN_MEMORY:
         images = np.empty(shape, np.uint8)
@@ -139,7 +140,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
     stats = [(str(path), *fingerprint(path)) for path in paths]
     key = hashlib.sha256(json.dumps([2, size, asdict(decoding), stats]).encode()).hexdigest()[:32]
     file = cache_folder("images") / f"{key}.npy"
-    # What was found out is written last: where it is, the images are whole.
+    # The findings are written last: if this file exists, the images are complete.
     done = file.with_suffix(".json")
     if not (done.exists() and file.exists()):
         images = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
@@ -147,7 +148,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
             reserve(file)
             found = decode_into(images, root, paths, decoding)
         except HeadstartError:
-            # The user will change the files, and then nothing would ever use or remove these gigabytes.
+            # The user will change the files, and then nothing would use these gigabytes again.
             file.unlink()
             raise
         images.flush()
@@ -157,7 +158,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
 
 
 def reserve(file: Path) -> None:
-    """Take the disk that a file will fill: a map of a file with holes would end the process where the disk is full.
+    """Allocate the disk space of a memory-mapped file. If the disk filled up later, writing to the map would kill the process.
 
     Raises:
         UnwritableError: the disk is full.
@@ -169,11 +170,11 @@ def reserve(file: Path) -> None:
             os.posix_fallocate(stream.fileno(), 0, file.stat().st_size)
         except OSError as error:
             if is_disk_full(error):
-                raise unwritable(file, error) from None  # others do not know the call, as some network drives
+                raise unwritable(file, error) from None  # other errors: some network drives do not support the call
 
 
 def fingerprint(path: Path) -> tuple[int, int]:
-    """Return size and time of change of a file; of a link to nothing, zeros."""
+    """Return the size and modification time of a file; zeros for a broken link."""
     try:
         return path.stat().st_size, path.stat().st_mtime_ns
     except OSError:
@@ -184,8 +185,11 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Dec
     """Fill the first rows of `images` with the readable images, in order.
 
     Returns:
-        `unreadable`: the reason of each file that is not there; `sizes`: width and height of the smallest, the median and
-        the largest image; `cut`: the mean share that a crop leaves out; `remarks`: what was lost, with counts.
+        `unreadable`: why, by file; `sizes`: width and height of the smallest, the median and the largest image; `cut`: the
+        mean share of an image that a crop leaves out, 0..1; `remarks`: the number of images by remark.
+
+    Raises:
+        HeadstartError: too many files are unreadable.
     """
     size, row, unreadable = images.shape[1], 0, {}
     sizes: list[tuple[int, int]] = []
@@ -197,8 +201,8 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Dec
         except UnreadableImage as error:
             return error
 
-    # Pillow decodes outside Python's lock, so threads use every core. A slice at a time bounds memory.
-    # Threads share the warning filters, and those that `decode` sets in one could outlast the others'.
+    # Pillow releases Python's lock while it decodes, so threads use every core. Slices bound the memory. Threads share the
+    # warning filters, so filters that `decode` sets in one thread could stay behind: they are restored here.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
         for start in track(range(0, len(paths), 256), "decoding images"):
             chunk = paths[start : start + 256]
@@ -222,7 +226,7 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Dec
 
 
 def refuse_unreadable(root: Path, unreadable: dict[str, str], total: int) -> None:
-    """Refuse a folder of which too many files cannot be read, and list them all in a file."""
+    """Refuse a folder if too many of its files cannot be read, and list all of these in a file."""
     share = len(unreadable) / max(1, total)
     if share <= MOST_UNREADABLE or (len(unreadable) <= FEW_UNREADABLE and share <= MOST_UNREADABLE_OF_FEW):
         return

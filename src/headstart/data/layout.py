@@ -1,4 +1,4 @@
-"""Which folders are classes and which are splits: what a user's folders evidently mean, or a refusal that says what to type."""
+"""Decide which folders are classes and which are splits. If two readings are possible, the refusal says what to type."""
 
 import re
 import unicodedata
@@ -13,17 +13,16 @@ from headstart.data.walk import Folder, skipped_words, walk
 from headstart.errors import HeadstartError
 from headstart.system.text import count
 
-# What splits are called. Evaluation data choose nothing, so they are a test.
+# Names of splits. Evaluation data choose nothing, so they are test data.
 SPLIT_WORDS = {
     "train": TRAIN, "training": TRAIN, "trn": TRAIN, "val": VALIDATION, "valid": VALIDATION, "validation": VALIDATION,
     "validate": VALIDATION, "dev": VALIDATION, "test": TEST, "testing": TEST, "tst": TEST, "eval": TEST, "evaluation": TEST,
     "holdout": TEST,
 }  # fmt: skip
-# What may stand beside such a word, or be glued to it, and changes nothing: `train_images`, `TestSet`, `val2017`.
+# Words that may stand beside the name of a split, or be joined to it, without a meaning: `train_images`, `TestSet`, `val2017`.
 FILLERS = {"set", "data", "dataset", "images", "image", "imgs", "img", "photos", "split", "folder", "files", "dir"}
 
-
-# What somebody means as the images of a class, and is none here: it is refused, and not taken for a folder of something else.
+# Files that somebody may mean as the images of a class, but that are not read. A class folder that holds only these is refused.
 MEANT = ("camera raw", *(f"no image ({ending})" for ending in (
     ".mp4", ".mov", ".avi", ".mkv", ".webm", ".psd", ".svg", ".eps", ".ai", ".ico", ".dcm", ".nii", ".fits", ".czi", ".svs",
 )))  # fmt: skip
@@ -31,12 +30,12 @@ MEANT = ("camera raw", *(f"no image ({ending})" for ending in (
 
 @dataclass
 class Layout:
-    """Images with their classes and splits, as a user's folders say.
+    """Images with their classes and splits, as the folders say.
 
     Attributes:
         rows: path, class name and split of each image, in a fixed order.
         skipped: how many files and folders were left out, by kind.
-        remarks: what was understood that is not plain from the folders, a line each.
+        remarks: a line for each decision that is not obvious from the folders.
     """
 
     rows: list[tuple[Path, str, int]] = field(default_factory=list)
@@ -48,12 +47,12 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
     """Find the images below a folder, their classes and their splits.
 
     Args:
-        layout: `classes`: each folder is a class; `splits`: folders with the name of a split are one; `auto`: by what they hold.
-        known: the classes of the model that the images will evaluate; None where they train one, so that each class must
-            have training images.
+        layout: `classes`: each folder is a class; `splits`: a folder with the name of a split is one; `auto`: what the
+            folders hold decides.
+        known: the classes of the model that is to be evaluated; None for training, where each class needs training images.
 
     Raises:
-        HeadstartError: there are no class folders, the folders can mean two things, or a class has nothing to train on.
+        HeadstartError: there are no class folders, the folders could mean two things, or a class has no training image.
     """
     found = Layout()
     tree = without_wrapper(walk(root), known or (), found)
@@ -64,7 +63,7 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
         present = " and ".join(f"{folder.path.name}/" for folder, _ in splits.values())
         raise HeadstartError(f"{root} has {present} and no images to train on: put them into {root / 'train'}")
     classes: dict[int, dict[str, Path]] = {split: {} for split in range(len(SPLIT_NAMES))}
-    for folder, split in sorted(splits.values(), key=lambda one: one[1]):  # training first, whose names the others share
+    for folder, split in sorted(splits.values(), key=lambda one: one[1]):  # training first: the others take its class names
         if folder.images:
             leave_out(len(folder.images), "image in no class folder", f"{folder.path.name}/ itself", found)
         found.skipped += folder.skipped
@@ -89,12 +88,12 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
 
 
 def class_name(path: Path) -> str:
-    """Return the class that a folder stands for: macOS writes an accent as a letter of its own, others do not."""
+    """Return the class of a folder, as NFC: macOS writes an accent as a character of its own, other systems do not."""
     return unicodedata.normalize("NFC", path.name)
 
 
 def spelt_as(name: str, names: Collection[str], found: Layout) -> str:
-    """Return the one of some classes that differs from a name in upper and lower case alone; else the name itself."""
+    """Return the one class that differs from a name in upper and lower case only; else the name itself."""
     same = [other for other in names if other.casefold() == name.casefold()]
     if name in names or len(same) != 1:
         return name
@@ -103,7 +102,7 @@ def spelt_as(name: str, names: Collection[str], found: Layout) -> str:
 
 
 def without_wrapper(folder: Folder, known: Collection[str], found: Layout) -> Folder:
-    """Return the folder that holds the classes or splits: an archive often unpacks into a folder within the folder."""
+    """Return the folder that holds the classes or splits: an archive often unpacks into a folder of its own."""
     deeper = folder
     while not deeper.images:
         filled = [below for below in deeper.folders if below.count]
@@ -119,7 +118,7 @@ def without_wrapper(folder: Folder, known: Collection[str], found: Layout) -> Fo
 
 
 def words_of(name: str) -> list[str]:
-    """Return the words of a folder's name, in lower case, without what was glued to the name of a split."""
+    """Return the words of a folder's name, in lower case. What is joined to a split's name is dropped: `trainset` is `train`."""
     words = []
     for word in re.findall(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+(?![^\W\d_A-Z])|\d+", unicodedata.normalize("NFC", name)):
         plain = word.lower()
@@ -129,13 +128,17 @@ def words_of(name: str) -> list[str]:
 
 
 def split_of(name: str) -> int | None:
-    """Return the split that a folder's name says by itself, or None."""
+    """Return the split that a folder's name means on its own, or None."""
     words = [word for word in words_of(name) if word not in FILLERS and not word.isdigit()]
     return SPLIT_WORDS.get(words[0]) if len(words) == 1 else None
 
 
 def named_splits(folders: list[Folder]) -> dict[Path, int]:
-    """Return which folders have the name of a split: by itself, or in the same words as another but for that of the split."""
+    """Return the split of each folder that is named after one.
+
+    The name means a split on its own (`train`), or it differs from another folder's name in the word for the split alone
+    (`birds_train` beside `birds_test`).
+    """
     named = {folder.path: split for folder in folders if (split := split_of(folder.path.name)) is not None}
     for one in folders:
         for other in folders:
@@ -149,7 +152,7 @@ def named_splits(folders: list[Folder]) -> dict[Path, int]:
 
 
 def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Folder, int]]:
-    """Return the folder of each split with the split, by path; the whole tree as training images where no folder is one."""
+    """Return, by path, the folder and the split of each split; if no folder is a split, the whole tree is the training split."""
     filled = [folder for folder in tree.folders if folder.count]
     named = named_splits(tree.folders)
     whole = {tree.path: (tree, TRAIN)}
@@ -161,9 +164,9 @@ def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Fo
         if not others:
             for folder in loose:
                 found.skipped["image in no class folder"] += folder.count
-            return {} if loose else splits if named else whole  # without class folders, which is refused
+            return {} if loose else splits if named else whole  # there are no class folders, which is refused later
         if all(named[folder.path] == TRAIN for folder in loose):
-            return whole  # training images without classes make no sense, so that `train` is a class beside others
+            return whole  # training images without classes make no sense, so `train` is a class beside the others
         raise ambiguous(tree, loose[0], others, "holds images and no folders of classes")
     split_names = {class_name(below.path) for folder, _ in with_classes.values() for below in folder.folders if below.count}
     other_names = {class_name(folder.path) for folder in others}
@@ -179,7 +182,7 @@ def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Fo
         leave_out(folder.count, "image outside the splits", f"{folder.path.name}/, which is no split", found)
     for folder in loose:
         leave_out(folder.count, "image in no class folder", f"{folder.path.name}/, which has no class folders", found)
-    # Beside splits nothing else is used; beside classes, a folder with the name of a split and without classes is not.
+    # Beside splits, nothing else is used. Beside classes, a folder that is named as a split and has no classes is not used.
     beside_splits = bool(with_classes) and tree.path not in with_classes
     unused = [folder for folder in tree.folders
               if folder.path not in with_classes and (beside_splits or folder in others or folder.path in named)]  # fmt: skip
@@ -196,18 +199,18 @@ def find_splits(tree: Folder, layout: str, found: Layout) -> dict[Path, tuple[Fo
 
 
 def has_classes(folder: Folder) -> bool:
-    """Whether there are class folders in a split's folder: one that is called `images`, or as the split, says no class."""
+    """Whether a split's folder has class folders. A folder that is named `images`, or like the split, is no class."""
     return any(below.count and (has_classes(below) or not repeats(below, folder)) for below in folder.folders)
 
 
 def repeats(below: Folder, folder: Folder) -> bool:
-    """Whether a folder's name says nothing beside that of the folder it is in: `seg_train/seg_train`, `train/images`."""
+    """Whether a folder's name adds nothing to that of the folder it lies in: `seg_train/seg_train`, `train/images`."""
     words = words_of(below.path.name)
     return words == words_of(folder.path.name) or set(words) <= FILLERS
 
 
 def inner_folder(folder: Folder) -> Folder:
-    """Return the folder in a split's folder that holds its classes: some archives have `seg_train/seg_train/`."""
+    """Return the folder, within a split's folder, that holds the classes: some archives have `seg_train/seg_train/`."""
     filled = [below for below in folder.folders if below.count]
     if folder.images or len(filled) != 1 or not any(below.count for below in filled[0].folders):
         return folder
@@ -215,13 +218,13 @@ def inner_folder(folder: Folder) -> Folder:
 
 
 def class_folders(folder: Folder, tree: Folder, splits: dict[Path, tuple[Folder, int]]) -> list[Folder]:
-    """Return the class folders of a split; beside splits within the training classes' own folder, these are none."""
+    """Return the class folders of a split. Splits that lie beside the training classes are no classes."""
     named = {path for path in splits if path != tree.path}
     return [below for below in folder.folders if below.path not in named]
 
 
 def splits_within_classes(splits: dict[Path, tuple[Folder, int]], tree: Folder) -> dict[Path, int]:
-    """Return the split of each folder `cat/train`, `cat/test`, `dog/train`, ..., where the classes hold the splits.
+    """Return the split of each folder `cat/train`, `cat/test`, `dog/train`, ... if the classes hold the splits; else nothing.
 
     Raises:
         HeadstartError: only some of the classes hold splits.
@@ -247,7 +250,7 @@ def splits_within_classes(splits: dict[Path, tuple[Folder, int]], tree: Folder) 
 
 
 def ambiguous(tree: Folder, folder: Folder, others: list[Folder], why: str) -> HeadstartError:
-    """Return the refusal of a folder that could be a class or a split."""
+    """Return the error for a folder that could be a class or a split."""
     name = folder.path.name
     return HeadstartError(
         f"{tree.path}: {name}/ {why} beside {names(others)}, so it could be a class or a split\n"
@@ -261,13 +264,16 @@ def names(folders: list[Folder]) -> str:
 
 
 def leave_out(number: int, what: str, where: str, found: Layout) -> None:
-    """Count images that cannot be used, and say where they lie."""
+    """Count images that cannot be used, and remark where they lie."""
     found.skipped[what] += number
     found.remarks.append(f"{count(number, 'image')} left out: in {where}")
 
 
 def refuse_empty(folder: Folder, where: str, refuse: bool, found: Layout) -> None:
-    """Refuse a class folder without an image in training; say it elsewhere, and of a folder that holds something else."""
+    """Refuse a class folder of the training split that has no image.
+
+    In other splits, and for a folder that holds files of another kind, it is only remarked.
+    """
     holds = folder.all_skipped()
     is_class = not holds or any(what.startswith(MEANT) for what in holds)
     what = f" ({skipped_words(holds)})" if holds else ""
@@ -277,10 +283,10 @@ def refuse_empty(folder: Folder, where: str, refuse: bool, found: Layout) -> Non
 
 
 def refuse_classes_without_training(root: Path, classes: dict[int, dict[str, Path]]) -> None:
-    """Refuse a data set for training with one class, or with a class that only validation or test images have.
+    """Refuse to train on a single class, and a class that only the validation or test split has.
 
     Args:
-        classes: for each split, the folder of each class.
+        classes: the folder of each class, by split.
     """
     for split in (VALIDATION, TEST):
         if strange := sorted(classes[split].keys() - classes[TRAIN].keys()):

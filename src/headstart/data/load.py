@@ -1,4 +1,4 @@
-"""From what the user typed after `--data` to a data set with splits."""
+"""Load a data set with its splits from what the user gave as `--data`."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -15,7 +15,7 @@ from headstart.data.source import Source
 from headstart.data.walk import is_ours
 from headstart.errors import HeadstartError
 
-# What may stand before the name of a data set that comes with Headstart, where a folder has the same name.
+# Prefix of a data set that comes with Headstart, for the case that a folder has the same name.
 BUILT_IN = "builtin:"
 NAMED = ("cifar10", "cifar100", "digits")
 
@@ -27,13 +27,13 @@ def load_data(
     """Load a data set by name or path, and split it.
 
     Args:
-        source: `cifar10` or `cifar100` (downloaded once by Keras), `digits` (of scikit-learn), a
+        source: `cifar10` or `cifar100` (downloaded once by Keras), `digits` (from scikit-learn), a
             folder or tar archive of CIFAR files, or a folder with a subfolder for each class.
-        image_size: side in pixels to which a folder's images are decoded; the named sources and
-            CIFAR files have a size of their own.
+        image_size: height and width in pixels to which a folder's images are decoded; the named data
+            sets and CIFAR files have a size of their own.
         validation_fraction, test_fraction, seed, limit: see `headstart.data.splits.split_source`.
         fit: how a folder's images become square, see `headstart.data.folder.read_folder`.
-        layout: what a folder's folders mean, see `headstart.data.layout.read_layout`.
+        layout: what the subfolders mean, see `headstart.data.layout.read_layout`.
 
     Raises:
         HeadstartError: the source is unknown, unreachable, damaged or no data set.
@@ -47,13 +47,13 @@ def load_data(
 
 
 def resolved(config: Config, data: Dataset | None = None) -> Config:
-    """Return a configuration whose paths hold wherever it is read again.
+    """Return the configuration with absolute paths, so that it is valid in any working directory.
 
     Args:
-        data: the data set, if it is loaded already; then its source is what counts.
+        data: the data set, if it is loaded already; then `config.data` becomes its source.
 
     Raises:
-        HeadstartError: `data` is the name of a data set, and of a folder that is here.
+        HeadstartError: `config.data` is the name both of a data set and of a folder in the working directory.
     """
     if data:
         source = data.source.name
@@ -64,7 +64,7 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
         value = getattr(config, name)
         if name == "data" and value in NAMED and Path(value).is_dir() and any(Path(value).iterdir()):
             raise HeadstartError(
-                f"--data {value} is a data set that comes with Headstart, and a folder that is here: "
+                f"--data {value} is both a data set that comes with Headstart and a folder here: "
                 f"type --data {BUILT_IN}{value} or --data ./{value}"
             )
         value = value.removeprefix(BUILT_IN) if name == "data" else value
@@ -74,7 +74,7 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
 
 
 def configured_data(config: Config) -> Dataset:
-    """Load the data set that a resolved configuration names, split as it says."""
+    """Load the data set that a resolved configuration names, and split it as the configuration says."""
     return Dataset.of(
         read_source(config.data, config.image_size, fit=config.fit, layout=config.layout),
         validation_fraction=config.validation_fraction, test_fraction=config.test_fraction, seed=config.data_seed,
@@ -86,7 +86,7 @@ def read_source(
     source: str, image_size: int, *, fit: str = "auto", layout: str = "auto", decoding: Decoding | None = None,
     known: Collection[str] | None = None,
 ) -> Source:  # fmt: skip
-    """Read the images of a source; see `load_data`, and `headstart.data.folder.read_folder` for the last two arguments."""
+    """Read the images of a source; see `load_data`, and for `decoding` and `known` `headstart.data.folder.read_folder`."""
     if source in NAMED:
         return package.builtin.LOADERS[source]()
     if source == ARRAYS:
@@ -101,10 +101,10 @@ def read_source(
 
 
 def refuse_missing(source: str) -> None:
-    """Refuse a source that cannot be a data set, without reading it.
+    """Refuse a source that cannot be a data set, without reading its images.
 
     Raises:
-        HeadstartError: there is no such folder or file, or it is none of images.
+        HeadstartError: there is no such folder or file, or it is a run, an audit or a file of another kind.
     """
     path = Path(source).expanduser()
     if source.removeprefix(BUILT_IN) in NAMED or tarfile_name(path):

@@ -1,4 +1,4 @@
-"""The one idea of a data set: one array of source, their labels, and three splits that cannot leak."""
+"""A source: labelled images as they were given, before they are split."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -18,15 +18,15 @@ class Source:
     """Labelled images as a source gave them, before they are split.
 
     Attributes:
-        images: uint8 (N, H, W, 3), RGB, 0..255; memory-mapped where they are many.
-        labels: int32 (N,), index into `class_names`.
-        class_names: names of the classes.
-        splits: int8 (N,), the split the source put each image in: TRAIN, VALIDATION or TEST.
-        files: where each image came from, or empty where the source has no files.
-        unreadable: files that could not be read, each with the reason.
+        images: uint8 (N, H, W, 3), RGB, 0..255; memory-mapped if they are many.
+        labels: int32 (N,), indices into `class_names`.
+        class_names: the names of the classes.
+        splits: int8 (N,), the split of each image in the source: TRAIN, VALIDATION or TEST; TRAIN if the source has none.
         name: what was loaded: the name of a data set, or a path.
-        skipped: how many files and folders of the source were left out since they are no images, by kind.
-        remarks: what a user might not expect of how the source was read, a line each.
+        files: the file of each image, relative to the folder; empty if the source has no files.
+        unreadable: a line with file and reason for each file that could not be read.
+        skipped: how many files and folders were left out since they are no images, by kind.
+        remarks: a line for each thing that a user might not expect about how the source was read.
         decoding: how files became arrays.
         sizes: width and height of the smallest, the median and the largest image before decoding; empty without files.
     """
@@ -50,7 +50,7 @@ class Source:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """The file of each image below the data folder; without files, its given split and its place there: `test 123`."""
+        """The file of each image; without files, the split in the source and the number within it: `test 123`."""
         if self.files:
             return self.files
         places = np.zeros(len(self.splits), dtype=np.int64)
@@ -60,12 +60,12 @@ class Source:
 
     @cached_property
     def digests(self) -> np.ndarray:
-        """Bytes (N,) of 16: a digest of each image's pixels; equal where the images are equal."""
+        """A digest of each image's pixels, (N,) of 16 bytes each. Equal images have equal digests."""
         return np.array([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in self.images], dtype="V16")
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over pixels, labels, splits and class names: the same content, the same fingerprint."""
+        """SHA-256 over pixels, labels, splits and class names. The same content has the same fingerprint."""
         digest = hashlib.sha256(repr((self.images.shape[1:], self.class_names)).encode())
         for array in (self.digests, self.labels.astype("<i4"), self.splits.astype("<i1")):
             digest.update(array.tobytes())

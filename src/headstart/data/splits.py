@@ -1,4 +1,4 @@
-"""Three splits that cannot leak: equal images lie on one side, and every class in each."""
+"""Three splits without leaks: equal images always lie in the same split."""
 
 from typing import NamedTuple
 
@@ -23,15 +23,18 @@ def split_source(
 ) -> Splits:
     """Split images into training, validation and test.
 
-    Splits that the source has stay; missing ones are drawn out of the training split, stratified by
-    class. Equal images end on one side: of equal ones in different given splits only those of
-    the test (else of the validation) split stay in, and a drawn image takes its equals along.
+    The source's own splits stay. Missing splits are drawn from the training split, stratified by class. Equal images end
+    in one split: if the source has them in several, only those in the test split (else in the validation split) are kept,
+    and a drawn image takes all images equal to it along.
 
     Args:
-        limit: at most about this many images of each split, stratified; 0 for all.
+        validation_fraction, test_fraction: share of the training images, 0..1, that a missing split gets.
+        seed: of the drawing.
+        limit: keep at most about this many images of each split, stratified; 0 keeps all.
 
     Raises:
-        HeadstartError: a class has too few images to be in every split.
+        HeadstartError: a class has no training or validation image, or too few different images to draw from; or `limit` is
+            below the number of classes.
     """
     first, group = np.unique(source.digests, return_index=True, return_inverse=True)[1:]
     splits, kept, duplicates = settle_duplicates(source, first, group)
@@ -53,9 +56,14 @@ def split_source(
 
 
 def settle_duplicates(source: Source, first: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Return the splits (N,), which images stay (N,) bool, and a line for every duplicate."""
+    """Return a copy of the source's splits, int8 (N,); which images stay, bool (N,); and a line for every duplicate.
+
+    Args:
+        first: int (groups,), the first image of each group of equal images.
+        group: int (N,), the group of each image.
+    """
     splits, lines = source.splits.copy(), []
-    # The most protected split that any image of a group lies in: a leak is mended on the training side.
+    # The most protected split of each group, test before validation before training: the others lose the image.
     protected = np.full(len(first), TRAIN, dtype=splits.dtype)
     np.maximum.at(protected, group, splits)
     kept = splits == protected[group]
@@ -77,12 +85,12 @@ def draw(
     source: Source, splits: np.ndarray, kept: np.ndarray, first: np.ndarray, group: np.ndarray,
     split: int, fraction: float, seed: int,
 ) -> None:  # fmt: skip
-    """Move a stratified fraction of the training split, with equal source, to `split`, in place."""
+    """Move a stratified fraction of the training split, and all images equal to the drawn ones, to `split`, in place."""
     training = kept & (splits == TRAIN)
     groups = np.unique(group[training])
     labels = source.labels[first[groups]]
     counts = np.bincount(labels, minlength=len(source.class_names))
-    # One for the training split, and one for each split that has no images yet.
+    # One image for the training split, and one for each split that has no images yet.
     needed = 1 + len({TRAIN, VALIDATION, TEST} - {TRAIN, *splits[kept].tolist()})
     if counts.min() < needed:
         few = source.class_names[int(counts.argmin())]
@@ -97,13 +105,13 @@ def draw(
 
 
 def with_every_class(chosen: np.ndarray, labels: np.ndarray, least: int, most: np.ndarray, seed: int) -> np.ndarray:
-    """Return positions chosen in proportion, with a few more or fewer of rare classes, which proportion alone can leave out.
+    """Return `chosen` with a few more or fewer of rare classes: a stratified choice alone can leave a rare class out.
 
     Args:
-        chosen: int (M,), positions in `labels`.
-        labels: int (N,), the class of everything that could be chosen.
-        least: so many of each class must be chosen at least.
-        most: int (classes,), so many of each class may be chosen.
+        chosen: int (M,), indices into `labels`.
+        labels: int (N,), the class of each candidate.
+        least: the fewest of each class.
+        most: int (classes,), the most of each class; `least` goes before it.
     """
     random, picked = np.random.default_rng(seed), np.zeros(len(labels), bool)
     picked[chosen] = True
@@ -117,15 +125,19 @@ def with_every_class(chosen: np.ndarray, labels: np.ndarray, least: int, most: n
 
 
 def stratified_subset(source: Source, indices: np.ndarray, split: int, limit: int, seed: int) -> np.ndarray:
-    """Return `limit` of the indices of a split, with the classes in the same proportions."""
+    """Return about `limit` of the indices of a split, with the classes in the same proportions.
+
+    Raises:
+        HeadstartError: `limit` is below the number of classes.
+    """
     labels = source.labels[indices]
     present, counts = np.unique(labels, return_counts=True)
     classes = len(present)
     if limit < classes:
         raise HeadstartError(f"--limit {limit} must be at least the number of classes, {classes}")
     if len(indices) - limit < classes:
-        return indices  # scikit-learn cannot leave out less than one of each class; a few more images do no harm
-    # scikit-learn cannot stratify a class of one image: those are chosen in any case.
+        return indices  # scikit-learn leaves out at least one of each class; a few more images do no harm
+    # scikit-learn cannot stratify a class of one image, so these images are always chosen.
     several = np.isin(labels, present[counts > 1])
     wanted = limit - int((~several).sum())
     rows = np.flatnonzero(several)

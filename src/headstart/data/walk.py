@@ -1,4 +1,4 @@
-"""The folders below a place on the disk, with the images in each, and a count of everything that is none."""
+"""Find the folders below a folder, the images in each, and count everything else by kind."""
 
 import os
 from collections import Counter
@@ -9,27 +9,27 @@ from pathlib import Path
 from headstart.data.decode import RAW_ENDINGS, is_image
 from headstart.errors import HeadstartError
 
-# Folders and files that systems and programs leave beside a user's own; hidden ones begin with a dot.
+# Files and folders that systems and programs leave among a user's own. Hidden ones, with a dot in front, are skipped too.
 SYSTEM = {
     "thumbs.db", "desktop.ini", "icon\r", "__macosx", "@eadir", "#recycle", "$recycle.bin", "recycler", "lost+found",
     "system volume information",
 }  # fmt: skip
-# These are skipped inside a class only: a class may well be called so.
+# These are skipped only inside a class: a class itself may have such a name.
 THUMBNAILS = {"thumbnails", "thumbs", "_thumbs"}
-# Files by which a run or an audit of ours is known.
 RUN = "run or audit of Headstart"
+# Files that, beside config.toml, mark a folder as a run.
 RUN_FILES = ("manifest.json", "split.csv", "log.txt", "checkpoint", "seeds.json")
 
 
 @dataclass
 class Folder:
-    """A folder as it was found.
+    """A folder and what lies in it.
 
     Attributes:
         path: where it is.
-        images: files directly in it that are images, or look like some, sorted.
-        folders: visible folders directly in it, sorted by name.
-        skipped: how many files and folders directly in it are no images, by kind.
+        images: files directly in it that are images by their ending or content, sorted.
+        folders: folders directly in it that are not skipped, sorted by name.
+        skipped: how many files and folders directly in it are skipped, by kind.
     """
 
     path: Path
@@ -39,7 +39,7 @@ class Folder:
 
     @cached_property
     def count(self) -> int:
-        """How many images lie in it and below."""
+        """How many images lie in it and below, those in folders of thumbnails included."""
         return len(self.images) + sum(folder.count for folder in self.folders)
 
     def all_images(self) -> list[Path]:
@@ -47,7 +47,7 @@ class Folder:
         return sorted([*self.images, *(path for folder in self.own_folders() for path in folder.all_images())])
 
     def all_skipped(self) -> Counter[str]:
-        """Return what is no image in it and below, by kind."""
+        """Return how many files and folders are skipped in it and below, by kind."""
         thumbnails = len(self.folders) - len(self.own_folders())
         total = self.skipped + Counter({"folder of thumbnails": thumbnails})
         return sum((folder.all_skipped() for folder in self.own_folders()), total)
@@ -57,7 +57,10 @@ class Folder:
 
 
 def walk(root: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Folder:
-    """Return a folder and all below it. Links are followed, but for those that lead back to a folder above.
+    """Return a folder with everything below it. Links are followed unless they lead back to a folder above.
+
+    Args:
+        above: device and inode of each folder above.
 
     Raises:
         HeadstartError: a folder cannot be read.
@@ -90,7 +93,7 @@ def walk(root: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Folder:
 
 
 def kind(path: Path) -> str:
-    """Return what a file is that is no image, in words that can be counted."""
+    """Return what kind of file a skipped file is, in fixed words, so that they can be counted."""
     if not path.exists():
         return "link to nothing"
     ending = path.suffix.lower()
@@ -99,7 +102,7 @@ def kind(path: Path) -> str:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a folder is a run or an audit that Headstart has written, whose images are no data."""
+    """Whether a folder is a run or an audit that Headstart has written. Its images are no data."""
     if (path / "config.toml").is_file():
         return any((path / name).exists() for name in RUN_FILES)
     return (path / "audit.json").is_file()

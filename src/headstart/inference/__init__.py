@@ -1,7 +1,7 @@
-"""A trained network in use: prediction, evaluation, explanation, by the fastest engine of the machine.
+"""Use a trained network: prediction and explanation, by the fastest engine on this machine.
 
-`engine` and `explain` start Keras, which most predictions do without, and `classifier` starts SciPy: they are imported when
-they are first used.
+`engine` and `explain` need Keras, which most predictions do without, and `classifier` needs SciPy, so they are imported at first
+use.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""A trained network with its manifest, and nothing of training: what anybody needs to use it."""
+"""A trained network with its manifest: all that is needed to use it, and nothing of training."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -22,13 +22,13 @@ from headstart.system.progress import track
 
 
 class Classifier:
-    """A model that a run has saved. It starts without Keras where OpenVINO computes.
+    """A model that a run has saved. Keras is not started if OpenVINO computes.
 
     Args:
         path: the folder of the model.
 
     Raises:
-        HeadstartError: the folder holds no finished model, or a newer Headstart wrote it.
+        HeadstartError: the folder holds no finished model, its manifest is damaged, or a newer version of Headstart wrote it.
 
     Attributes:
         manifest: content of `manifest.json`.
@@ -51,12 +51,12 @@ class Classifier:
 
     @property
     def decoding(self) -> Decoding:
-        """How image files become what the model takes; an older Headstart cropped them."""
+        """How image files become the model's input. Models of older versions, which do not record it, crop them."""
         return decoding_of(dict(self.manifest["input"]))
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by before the softmax; 1 in runs that knew none."""
+        """The number that logits are divided by before the softmax; 1 in runs of older versions, which had none."""
         return self.manifest.get("temperature", 1.0)
 
     @cached_property
@@ -65,7 +65,7 @@ class Classifier:
         verify(self.path, self.manifest, file.name)
         try:
             return keras.models.load_model(file, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises many kinds for what it does not know
+        except Exception as error:  # Keras raises many kinds of exception for what it does not know
             wanted = self.manifest.get("versions", {}).get("keras", keras.version())
             why = str(error).strip().splitlines()[:1] or [type(error).__name__]
             how = f"; Keras {wanted} saved it: pip install keras=={wanted}" if wanted != keras.version() else ""
@@ -73,7 +73,7 @@ class Classifier:
 
     @cached_property
     def compiled(self) -> Any:
-        """The same model compiled by OpenVINO; None where it is not installed, or there was none for this run."""
+        """The same model compiled by OpenVINO; None if OpenVINO is not installed or fails, or the run saved no files for it."""
         if "model.xml" not in self.manifest["sha256"]:
             return None
         verify(self.path, self.manifest, "model.xml", "model.bin")
@@ -82,42 +82,43 @@ class Classifier:
     def outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
         """Yield the logits, float32 (B, classes), of each batch of images.
 
-        Where the folder holds the network for OpenVINO, that computes: it has classified a few images before Keras would
-        have started. Only a GPU is faster, for many.
+        OpenVINO computes if it can: it has classified a few images before Keras would have started. For many images, a GPU is
+        faster, and is used.
 
         Args:
-            total: how many images there are in all.
+            total: the number of images in all batches.
         """
         if (total < FEWEST_IMAGES or not has_gpu()) and self.compiled is not None:
             return overlapped(self.compiled, batches, 1)
         return self.keras_outputs(batches, total)
 
     def keras_outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
-        """Yield what the Keras model gives for each batch, by the fastest engine that computes the same."""
-        found: Iterator[list[np.ndarray]] = inference.engine.Engine(self.model).outputs(batches, total)
-        return found
+        """Yield the Keras model's logits for each batch, by the fastest engine that computes the same."""
+        outputs: Iterator[list[np.ndarray]] = inference.engine.Engine(self.model).outputs(batches, total)
+        return outputs
 
     def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
         """Classify images in batches.
 
         Args:
             images: a path, a folder, the bytes or an open file of an encoded image, a Pillow image or an array, or
-                several of them. Arrays are uint8 in 0..255, of any size: (H, W), grey; (H, W, C) or (N, H, W, C), with 1, 3
-                (RGB) or 4 (RGBA) channels.
-            mirror: take the mean over each image and its mirror image, see `network_logits`.
+                several of them. Arrays are uint8, 0..255, of any size: (H, W), grey; (H, W, C) or (N, H, W, C), with 1 (grey),
+                3 (RGB) or 4 (RGBA) channels.
+            batch_size: images per batch.
+            mirror: average the logits of each image and its mirror image, see `headstart.inference.logits.network_logits`.
 
         Raises:
-            HeadstartError: there is nothing to classify, or nothing that can be read.
+            HeadstartError: there is no image, or none can be read.
         """
         inputs = Inputs()
         named = list(named_images(images, inputs))
         refuse_nothing(named, inputs)
         starts = track(range(0, len(named), batch_size), "classifying")
         decoded = (read_inputs(named[start : start + batch_size], self.image_shape, self.decoding, inputs) for start in starts)
-        # The engine asks for the next batch while it computes the last, so that decoding overlaps with it.
+        # The engine takes the next batch while it computes the last one, so decoding and computing overlap.
         logits = list(network_logits(self.outputs, filter(len, decoded), len(named), mirror))
         refuse_only_unreadable(inputs)
-        certainty = probabilities(np.concatenate(logits), self.temperature).astype(np.float32)
+        of_classes = probabilities(np.concatenate(logits), self.temperature).astype(np.float32)
         return Predictions(
-            inputs.names, certainty, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
+            inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
         )

@@ -1,4 +1,4 @@
-"""A network's forward pass by the fastest engine of the machine: OpenVINO on CPUs, Keras' backend elsewhere."""
+"""A network's forward pass by the fastest engine on this machine: OpenVINO on CPUs, Keras' backend elsewhere."""
 
 import contextlib
 import logging
@@ -20,34 +20,35 @@ from headstart.system.files import written_whole
 
 logger = logging.getLogger("headstart")
 
-# Largest relative difference (L2 norm) from Keras' own outputs. bfloat16 has 8 bits of precision, and rounding builds up over
-# the layers: 3 % for a ResNet-50's features, 5 % for its maps at 224 px. A conversion that goes wrong is off by more.
+# The largest allowed relative difference (L2 norm) from Keras' own outputs. bfloat16 has 8 bits of precision, and rounding
+# adds up over the layers: 3 % for a ResNet-50's features, 5 % for its feature maps at 224 px. A wrong conversion differs by
+# more.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
 
 
 class Engine:
-    """A network's forward pass by what is fastest: OpenVINO where it can, else Keras' backend.
+    """A network's forward pass by the fastest engine: OpenVINO or Keras' backend.
 
-    OpenVINO can on CPUs, for networks that it converts, and only if its outputs for the first batch
-    are Keras' own up to `TOLERANCE`. It is started once, at the first use that is worth it.
+    OpenVINO is used on CPUs, for networks that it converts, if its outputs for the first batch equal Keras' up to
+    `TOLERANCE`. It is started once, at the first use with enough images.
 
     Args:
-        model: a network with one input and no randomness, whose weights stay as they are.
+        model: a network with one input and without randomness. Its weights must not change.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self.compiled: Any = None
-        # Features instead of images or maps are too little work for an engine.
+        # A network on features, instead of images or feature maps, is too little work to convert it.
         self.untried = len(model.input_shape) == 4 and not has_gpu()
 
     def outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
-        """Yield the outputs, float32, for each batch in turn; only a few batches are held at a time.
+        """Yield the outputs, float32, for each batch in turn. Only a few batches are in memory at a time.
 
         Args:
-            batches: arrays of one shape but for their length.
-            total: how many images there are in all. It alone decides whether OpenVINO is used, so that a run
-                that is resumed between two parts of its data ends with the same numbers.
+            batches: arrays whose shapes differ only in their length.
+            total: the number of images in all. Only this number decides whether OpenVINO is tried, so that a run that is
+                resumed between two of its splits ends with the same numbers.
         """
         batches = iter(batches)
         if total >= FEWEST_IMAGES:
@@ -62,7 +63,7 @@ class Engine:
 
 
 def predict_logits(model: keras.Model, batches: Iterable[np.ndarray], total: int, mirror: bool = False) -> np.ndarray:
-    """Return a model's logits, float32 (N, classes), in the order of the batches; `mirror` as in `network_logits`."""
+    """Return a model's logits, float32 (N, classes), in the order of the batches; see `network_logits`."""
     return np.concatenate(list(network_logits(Engine(model).outputs, batches, total, mirror)))
 
 
@@ -73,11 +74,11 @@ def keras_outputs(model: keras.Model, batch: np.ndarray) -> list[np.ndarray]:
 
 
 def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | None = None) -> Any:
-    """Return OpenVINO's compiled form of a network, or None where it cannot have one or computes something else.
+    """Return a network compiled by OpenVINO, or None if OpenVINO cannot run it or its outputs differ.
 
     Args:
-        batch: inputs for which its outputs must be Keras' own up to `TOLERANCE`.
-        keep: where its files, `NAME.xml` and `NAME.bin`, stay if all is well.
+        batch: inputs for which its outputs must equal Keras' up to `TOLERANCE`.
+        keep: the path `NAME.xml` where its files, `NAME.xml` and `NAME.bin`, are kept if all went well; None keeps none.
     """
     if not converts_to_openvino():
         return None
@@ -89,7 +90,7 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
             network = stack.enter_context(written_whole(file))
             stack.enter_context(written_whole(file.with_suffix(".bin")))  # the exporter names it after the other
             with silent_stderr():
-                # As float32, for it fails on some casts to bfloat16; compiled, it computes in that all the same.
+                # As float32, since the export fails on some casts to bfloat16. The compiled network can compute in bfloat16.
                 recast(model, "float32").export(str(network), format="openvino", verbose=False)
             compiled = compile_file(network, precision)
             outputs = next(overlapped(compiled, [batch], len(model.outputs)))
@@ -98,7 +99,7 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
                 raise ValueError(f"its outputs differ from Keras' by {difference:.1g}")
     except UnwritableError:
         raise
-    except Exception as error:  # it is not installed, a layer without a conversion, a processor that it does not know, ...
+    except Exception as error:  # not installed, a layer without a conversion, an unknown processor, ...
         logger.warning("OpenVINO cannot run this network (%s): Keras computes it", reason(error))
         return None
     logger.info("engine: OpenVINO, %s (relative difference from Keras %.1g)", precision, difference)
@@ -106,12 +107,12 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
 
 
 def precision_of(model: keras.Model) -> str:
-    """Return what most of a network is computed in, `bfloat16` or `float32`."""
+    """Return `bfloat16` if any layer of a network computes in it, else `float32`."""
     return "bfloat16" if any(layer.compute_dtype == "bfloat16" for layer in all_layers(model)) else "float32"
 
 
 def relative_difference(values: np.ndarray, exact: np.ndarray) -> float:
-    """Return the L2 norm of the difference as a part of that of `exact`; other shapes are infinitely different."""
+    """Return the L2 norm of the difference relative to that of `exact`; infinity if the shapes differ."""
     if values.shape != exact.shape:
         return float("inf")
     return float(np.linalg.norm(values - exact)) / max(float(np.linalg.norm(exact)), 1e-30)

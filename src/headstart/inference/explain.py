@@ -1,4 +1,4 @@
-"""What a model looked at: heat maps of the evidence for a class, for any backbone, on any of Keras' backends."""
+"""What a model looked at: heat maps of the evidence for a class, for any backbone and any backend of Keras."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,27 +17,28 @@ from headstart.system.backend import resolve_jit, small_convolutions_are_slow
 from headstart.system.files import unwritable, written_whole
 from headstart.system.progress import track
 
-# A feature map with fewer positions a side cannot say where something is.
+# A feature map with fewer positions per side cannot show where something is.
 LEAST_POSITIONS = 4
-# Occlusion covers squares of a quarter of the side, centred on a grid of so many a side.
+# Occlusion covers squares of a quarter of the side, with their centres on a grid of so many per side.
 OCCLUSION_GRID = 7
-# Compiling a ResNet-50 whose small convolutions are products takes JAX 6 seconds more; each image then takes 0.5 instead of 2.1.
+# With small convolutions as products, JAX takes 6 seconds longer to compile a ResNet-50, and 0.5 instead of 2.1 seconds per
+# image.
 FEWEST_FOR_PRODUCTS = 5
 BATCH = 32
-# Overlays of smaller images are enlarged, so that the map can be seen.
+# Overlays of smaller images are enlarged, so that the heat map can be seen.
 SMALLEST_OVERLAY = 224
 MOST_STEM_BYTES = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Explanations:
-    """Where in some images the evidence for a class lies.
+    """Where in each image the evidence for its likeliest class lies.
 
     Attributes:
         images: uint8 (N, H, W, 3), as the model saw them.
         maps: float32 (N, H, W), 0..1: 1 where the evidence for the class is strongest, 0 where there is none.
-        predictions: the names, classes and probabilities of the same images.
-        method: how the maps were made, see `heat_maps`.
+        predictions: names, classes and probabilities of the same images.
+        method: how the maps were computed, see `heat_maps`.
     """
 
     images: np.ndarray
@@ -46,7 +47,7 @@ class Explanations:
     method: str
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write each image under its heat map as a PNG, and return the files.
+        """Write a PNG for each image, with its heat map over it, and return the files.
 
         Raises:
             HeadstartError: the folder or a file cannot be written.
@@ -70,21 +71,21 @@ class Explanations:
 def file_name(number: int, name: str) -> str:
     """Return the name of the PNG for an image: its number, since files of different folders may share a name, and its stem.
 
-    It is a valid name on every system. What cannot be printed or stands for something in paths becomes `_`, and the stem is
-    cut to 100 bytes of UTF-8: some systems allow 143 for a whole name, and a file that is being written has a longer one.
+    It is a valid name on every system. Characters that cannot be printed or have a meaning in paths become `_`. The stem is
+    cut to 100 bytes of UTF-8: some systems allow 143 bytes for a name, and a file that is being written has a longer name.
     """
     stem = "".join(one if one.isprintable() and one not in '<>:"/\\|?*' else "_" for one in Path(name).stem)
     return f"{number:03d}-{stem.encode()[:MOST_STEM_BYTES].decode(errors='ignore')}.png"
 
 
 def explain(classifier: Classifier, images: Any) -> Explanations:
-    """Show where in some images the evidence for their likeliest class lies.
+    """Find where in each image the evidence for its likeliest class lies.
 
     Args:
-        images: as for `Classifier.predict`.
+        images: as for `headstart.inference.classifier.Classifier.predict`.
 
     Raises:
-        HeadstartError: there is nothing to explain, or nothing that can be read.
+        HeadstartError: there is no image, or none can be read.
     """
     inputs = Inputs()
     named = list(named_images(images, inputs))
@@ -100,23 +101,22 @@ def explain(classifier: Classifier, images: Any) -> Explanations:
 
 
 def heat_maps(network: Network, images: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return where in each image the evidence for a class lies, and by which method that was found.
+    """Return where in each image the evidence for a class lies, and the method.
 
-    HiResCAM (Draelos & Carin 2020): feature map times gradient, summed over channels. Of the
-    Grad-CAM family it is the one whose map provably sums to what the class gets; behind global
-    average pooling, which all our networks have, Grad-CAM (Selvaraju et al. 2017) gives the same
-    map. Where the feature map has fewer than 4 positions a side it cannot point at anything, and
-    occlusion (Zeiler & Fergus 2014) says by how much the class suffers when a square is covered.
+    The method is HiResCAM (Draelos & Carin 2020): feature map times gradient, summed over channels. Within the Grad-CAM
+    family, it is the one whose map provably sums to the class's score. With global average pooling, which all our networks
+    have, Grad-CAM (Selvaraju et al. 2017) gives the same map. A feature map with fewer than 4 positions per side cannot point
+    at anything; then occlusion (Zeiler & Fergus 2014) measures how much the logit falls when a square is covered.
 
-    Both explain a class's logit above the mean of all logits, since softmax does not see what these share.
+    Both explain a class's logit minus the mean of all logits, since the softmax ignores what all logits share.
 
     Args:
         images: uint8 (N, H, W, 3).
         classes: int (N,), the class to explain in each image.
 
     Returns:
-        float32 (N, H, W) in 0..1, each map's largest value being 1 unless nothing speaks for the
-        class; and a few words on the method and its resolution.
+        float32 (N, H, W), 0..1; the largest value of a map is 1, or 0 if there is no evidence for the class. And a few words
+        on the method and its resolution.
     """
     rows, columns = network.map_shape
     if min(rows, columns) < LEAST_POSITIONS:
@@ -132,28 +132,28 @@ def heat_maps(network: Network, images: np.ndarray, classes: np.ndarray) -> tupl
             features = np.asarray(before_pooling.predict_on_batch(images[batch]), np.float32)
             gradients = logit_gradients(network.head, features.mean(axis=(1, 2)), classes[batch])
             coarse[batch] = np.einsum("nhwc,nc->nhw", features, gradients)
-        # The same network can be written with any constant moved between these and its biases, so only
-        # differences between positions mean something: what lies above the average speaks for the class.
+        # A constant can be moved between these values and the network's biases without changing its function. So only
+        # differences between positions mean something: values above the average are evidence for the class.
         coarse -= coarse.mean(axis=(1, 2), keepdims=True)
     maps = np.stack([resized(np.maximum(one, 0), (images.shape[2], images.shape[1])) for one in coarse])
     return maps / np.maximum(maps.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny), method
 
 
 def occlusion(network: Network, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return by how much a class's logit, above the mean of all, falls when a square of an image is covered.
+    """Return how much a class's logit, minus the mean of all logits, falls when a square of an image is covered.
 
     Args:
-        images: uint8 (N, H, W, 3); squares take an image's mean colour.
+        images: uint8 (N, H, W, 3). A covered square has the image's mean colour.
         classes: int (N,).
 
     Returns:
-        float32 (N, 7, 7), a value for each square's centre.
+        float32 (N, 7, 7), a value for each square, by its centre.
     """
     fast = len(images) >= FEWEST_FOR_PRODUCTS and small_convolutions_are_slow()
     model = network.classifier(for_speed=fast)
     falls = np.zeros((len(images), OCCLUSION_GRID, OCCLUSION_GRID), np.float32)
     for row in track(range(len(images)), "covering squares"):
-        # Always as many images, so that the network is compiled once; more at a time are no faster.
+        # Always the same number of images, so that the network is compiled once. Larger batches are no faster.
         logits = np.asarray(model.predict_on_batch(covered(images[row])), np.float32)
         above_mean = logits[:, classes[row]] - logits.mean(axis=1)
         falls[row] = (above_mean[0] - above_mean[1:]).reshape(OCCLUSION_GRID, OCCLUSION_GRID)
@@ -161,7 +161,11 @@ def occlusion(network: Network, images: np.ndarray, classes: np.ndarray) -> np.n
 
 
 def covered(image: np.ndarray) -> np.ndarray:
-    """Return an image, uint8 (H, W, 3), and then its copies in which one square each has its mean colour, (50, H, W, 3)."""
+    """Return an image and 49 copies of it, each with one square in its mean colour, uint8 (50, H, W, 3).
+
+    Args:
+        image: uint8 (H, W, 3).
+    """
     height, width, _ = image.shape
     copies = np.repeat(image[None], 1 + OCCLUSION_GRID**2, axis=0)
     for copy, (row, column) in zip(copies[1:], np.ndindex(OCCLUSION_GRID, OCCLUSION_GRID), strict=True):
@@ -173,7 +177,7 @@ def covered(image: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, heat_map: np.ndarray, smallest: int) -> Image.Image:
-    """Return an image under its heat map, its shorter side at least `smallest` pixels.
+    """Return an image with its heat map over it; its shorter side has at least `smallest` pixels.
 
     Args:
         image: uint8 (H, W, 3).
@@ -185,12 +189,12 @@ def overlay(image: np.ndarray, heat_map: np.ndarray, smallest: int) -> Image.Ima
     base = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC), np.float32)
     strength = resized(heat_map, size)[..., None]
     colour = 255 * colormaps["plasma"](strength[..., 0])[..., :3]
-    # What carries no evidence turns grey and dim, so that the eye finds the rest on any image.
+    # Areas without evidence turn grey and dim, so that the others can be seen on any image.
     grey = 0.6 * base.mean(axis=2, keepdims=True) + 30
     mixed = (1 - strength) * grey + strength * (0.5 * base + 0.5 * colour)
     return Image.fromarray(np.uint8(mixed.clip(0, 255)))
 
 
 def resized(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return a float (h, w) map as float32 of `size`, (width, height), with linear steps between."""
+    """Return a float (h, w) map, bilinearly resized to `size`, (width, height), as float32 (height, width)."""
     return np.asarray(Image.fromarray(np.float32(values)).resize(size, Image.Resampling.BILINEAR))

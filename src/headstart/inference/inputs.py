@@ -1,4 +1,4 @@
-"""What a user gives to be classified: paths, folders, bytes, open files, arrays and Pillow images, one after the other."""
+"""Read what a user gives to classify: paths, folders, bytes, open files, arrays and Pillow images."""
 
 import io
 import os
@@ -20,13 +20,13 @@ from headstart.system.text import count
 
 @dataclass
 class Inputs:
-    """What was found while inputs were read.
+    """What is recorded while inputs are read.
 
     Attributes:
-        names: of each image that could be read.
-        unreadable: a line for each of the others.
+        names: of the images that could be read.
+        unreadable: a line with name and reason for each image that could not be read.
         skipped: how many files and folders are no images, by kind.
-        remarks: what images lost, with their number.
+        remarks: the number of images by remark, see `headstart.data.decode.Decoded`.
     """
 
     names: list[str] = field(default_factory=list)
@@ -36,20 +36,21 @@ class Inputs:
 
 
 def named_images(images: Any, inputs: Inputs) -> Iterator[tuple[str, Any]]:
-    """Yield a name and a path, bytes, a Pillow image or an array for every image that is meant.
+    """Yield, for each image, its name and a path, bytes, a Pillow image or an array.
 
     Args:
-        inputs: gets a count of what is no image in the folders that are named.
+        images: as for `headstart.inference.classifier.Classifier.predict`.
+        inputs: its `skipped` gets what is no image in given folders.
 
     Raises:
-        HeadstartError: something is no image; the message says what was given, and what is wanted.
+        HeadstartError: something is no image; the message says what was given, and what is accepted.
     """
     for index, image in enumerate(single_images(images, inputs)):
         yield (str(image) if isinstance(image, Path) else f"image {index}"), image
 
 
 def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.Image | np.ndarray]:
-    """Yield every image that is meant: a path, the bytes of an encoded one, a Pillow image, or uint8 (H, W[, 1, 3 or 4])."""
+    """Yield each image: a path, the bytes of an encoded image, a Pillow image, or an array, uint8 (H, W[, 1, 3 or 4])."""
     if isinstance(images, (str, os.PathLike)):
         path = Path(images).expanduser()
         if path.is_dir():
@@ -69,7 +70,7 @@ def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.
     elif isinstance(images, Image.Image):
         yield images
     elif hasattr(images, "__array__") and np.asarray(images).dtype.kind not in "OU":
-        yield from images_of_array(np.asarray(images))  # tensors of other libraries are arrays too
+        yield from images_of_array(np.asarray(images))  # tensors of other libraries too
     elif isinstance(images, Iterable):
         for image in images:
             yield from single_images(image, inputs)
@@ -83,11 +84,11 @@ def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.
 def read_inputs(
     named: Iterable[tuple[str, Any]], image_shape: tuple[int, int, int], decoding: Decoding, inputs: Inputs
 ) -> np.ndarray:
-    """Return the images that can be read as a model takes them, uint8 (N, height, width, 3).
+    """Return the images that can be read, as the model takes them, uint8 (N, height, width, 3).
 
     Args:
-        named: of `named_images`.
-        inputs: gets what was found of each of them.
+        named: from `named_images`.
+        inputs: gets the name or the reason of each image, and remarks.
     """
     images = [np.zeros((0, *image_shape), np.uint8)]
     for name, image in named:
@@ -100,14 +101,14 @@ def read_inputs(
 
 
 def refuse_nothing(named: list[tuple[str, Any]], inputs: Inputs) -> None:
-    """Refuse to go on where no image was named, and say what was there instead."""
+    """Refuse to go on if there is no image, and say what was there instead."""
     if not named:
         instead = f": there is {skipped_words(inputs.skipped)}" if inputs.skipped else ""
         raise HeadstartError(f"there are no images to look at{instead}")
 
 
 def refuse_only_unreadable(inputs: Inputs) -> None:
-    """Refuse to go on where there were images, but `read_inputs` could read none."""
+    """Refuse to go on if `read_inputs` could read no image."""
     if not inputs.names:
         raise HeadstartError(f"none of {count(len(inputs.unreadable), 'image')} can be read; the first is {inputs.unreadable[0]}")
 
@@ -115,7 +116,11 @@ def refuse_only_unreadable(inputs: Inputs) -> None:
 def as_input(
     image: Path | bytes | Image.Image | np.ndarray, height: int, width: int, decoding: Decoding, remarks: Counter[str]
 ) -> np.ndarray:
-    """Return one of `named_images` as the model takes it, uint8 (height, width, 3), brought to its shape as in training."""
+    """Return one image from `named_images` as the model takes it, uint8 (height, width, 3), resized as in training.
+
+    Raises:
+        UnreadableImage: it cannot be decoded.
+    """
     if isinstance(image, (Path, bytes)):
         decoded = decode(io.BytesIO(image) if isinstance(image, bytes) else image, height, width, decoding)
         remarks.update(decoded.remarks)

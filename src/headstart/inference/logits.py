@@ -1,4 +1,4 @@
-"""The logits of batches of images, each as it is or in the mean with its mirror image."""
+"""The logits of batches of images, optionally averaged over each image and its mirror image."""
 
 from collections.abc import Callable, Iterable, Iterator
 
@@ -14,10 +14,11 @@ def network_logits(
     """Yield the logits of each batch of images, float32 (B, classes).
 
     Args:
-        network: gives its outputs for each of some batches in turn; it is told how many images these hold.
+        network: a function of batches and their total number of images; it yields the list of outputs for each batch.
         batches: uint8 (B, H, W, 3).
-        mirror: give the mean of the logits for each image and for its mirror image. Two looks err less than one
-            (test-time augmentation, as in Krizhevsky et al. 2012), at twice the work.
+        total: the number of images in all batches.
+        mirror: average the logits of each image and its mirror image. Two views err less than one (test-time augmentation,
+            as in Krizhevsky et al. 2012), at twice the work.
     """
     if not mirror:
         yield from (logits for (logits,) in network(batches, total))

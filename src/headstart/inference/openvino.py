@@ -1,4 +1,4 @@
-"""OpenVINO, the fastest engine on CPUs, for networks that lie in its own files. It needs no Keras."""
+"""OpenVINO, the fastest engine on CPUs, for networks in its own file format. Keras is not needed."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ import numpy as np
 
 logger = logging.getLogger("headstart")
 
-# Converting and compiling a network takes longer than Keras needs for fewer images.
+# For fewer images, Keras is done before OpenVINO has converted and compiled a network.
 FEWEST_IMAGES = 2000
 
 
@@ -21,7 +21,7 @@ def import_openvino() -> Any:
     Raises:
         ImportError: it is not installed.
     """
-    # Its converter would report each use to its makers; without this package it has no way to.
+    # Its converter reports each use to its makers through this package; without the package it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
@@ -29,11 +29,11 @@ def import_openvino() -> Any:
 
 
 def compile_file(file: Path, precision: str) -> Any:
-    """Return a network in OpenVINO's files, compiled for this CPU.
+    """Return the network in OpenVINO's files, compiled for this CPU.
 
     Args:
-        file: ends in `.xml`, with `.bin` beside it.
-        precision: `float32` or `bfloat16`, what it computes in.
+        file: the `.xml` file; the `.bin` file lies beside it.
+        precision: what it computes in, `float32` or `bfloat16`.
     """
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
@@ -41,16 +41,16 @@ def compile_file(file: Path, precision: str) -> Any:
 
 
 def compiled_file(file: Path, precision: str) -> Any:
-    """Return what `compile_file` does; None, and a line in the log, where OpenVINO is not installed or cannot."""
+    """Return the network as `compile_file` does, or log why OpenVINO cannot run it and return None."""
     try:
         return compile_file(file, precision)
-    except Exception as error:  # not installed, a processor that it does not know, ...
-        logger.info("OpenVINO cannot run %s (%s): Keras does", file.parent, reason(error))
+    except Exception as error:  # not installed, an unknown processor, ...
+        logger.info("OpenVINO cannot run the model in %s (%s): Keras computes it", file.parent, reason(error))
         return None
 
 
 def overlapped(compiled: Any, batches: Iterable[np.ndarray], outputs: int) -> Iterator[list[np.ndarray]]:
-    """Yield OpenVINO's first outputs in order, while it computes as many later batches as it can at once."""
+    """Yield a compiled network's first `outputs` outputs for each batch, in order; later batches are computed meanwhile."""
     idle = [compiled.create_infer_request() for _ in range(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))]
     busy: deque[Any] = deque()
 
@@ -71,5 +71,5 @@ def overlapped(compiled: Any, batches: Iterable[np.ndarray], outputs: int) -> It
 
 
 def reason(error: Exception) -> str:
-    """Return why OpenVINO could not do something: its errors say first where in its sources, and last what."""
+    """Return why OpenVINO failed. Its errors begin with places in its sources and end with the reason."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What a model says of some images."""
+"""A model's predictions for some images."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ from headstart.system.text import shortened
 
 
 class Prediction(NamedTuple):
-    """What a model says of one image.
+    """A model's prediction for one image.
 
     Attributes:
-        name: its file or number.
+        name: the image's file or number.
         label: the likeliest class.
         confidence: the probability of that class, 0 to 1.
     """
@@ -25,15 +25,15 @@ class Prediction(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What a model says of some images.
+    """A model's predictions for some images.
 
     Attributes:
         names: file or number of each image that could be read.
-        probabilities: float32 (N, classes), each row sums to 1; calibrated by the run's temperature.
-        class_names: names of the columns.
-        unreadable: files left out, each with the reason.
-        skipped: how many files and folders in the folders that were named are no images, by kind.
-        remarks: what a user might not expect of how the images were read, with the number of images.
+        probabilities: float32 (N, classes), each row sums to 1; of logits divided by the run's temperature.
+        class_names: the class of each column.
+        unreadable: a line with name and reason for each image that could not be read.
+        skipped: how many files and folders in the given folders are no images, by kind.
+        remarks: what a user might not expect about how images were read, with the number of images.
     """
 
     names: list[str]
@@ -60,11 +60,11 @@ class Predictions:
         return map(Prediction, self.names, self.labels, self.confidences.tolist())
 
     def __repr__(self) -> str:
-        shown = ", ".join(f"{shortened(name)}: {shortened(label)} {100 * sure:.0f} %" for name, label, sure in list(self)[:3])
+        shown = ", ".join(f"{shortened(one.name)}: {shortened(one.label)} {100 * one.confidence:.0f} %" for one in list(self)[:3])
         return f"Predictions({len(self)}: {shown}{', ...' if len(self) > 3 else ''})"
 
     def to_frame(self) -> Any:
-        """Return a pandas data frame: name, class and confidence of each image, and the probability of each class.
+        """Return a pandas data frame with a row for each image: `image`, `class`, `confidence`, and a column for each class.
 
         Raises:
             ImportError: pandas is not installed.

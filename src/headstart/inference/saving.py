@@ -1,4 +1,4 @@
-"""A trained network becomes files that anybody can use, for Keras and for OpenVINO."""
+"""Save a trained network for use, as files for Keras and for OpenVINO."""
 
 import dataclasses
 from pathlib import Path
@@ -10,17 +10,18 @@ from headstart.system.backend import keras
 from headstart.system.environment import versions
 from headstart.system.files import written_whole
 
-# By so many images of the test split, OpenVINO's form of the model is compared with Keras'.
+# So many images of the test split are used to compare OpenVINO's outputs with Keras'.
 IMAGES_TO_COMPARE = 64
 
 
 def save_classifier(folder: Path, model: keras.Model, data: Dataset, temperature: float) -> None:
-    """Write a model for Keras and, where it can, for OpenVINO; and last the manifest, by which a run is finished.
+    """Write a model for Keras and, if OpenVINO can run it, for OpenVINO. The manifest comes last: it marks a run as finished.
 
     Args:
+        folder: an existing folder.
         model: uint8 images to logits, see `headstart.model.network.Network.classifier`.
-        data: what it was trained on: its classes, the size of its images and how files became these are recorded.
-        temperature: what the logits are divided by before the softmax.
+        data: what it was trained on. Its classes, image shape and decoding are recorded.
+        temperature: the number that logits are divided by before the softmax.
     """
     files = ["model.keras"]
     with written_whole(folder / "model.keras") as partial:

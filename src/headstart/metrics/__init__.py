@@ -1,6 +1,6 @@
 """Figures from logits and labels: pure functions of arrays.
 
-`classification` starts scikit-learn, which a prediction does without: it is imported when it is first used.
+`classification` needs scikit-learn, which a prediction does without, so it is imported at first use.
 """
 
 import lazy_loader

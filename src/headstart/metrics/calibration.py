@@ -1,4 +1,4 @@
-"""Probabilities out of logits, and how far they can be trusted."""
+"""Probabilities from logits, and how far they can be trusted."""
 
 from dataclasses import dataclass
 
@@ -9,15 +9,16 @@ from headstart.metrics.figures import Figures
 from headstart.system.text import count
 
 CALIBRATION_BINS = 15
-# Temperatures are searched, and compared, on a grid of their logarithm: from 1/20 to 20 in steps of 5 %.
+# Temperatures are searched and compared on a grid of their logarithms: from 1/20 to 20 in steps of 5 %.
 LOG_TEMPERATURES = np.linspace(-3, 3, 121)
-# Standard deviation, about 0, of the logarithm of a temperature before anything is known: a factor of 1.4 either way. With
-# 20 simulated images of a well-calibrated network the log loss then rises by 0.002 to 0.004 in the mean, without it by 0.04
-# to 0.06; with 20 images of one that is 2.5 times too sure, it falls by nine tenths of what is possible.
+# Standard deviation of the prior of a temperature's logarithm, which has mean 0: a factor of 1.4 either way. In simulations
+# with 20 images of a well-calibrated network, the log loss rises by 0.002 to 0.004 on average with this prior, and by 0.04 to
+# 0.06 without it. With 20 images of a network whose logits are 2.5 times too large, it falls by nine tenths of what is
+# possible.
 LOG_TEMPERATURE_DEVIATION = 0.35
-# A gain of fewer standard errors may well be chance, and the simpler model stays (Breiman et al. 1984, the rule of one
-# standard error). In the same simulations a well-calibrated network was changed in 2 of 100 cases with 200 images and in
-# 6 to 20 with fewer; without the rule in all.
+# A gain below so many standard errors may well be chance, and the simpler model stays (Breiman et al. 1984, the rule of one
+# standard error). In the same simulations, a well-calibrated network was changed in 2 of 100 cases with 200 images, and in
+# 6 to 20 with fewer; without the rule, in all of them.
 STANDARD_ERRORS = 1.0
 
 
@@ -26,10 +27,10 @@ class Calibration:
     """A temperature, and whether the images that it was fitted on support it.
 
     Attributes:
-        images: how many it was fitted on.
-        fitted: the temperature that fits them best, drawn towards 1 where they are few.
-        gain: by how much it lowers the log loss of an image, in nats, on images that it was not fitted on.
-        standard_error: of the gain; 0 where nothing was fitted.
+        images: the number of images that it was fitted on.
+        fitted: the temperature that fits them best; with few images it is drawn towards 1.
+        gain: how much it lowers the mean log loss, in nats, on images that it was not fitted on.
+        standard_error: of the gain; 0 if nothing was fitted or compared.
         applied: whether the logits are divided by it.
         reason: why it is applied or not, as the end of a sentence.
     """
@@ -43,22 +44,22 @@ class Calibration:
 
     @property
     def temperature(self) -> float:
-        """What the logits are divided by: `fitted`, or 1 where that is not applied."""
+        """The number that the logits are divided by: `fitted`, or 1 if that is not applied."""
         return self.fitted if self.applied else 1.0
 
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Return float64 (N, classes), the softmax of logits that were divided by a temperature."""
+    """Return the softmax of logits that are divided by a temperature, float64 (N, classes)."""
     return softmax(np.float64(logits) / temperature, axis=1)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """Fit the temperature by which logits are divided for the least log loss (Guo et al. 2017), as far as there is evidence.
+    """Fit the temperature that gives the lowest log loss (Guo et al. 2017), and decide whether the images support it.
 
-    The logarithm of the temperature has a normal prior about 0, so that a few images leave it near 1 and thousands decide
-    alone. It is applied only where that is supported: each image's loss at the temperature fitted on all others is compared
-    with its loss at 1 (leave-one-out cross-validation), and the mean gain must be at least one standard error. Where no
-    image is mistaken, nothing is fitted: the loss would fall without end as the temperature falls.
+    The logarithm of the temperature has a normal prior with mean 0: a few images leave it near 1, and thousands outweigh the
+    prior. It is applied only if leave-one-out cross-validation supports it: each image's loss at the temperature fitted on
+    all others is compared with its loss at 1, and the mean gain must be at least one standard error. Nothing is fitted if no
+    image is misclassified: the loss would fall without end as the temperature falls.
 
     Args:
         logits: float (N, classes), of images that the network was not trained on.
@@ -71,7 +72,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     penalty = np.square(LOG_TEMPERATURES) / (2 * LOG_TEMPERATURE_DEVIATION**2)
     totals = losses.sum(axis=1) + penalty
     fitted = float(np.exp(lowest_point(LOG_TEMPERATURES, totals)))
-    # The temperature of all but one image hardly differs between images; the grid's is near enough.
+    # The temperatures without one image hardly differ, so the nearest one on the grid is exact enough.
     without = (totals[:, None] - losses).argmin(axis=0)
     gains = losses[len(LOG_TEMPERATURES) // 2] - losses[without, np.arange(images)]
     gain = float(gains.mean())
@@ -87,15 +88,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
 
 def losses_by_temperature(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Return the log loss of each image at each of `LOG_TEMPERATURES`, float64 (temperatures, N)."""
-    # In float32, which is exact to seven digits here and twice as fast with a thousand classes.
+    # In float32, which is exact to seven digits here, and twice as fast with a thousand classes.
     relative = (logits - logits.max(axis=1, keepdims=True)).astype(np.float32)
-    given = relative[np.arange(len(labels)), labels].astype(np.float64)
+    own = relative[np.arange(len(labels)), labels].astype(np.float64)
     factors = np.exp(-LOG_TEMPERATURES)
-    return np.array([np.log(np.exp(relative * np.float32(one)).sum(axis=1, dtype=np.float64)) - given * one for one in factors])
+    return np.array([np.log(np.exp(relative * np.float32(one)).sum(axis=1, dtype=np.float64)) - own * one for one in factors])
 
 
 def lowest_point(places: np.ndarray, values: np.ndarray) -> float:
-    """Return where values on evenly spaced places are lowest, between these by the parabola through three."""
+    """Return where values at evenly spaced places are lowest, by the parabola through the lowest and its two neighbours."""
     middle = int(values.argmin())
     if middle in (0, len(values) - 1):
         return float(places[middle])
@@ -104,7 +105,7 @@ def lowest_point(places: np.ndarray, values: np.ndarray) -> float:
 
 
 def is_applied(figures: Figures) -> bool:
-    """Whether the logits of a stage are divided by a temperature; an older Headstart always did.
+    """Whether the logits of a stage are divided by a temperature. Older versions always did.
 
     Args:
         figures: of a stage in `metrics.json`.
@@ -113,10 +114,10 @@ def is_applied(figures: Figures) -> bool:
 
 
 def calibration_in_words(figures: Figures) -> str:
-    """Say on how many validation images a temperature was fitted, and whether and why it is applied.
+    """Say on how many validation images a temperature was fitted, whether it is applied, and why.
 
     Args:
-        figures: of a stage in `metrics.json`; an older Headstart did not record how many.
+        figures: of a stage in `metrics.json`; those of older versions have no number of images.
     """
     if "calibration" not in figures:
         return f"temperature {figures['temperature']:.2f}, fitted on validation"
@@ -129,9 +130,9 @@ def calibration_in_words(figures: Figures) -> str:
 
 
 def reliability(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return images, mean confidence and accuracy, each (bins,), of the bins of confidence that hold any image."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    """Return number of images, mean confidence and accuracy, each (bins,), of the confidence bins that are not empty."""
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    counts, sure, correct = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, right))
+    counts, confidences, hits = (np.bincount(bins, weights, CALIBRATION_BINS) for weights in (None, confidence, correct))
     filled = counts > 0
-    return counts[filled], sure[filled] / counts[filled], correct[filled] / counts[filled]
+    return counts[filled], confidences[filled] / counts[filled], hits[filled] / counts[filled]

@@ -1,25 +1,24 @@
-"""Which images a test accuracy holds for: not for new ones, where most of the test resembles what was trained on."""
+"""Which images a test accuracy holds for. It need not hold for new ones if test images resemble training images."""
 
 from headstart.metrics.figures import Figures, SubsetFigures
 
-# With at most this share of the test images resembling training images, the others tell how good a network is on new ones.
+# If at most this share of the test images resemble training images, the accuracy can hold for new images.
 FEW_KNOWN = 0.1
-# Fewer images without a near-duplicate tell nothing.
+# Fewer images without a near-duplicate are too few for an accuracy.
 FEWEST_NEW = 10
 
 
 def known_images(figures: Figures) -> str:
     """Say why a test accuracy and its interval need not hold for new images: test images resemble training images.
 
-    This is the one place where that is decided. Nothing is said, and the 95 % interval stands as it is, where at most a
-    tenth of the test images have a near-duplicate in training and the accuracy on the others lies within the interval; or
-    where no audit looked.
+    This is the only place that decides it. The interval stands if at most a tenth of the test images have a near-duplicate in
+    training and the accuracy on the others lies within the interval; or if there was no audit.
 
     Args:
         figures: of a stage in `metrics.json`.
 
     Returns:
-        "46 of 48 test images have a near-duplicate in training", or an empty string.
+        "46 of 48 test images have a near-duplicate in training", or an empty string if the interval stands.
     """
     known, count, (low, high) = figures.get("near_duplicates_in_training", 0), figures["images"], figures["interval"]
     new = figures.get("without_near_duplicates")
@@ -32,7 +31,7 @@ def known_images(figures: Figures) -> str:
 
 
 def what_it_holds_for(figures: Figures) -> str:
-    """Say which images an accuracy holds for where `known_images` says something, and what to do, in a few sentences."""
+    """Say, if `known_images` says something, which images the accuracy holds for and what to do, in a few sentences."""
     groups = "all images of one video, patient or place into one of the folders train, val and test, and train again"
     if figures.get("images_alike"):
         return (
@@ -52,7 +51,7 @@ def what_it_holds_for(figures: Figures) -> str:
 
 
 def between(figures: Figures | SubsetFigures) -> str:
-    """Return "between 92.6 % and 100.0 %" of a 95 % interval."""
+    """Return the 95 % interval as "between 92.6 % and 100.0 %"."""
     low, high = figures["interval"]
     return f"between {percent(low)} and {percent(high)}"
 

@@ -1,4 +1,4 @@
-"""How good, and how sure of it: the figures of a result, from logits and labels."""
+"""The figures of a result, from logits and labels: how good a network is, and how certain that is."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from headstart.metrics.calibration import probabilities, reliability
 from headstart.metrics.figures import Figures, ProbabilityFigures, SubsetFigures
 
 FIGURES = ("precision", "recall", "f1-score")
-# With fewer classes the right one is nearly always among the first five.
+# With so many classes or fewer, the right one is nearly always among the first five.
 MOST_CLASSES_WITHOUT_TOP_5 = 10
 
 
 def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], temperature: float = 1.0) -> Figures:
     """Return accuracy with its 95 % interval, per-class figures, and how far probabilities can be trusted.
 
-    `top_5` is there with more than ten classes. `macro` is the mean over the classes that occur.
-    `confusion` counts images, a row for each given class. `loss`, `brier` and `ece` describe the plain softmax, and
-    `calibrated` the same after the logits were divided by the temperature.
+    `top_5` is there with more than ten classes. `macro` is the mean over the classes that occur. `confusion` counts images,
+    with a row for each true class and a column for each predicted one. `loss`, `brier` and `ece` describe the plain softmax,
+    and `calibrated` the softmax of logits divided by the temperature.
 
     Args:
         logits: float (N, classes).
         labels: int (N,).
-        temperature: of `fit_temperature`, on other images.
+        temperature: from `headstart.metrics.calibration.fit_temperature`, fitted on other images.
     """
     predicted = logits.argmax(axis=1)
     correct = int((predicted == labels).sum())
@@ -59,31 +59,31 @@ def wilson_interval(correct: int, count: int) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def subset_figures(right: np.ndarray, chosen: np.ndarray) -> SubsetFigures:
-    """Return the accuracy on some images with its 95 % interval, and how many these and the others are.
+def subset_figures(correct: np.ndarray, chosen: np.ndarray) -> SubsetFigures:
+    """Return the accuracy on some of the images with its 95 % interval, and the numbers of these and of the other images.
 
     Args:
-        right: bool (N,), which images were classified rightly.
-        chosen: bool (N,), which of them count; where none does, there is no accuracy.
+        correct: bool (N,), whether each image was classified correctly.
+        chosen: bool (N,), whether each image counts. If none does, there is no accuracy.
     """
-    correct, images, left_out = int(right[chosen].sum()), int(chosen.sum()), int((~chosen).sum())
+    hits, images, left_out = int(correct[chosen].sum()), int(chosen.sum()), int((~chosen).sum())
     if not images:
         return {"images": 0, "left_out": left_out}
-    return {"accuracy": correct / images, "interval": wilson_interval(correct, images), "images": images, "left_out": left_out}
+    return {"accuracy": hits / images, "interval": wilson_interval(hits, images), "images": images, "left_out": left_out}
 
 
 def single_figures(figures: Figures) -> dict[str, float]:
-    """Return the figures of `measure` that are one number, those after scaling as `calibrated_...`."""
+    """Return the figures of `measure` that are a single float; those in `calibrated` are named `calibrated_...`."""
     single = {name: value for name, value in figures.items() if isinstance(value, float)}
     calibrated: Any = figures["calibrated"]
     return single | {f"calibrated_{name}": value for name, value in calibrated.items()}
 
 
 def probability_figures(probabilities: np.ndarray, labels: np.ndarray) -> ProbabilityFigures:
-    """Return log loss, Brier score and expected calibration error of float (N, classes) probabilities.
+    """Return log loss, Brier score and expected calibration error of probabilities, float (N, classes).
 
-    The Brier score is the original one over all classes (Brier 1950), from 0 to 2. The calibration error
-    is the mean distance of confidence and accuracy over equal-width bins (Guo et al. 2017).
+    The Brier score is the original one, over all classes (Brier 1950), 0..2. The calibration error is the mean distance
+    between confidence and accuracy over bins of equal width, weighted by their images (Guo et al. 2017).
     """
     classes = np.arange(probabilities.shape[1])
     counts, confidences, accuracies = reliability(probabilities, labels)

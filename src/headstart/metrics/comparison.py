@@ -1,4 +1,4 @@
-"""Two networks on the same images: whether the difference of their accuracies could be chance."""
+"""Whether the difference between the accuracies of two networks on the same images could be chance."""
 
 import numpy as np
 from scipy.stats import binomtest
@@ -9,7 +9,7 @@ SIGNIFICANT = 0.05
 
 
 def compare_stages(frozen: np.ndarray, fine_tuned: np.ndarray, labels: np.ndarray) -> PairedTest:
-    """Return on how many images only one of two networks is right, and the exact p value of McNemar's test (1947).
+    """Return on how many images only one of two networks is right, and the p value of McNemar's exact test (1947).
 
     Args:
         frozen, fine_tuned: float (N, classes), logits of the same images.
@@ -17,13 +17,13 @@ def compare_stages(frozen: np.ndarray, fine_tuned: np.ndarray, labels: np.ndarra
     """
     before, after = (logits.argmax(axis=1) == labels for logits in (frozen, fine_tuned))
     lost, won = int((before & ~after).sum()), int((after & ~before).sum())
-    # Under the null hypothesis either network is as likely to be the one that is right.
+    # Under the null hypothesis, each of the two networks is equally likely to be the one that is right.
     p_value = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
     return {"only_frozen_right": lost, "only_fine_tuned_right": won, "p_value": p_value}
 
 
 def verdict(comparison: PairedTest) -> str:
-    """Say in words what `compare_stages` found."""
+    """Return the result of `compare_stages` in words."""
     won, lost = comparison["only_fine_tuned_right"], comparison["only_frozen_right"]
     if comparison["p_value"] >= SIGNIFICANT:
         statement = "whether fine-tuning helped cannot be told from these test images"

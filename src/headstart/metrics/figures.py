@@ -1,4 +1,4 @@
-"""The shape of the figures that a run reports, as they lie in `metrics.json`."""
+"""Types of the figures that a run reports, as they are written to `metrics.json`."""
 
 from typing import NotRequired, TypedDict
 
@@ -12,7 +12,7 @@ class ProbabilityFigures(TypedDict):
 
 
 class SubsetFigures(TypedDict):
-    """Accuracy on some images: 0 to 1, its 95 % interval, on how many, and how many others were left out."""
+    """Accuracy on some images (0 to 1), its 95 % interval, how many images these are, and how many others were left out."""
 
     accuracy: NotRequired[float]
     interval: NotRequired[list[float]]
@@ -21,7 +21,7 @@ class SubsetFigures(TypedDict):
 
 
 class CalibrationFigures(TypedDict):
-    """The temperature that was fitted, and whether the validation images support it; see `metrics.calibration.Calibration`."""
+    """The fitted temperature, and whether the validation images support it: `headstart.metrics.calibration.Calibration`."""
 
     images: int
     fitted: float
@@ -34,9 +34,12 @@ class CalibrationFigures(TypedDict):
 class Figures(TypedDict):
     """How good a network is on a split.
 
-    `accuracy`, `top_5`, and the values of `macro` and `per_class` lie in 0..1; `interval` is the 95 % interval of the
-    accuracy. `per_class` has precision, recall, f1-score and support of each class, and `confusion` counts images, a row for
-    each given class. The probability figures are of the plain softmax, and `calibrated` of logits divided by `temperature`.
+    `accuracy`, `top_5` and the values of `macro` lie in 0..1; `interval` is the 95 % interval of the accuracy. `per_class` has
+    precision, recall and f1-score (0..1) and support (images) of each class. `confusion` counts images, with a row for each
+    true class. `loss`, `brier` and `ece` are those of the plain softmax, `calibrated` those of logits divided by `temperature`.
+
+    With an audit, `near_duplicates_in_training` counts the test images that have a near-duplicate in training, `images_alike`
+    says that most images resemble each other, and `without_near_duplicates` has the figures on the other test images.
     """
 
     accuracy: float
@@ -67,7 +70,7 @@ class PairedTest(TypedDict):
 
 
 class Metrics(TypedDict):
-    """Content of `metrics.json`: figures by stage, seconds and megabytes (10**6 bytes) by what they were spent on."""
+    """Content of `metrics.json`: figures by stage; seconds and peak memory (MB of 10**6 bytes) by part of the run."""
 
     test: dict[str, Figures]
     comparison: NotRequired[PairedTest]

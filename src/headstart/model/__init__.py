@@ -1,1 +1,1 @@
-"""What an image goes through: one graph from raw pixels to logits, around a pretrained backbone."""
+"""The network, from raw pixels to logits, around a pretrained backbone."""

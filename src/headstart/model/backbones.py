@@ -1,4 +1,4 @@
-"""Backbones as Keras networks: a registered one by its name, or one from a file."""
+"""Load a backbone as a Keras model: a registered one by name, or one from a file."""
 
 import warnings
 from pathlib import Path
@@ -15,12 +15,12 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
     """Load the backbone that the configuration names, with its weights.
 
     Returns:
-        The network without top, float (B, h, w, 3) to (B, h / s, w / s, channels), and its
-        preprocessing mode.
+        The model without top, from images, float (B, h, w, 3), to the feature map, (B, h / s, w / s, channels); and its
+        preprocessing mode, see `headstart.model.preprocessing.normalisation`.
 
     Raises:
-        HeadstartError: the backbone is unknown or its file unreadable, its weights cannot be
-            fetched or do not fit, or `image_size` is below its minimum.
+        HeadstartError: the backbone is unknown or its file unreadable; its weights cannot be downloaded or do not fit; or
+            `image_size` is too small for it.
     """
     refuse_unusable(config)
     if not config.backbone.endswith(".keras"):
@@ -33,7 +33,7 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
 
 
 def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
-    """Build a registered backbone with random, pretrained or the user's weights."""
+    """Build a registered backbone with random weights, pretrained weights or the user's own."""
     pretrained = weights in ("auto", "imagenet")
     if name == "starter":
         model = starter.build()
@@ -42,7 +42,7 @@ def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
     else:
         instead = "bring the weights file from another machine (--weights FILE), or take --backbone starter"
         with explained_download(instead), warnings.catch_warnings():
-            # MobileNetV2 warns that its weights were trained at another size than the open one asked for here.
+            # MobileNetV2 warns that its weights were trained at a fixed size, and here the size is open.
             warnings.simplefilter("ignore")
             model = getattr(keras.applications, entry.factory)(
                 include_top=False, weights="imagenet" if pretrained else None, input_shape=(None, None, 3)
@@ -53,15 +53,15 @@ def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
 
 
 def load_weights_file(model: keras.Model, path: Path) -> None:
-    """Put a weights file of the user's into a registered backbone."""
+    """Load the user's own weights file into a registered backbone."""
     try:
         model.load_weights(path)
-    except Exception as error:  # h5py and Keras raise many kinds for a file that does not fit
+    except Exception as error:  # h5py and Keras raise many kinds of exception for a file that does not fit
         raise HeadstartError(f"{path} holds no weights for {model.name}: {str(error).splitlines()[0]}") from None
 
 
 def backbone_file(path: Path) -> keras.Model:
-    """Load a network without top from a `.keras` file, in safe mode."""
+    """Load a model without top from a `.keras` file, in safe mode."""
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a damaged zip, an unknown layer, code that safe mode refuses, ...

@@ -1,4 +1,4 @@
-"""Batch norm that will learn starts from the statistics of the images that it will learn from."""
+"""Batch norm that is going to learn starts from the statistics of its training images."""
 
 from collections.abc import Iterable
 
@@ -11,16 +11,16 @@ from headstart.system.backend import keras
 
 
 def adapt_batch_norm(network: Network, batches: Iterable[np.ndarray], config: Config) -> None:
-    """Give the batch norms that will learn the statistics of the training images.
+    """Set the moving statistics of the batch norms that are going to learn to those of the training images.
 
-    In training mode a batch norm goes by its batch, and not by the statistics it was pretrained with: without this, all that
-    the frozen stage learned on features of the latter is lost in fine-tuning's first step (digits: from 99 to 36 %). Each gets
-    the mean over all batches (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm"), as Li et al. 2016 did for new domains.
+    In training mode, a batch norm uses the statistics of its batch, not those of pretraining. The frozen stage would learn on
+    features made with the latter, and fine-tuning's first step would lose what it learned (digits: from 99 to 36 %). Each
+    batch norm gets the mean over all batches (Wu and Johnson 2021, "Rethinking 'Batch' in BatchNorm"), as Li et al. 2016 did
+    for new domains.
 
     Args:
-        network: its backbone is frozen afterwards, as it was before.
-        batches: training images, uint8 (B, H, W, 3). Nothing is drawn at random here, so that runs of several seeds
-            have the same features.
+        network: its backbone is frozen before and after.
+        batches: training images, uint8 (B, H, W, 3). Nothing is random here, so runs of several seeds have the same features.
     """
     unfreeze(network.backbone, config)
     norms = [layer for layer in all_layers(network.backbone)

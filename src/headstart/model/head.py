@@ -13,9 +13,10 @@ from headstart.system.backend import keras
 def build_head(channels: int, classes: int, config: Config) -> keras.Model:
     """Return the head, from pooled features, float32 (B, channels), to logits, float32 (B, classes).
 
-    Its layers are standardised features, dropout, a hidden layer, dropout, and the classes' logits. The features are
-    standardised where the frozen stage has them all, and so knows their mean and variance (`standardise`): channels of
-    every size then learn at one rate. `logit_gradients` must know each kind of layer that is used here.
+    Its layers are standardisation, dropout and a hidden layer, dropout, and the logits. The hidden layer with its dropout is
+    left out if `config.hidden_units` is 0. Standardisation needs the features of all training images (`standardise`), so it
+    is there if `config.keeps_features`; with it, channels of any scale learn at one rate. `logit_gradients` must know each
+    kind of layer that is used here.
     """
     layers = keras.layers
     outputs = features = keras.Input((channels,), name="features_in")
@@ -29,7 +30,7 @@ def build_head(channels: int, classes: int, config: Config) -> keras.Model:
 
 
 def standardise(head: keras.Model, features: Iterable[np.ndarray]) -> None:
-    """Give the head the mean and variance of the training images' features.
+    """Set the mean and variance of the head's `standardise` layer to those of the training images' features.
 
     Args:
         features: batches of pooled features, float (B, channels).
@@ -43,10 +44,10 @@ def standardise(head: keras.Model, features: Iterable[np.ndarray]) -> None:
 def logit_gradients(head: keras.Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Return the gradient of a class's logit, minus the mean of all logits, with respect to the pooled features.
 
-    It goes through the head's layers forward and back in NumPy, in float64, and so needs no backend's differentiation.
+    The head's layers are computed forward and back in NumPy, in float64, so no backend's differentiation is needed.
 
     Args:
-        head: of `build_head`, or of `headstart.model.network.Network.of_saved`.
+        head: from `build_head` or `headstart.model.network.Network.of_saved`.
         features: float (N, channels), pooled.
         classes: int (N,), a class for each row.
 
@@ -67,13 +68,13 @@ def logit_gradients(head: keras.Model, features: np.ndarray, classes: np.ndarray
 
 
 def forward(layer: keras.layers.Layer, inputs: np.ndarray) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-    """Return what a layer of the head gives in inference, and a function from the gradient of its outputs to that of its inputs.
+    """Return a layer's outputs in inference, and the function from the gradient of the outputs to that of the inputs.
 
     Args:
         inputs: float64 (N, features).
 
     Raises:
-        HeadstartError: the layer's gradient is not known. Subclasses are not known either, since they may compute anything.
+        HeadstartError: the layer's gradient is not known. Subclasses of known layers are refused: they may compute anything.
     """
     kind = type(layer)
     if kind is keras.layers.Dropout:
@@ -94,5 +95,5 @@ def forward(layer: keras.layers.Layer, inputs: np.ndarray) -> tuple[np.ndarray, 
 
 
 def array(values: keras.Variable | None, default: float = 0.0) -> np.ndarray:
-    """Return a layer's weights as float64, and a default for those that it does without."""
+    """Return a layer's weights as float64, or `default` if it has none."""
     return np.asarray(default if values is None else keras.ops.convert_to_numpy(values), np.float64)

@@ -1,4 +1,4 @@
-"""The network in parts, from raw pixels to logits, and the one place that joins them."""
+"""The parts of the network, from raw pixels to logits, and the one place that joins them."""
 
 import math
 from collections.abc import Iterable
@@ -13,20 +13,22 @@ from headstart.model.head import build_head
 from headstart.model.preprocessing import preprocessing
 from headstart.system.backend import keras
 
-CAFFE_SCALE = 64.0  # near caffe's deviation, and a power of two: dividing by it rounds nothing
+CAFFE_SCALE = 64.0  # near the standard deviation of caffe's inputs; a power of two, so dividing by it rounds nothing
 
 
 class Network:
-    """A classifier in parts: prepare -> augment -> backbone -> pool -> head. All models made of it share their weights.
+    """A classifier in parts: prepare -> augment -> backbone -> pool -> head. Models made of it share its weights.
+
+    The exceptions are fast copies: the backbone in `classifier(for_speed=True)` and in `learner`.
 
     Attributes:
         image_shape: height, width and channels of the images that it takes, uint8, RGB, 0..255.
-        prepare: layers from these to what the backbone takes, float; the first gives [0, 1].
-        augment: random layers for images in [0, 1], used in training alone; None where nothing is augmented.
-        backbone: one model without top, to the feature map (B, h, w, channels).
+        prepare: layers from images to the backbone's input, float; the first one gives [0, 1].
+        augment: random layers for images in [0, 1], used in training only; None if nothing is augmented.
+        backbone: a model without top, to the feature map (B, h, w, channels).
         pool: from the feature map to pooled features, float32 (B, channels).
         head: from pooled features to logits, float32 (B, classes).
-        cut: the backbone's layer after which it is trained, and before which it stays frozen; "" where all of it is trained.
+        cut: the name of the backbone's layer up to which it stays frozen, and whose feature map is kept; "" for no cut.
     """
 
     def __init__(
@@ -37,13 +39,13 @@ class Network:
         self.backbone, self.pool, self.head, self.cut = backbone, pool, head, cut
 
     def __repr__(self) -> str:
-        said = [f"{name}: {part.count_params():,} weights, {learning_weights(part):,} of them learn"
-                for name, part in (("backbone", self.backbone), ("head", self.head))]  # fmt: skip
-        return f"Network({'; '.join(said)})"
+        parts = [f"{name}: {part.count_params():,} weights, {learning_weights(part):,} of them learn"
+                 for name, part in (("backbone", self.backbone), ("head", self.head))]  # fmt: skip
+        return f"Network({'; '.join(parts)})"
 
     @classmethod
     def of_saved(cls, model: keras.Model) -> "Network":
-        """Return the parts of a classifier that a run has saved, by the names that `classifier` gives its layers."""
+        """Take a saved classifier apart, by the names that `classifier` gives its layers."""
         names = [layer.name for layer in model.layers]
         start, end = names.index("backbone"), names.index("features")
         prepare = [layer for layer in model.layers[1:start] if layer.name != "augmentation"]
@@ -57,24 +59,24 @@ class Network:
         return keras.Input(self.image_shape, dtype="uint8", name="images")
 
     def backbone_end(self) -> keras.Model:
-        """Return the backbone from `cut` on, which fine-tuning trains; without a cut the whole."""
+        """Return the part of the backbone after `cut`, which fine-tuning trains; without a cut, the whole backbone."""
         if not self.cut:
             return self.backbone
         return keras.Model(self.backbone.get_layer(self.cut).output, self.backbone.output, name="backbone_end")
 
     def classifier(self, for_speed: bool = False) -> keras.Model:
-        """Return the network as it is used and saved: images to logits, of plain Keras layers, with nothing random in it.
+        """Return the model that is used and saved: from images to logits, of plain Keras layers, without augmentation.
 
         Args:
-            for_speed: with a copy of the backbone whose layers are the fastest on this machine, and not all plain.
+            for_speed: use a copy of the backbone that is faster on this machine; its layers are not all plain.
         """
         backbone = for_training(self.backbone) if for_speed else self.backbone
         return compose(self.images, [*self.prepare, backbone, self.pool, *self.head.layers[1:]], "classifier")
 
     def feature_extractor(self) -> keras.Model:
-        """Return the network from images to pooled features and, with a cut, to the feature map there.
+        """Return the model from images to pooled features and, with a cut, also to the feature map at the cut.
 
-        Of that map, (B, h, w, c), it gives the rows and columns that the backbone's end reads.
+        Of that map, (B, h, w, c), only the rows and columns are kept that the rest of the backbone reads.
         """
         images, backbone = self.images, self.backbone
         if not self.cut:
@@ -85,24 +87,24 @@ class Network:
         return keras.Model(images, [self.pool(last_map), cut_map], name="feature_extractor")
 
     def feature_map(self) -> keras.Model:
-        """Return the network from images to the feature map that is pooled, (B, h, w, channels)."""
+        """Return the model from images to the last feature map, (B, h, w, channels), which is pooled."""
         return compose(self.images, [*self.prepare, self.backbone], "feature_map")
 
     @property
     def map_shape(self) -> tuple[int, int]:
-        """Height and width of the feature map that is pooled."""
+        """Height and width of the last feature map."""
         _, height, width, _ = self.feature_map().output_shape
         return height, width
 
     def augmented(self) -> keras.Model:
-        """Return the network whose head is trained on images, augmented in training; its backbone is frozen."""
+        """Return the model that the frozen stage trains if no features are cached: from augmented images to logits."""
         return compose(self.images, [*self.augmented_images(), self.backbone, self.pool, *self.head.layers[1:]], "classifier")
 
     def learner(self) -> keras.Model:
-        """Return what fine-tuning trains, in its fastest form; `take` puts what it has learned into this network.
+        """Return the model that fine-tuning trains, in its fastest form. `take` copies the result into this network.
 
-        Without a cut it takes images, and augments them in training. With one it takes the feature maps of
-        `feature_extractor`. Pool and head are shared with this network, and the backbone's trained end is a copy.
+        Without a cut it takes images, and augments them in training. With a cut it takes the feature maps of
+        `feature_extractor`. It shares pool and head with this network; its part of the backbone is a copy.
         """
         end = self.backbone_end()
         if self.cut:
@@ -111,33 +113,33 @@ class Network:
         return compose(self.images, [*self.augmented_images(), for_training(end), self.pool, self.head], "tuned")
 
     def take(self, learner: keras.Model) -> None:
-        """Put what a `learner` has learned into this network; a head that was trained alone is shared already."""
+        """Copy the backbone weights that a `learner` has learned into this network. The head is shared already."""
         end = self.backbone_end()
         for layer in learner.layers:
             if layer.name == end.name and layer is not end:
                 copy_weights(layer, end)
 
     def augmented_images(self) -> list[keras.layers.Layer]:
-        """Return the layers from images to what the backbone takes, with augmentation at the data's own size."""
+        """Return the layers from images to the backbone's input, with augmentation at the images' own size."""
         to_unit_range, *others = self.prepare
         return [to_unit_range, *([self.augment] if self.augment else []), *others]
 
 
 def without_augmentation(model: keras.Model) -> keras.Model:
-    """Return what a learner computes when it is used, sharing every weight with it.
+    """Return a learner's model for inference. It shares every weight.
 
-    Keras' augmentation layers act by default when a model is called directly, as `model(images)`, or exported.
+    Keras' augmentation layers would also act when a model is called directly, as `model(images)`, or exported.
     """
     return compose(model.input, [layer for layer in model.layers[1:] if layer.name != "augmentation"], model.name)
 
 
 def compose(inputs: Any, layers: Iterable[keras.layers.Layer], name: str) -> keras.Model:
-    """Return the model that calls layers one after the other."""
+    """Return the model that calls the layers one after the other."""
     return keras.Model(inputs, chain(inputs, layers), name=name)
 
 
 def chain(inputs: Any, layers: Iterable[keras.layers.Layer]) -> Any:
-    """Return what layers called one after the other give."""
+    """Call the layers one after the other, and return the last one's output."""
     for layer in layers:
         inputs = layer(inputs)
     return inputs
@@ -146,22 +148,23 @@ def chain(inputs: Any, layers: Iterable[keras.layers.Layer]) -> Any:
 def build_network(
     backbone: keras.Model, preprocess: str, image_shape: tuple[int, int, int], classes: int, config: Config, precision: str
 ) -> Network:
-    """Build a network whose backbone is frozen, unless it learns from scratch.
+    """Build a network whose backbone is frozen, unless `config.from_scratch`.
 
     Args:
-        backbone: network without top; its weights are copied.
-        preprocess: what the backbone wants, see `headstart.model.preprocessing.normalisation`.
-        image_shape: height, width and channels of the data's images.
-        precision: `float32` or `bfloat16`, for the backbone alone; everything else is float32.
+        backbone: a model without top; its weights are copied.
+        preprocess: the backbone's preprocessing mode, see `headstart.model.preprocessing.normalisation`.
+        image_shape: height, width and channels of the images.
+        classes: the number of classes.
+        precision: `float32` or `bfloat16`, of the backbone alone; everything else is float32.
     """
-    # In this order, since each layer draws from the seed when it is made.
+    # The order matters: each layer draws from the seed when it is made.
     augmenters = augmentation(config)
     prepare = [keras.layers.Rescaling(1 / 255, name="to_unit_range"), *preprocessing(preprocess, image_shape, config.image_size)]
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     prepared = fold_batch_norm(backbone, policy, fold=not config.learns_batch_norm)
     prepared.trainable = config.from_scratch
     if preprocess == "caffe" and not config.learns_batch_norm and enlarge_first_kernels(prepared, CAFFE_SCALE):
-        # A folded kernel for 0..255 is a hundredth of others', and Adam's steps are as large: they would destroy it.
+        # A folded kernel for inputs on 0..255 is a hundred times smaller than others, and Adam's steps would destroy it.
         prepare.append(keras.layers.Rescaling(1 / CAFFE_SCALE, name="to_unit_scale"))
     return Network(
         image_shape,
@@ -174,15 +177,15 @@ def build_network(
 
 
 def learning_weights(model: keras.Model) -> int:
-    """Return how many numbers a model's training would change."""
+    """Return the number of trainable weights."""
     return sum(math.prod(variable.shape) for variable in model.trainable_variables)
 
 
 def all_layers(model: keras.Model) -> list[keras.layers.Layer]:
-    """Return the layers of a model in order, and those of models nested in it instead of these."""
+    """Return the layers of a model in order. Nested models are replaced by their layers."""
     return [inner for layer in model.layers for inner in innermost(layer)]
 
 
 def innermost(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """Return a layer alone, or all those of a nested model."""
+    """Return the layer itself or, for a nested model, all its layers."""
     return all_layers(layer) if isinstance(layer, keras.Model) else [layer]

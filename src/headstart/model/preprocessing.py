@@ -1,4 +1,4 @@
-"""From RGB in [0, 1] to what a backbone was trained with, by plain layers that a saved model keeps."""
+"""Preprocessing from RGB in [0, 1] to what a backbone was trained with, by plain layers that a saved model keeps."""
 
 import numpy as np
 
@@ -10,7 +10,11 @@ CAFFE_MEAN = (103.939, 116.779, 123.68)
 
 
 def preprocessing(preprocess: str, image_shape: tuple[int, int, int], image_size: int) -> list[keras.layers.Layer]:
-    """Return the layers from images in [0, 1], float (B, H, W, 3), to what a backbone takes, (B, image_size, image_size, 3)."""
+    """Return the layers from images in [0, 1], float (B, H, W, 3), to a backbone's input, (B, image_size, image_size, 3).
+
+    Args:
+        preprocess: the mode, see `normalisation`.
+    """
     enlarge = []
     if image_shape[:2] != (image_size, image_size):
         enlarge = [keras.layers.Resizing(image_size, image_size, name="enlarge")]
@@ -20,11 +24,12 @@ def preprocessing(preprocess: str, image_shape: tuple[int, int, int], image_size
 def normalisation(preprocess: str) -> list[keras.layers.Layer]:
     """Return the layers that turn RGB in [0, 1] into what a backbone was trained with.
 
-    They equal `keras.applications.imagenet_utils.preprocess_input` of the same mode; `none` gives
-    0..255, for networks that normalise inside, and `unit` leaves [0, 1].
+    Args:
+        preprocess: `caffe`, `torch` and `tf` are the modes of `keras.applications.imagenet_utils.preprocess_input`; `none`
+            gives 0..255, for backbones that normalise inside; `unit` leaves [0, 1].
     """
     if preprocess == "caffe":
-        # No plain layer reverses channels, but a frozen 1 x 1 convolution with a permutation does, exactly.
+        # No plain layer reverses channels. A frozen 1 x 1 convolution with a permutation as its kernel does so exactly.
         reverse = keras.layers.Conv2D(3, 1, use_bias=False, trainable=False, name="rgb_to_bgr", dtype="float32")
         reverse.build((None, None, None, 3))
         reverse.set_weights([np.eye(3)[[2, 1, 0]].reshape(1, 1, 3, 3)])

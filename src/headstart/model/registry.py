@@ -1,6 +1,6 @@
-"""The registry of backbones as data: what each is, how it wants its images, and what its weights may be used for.
+"""The registry of backbones as data: what each is, its preprocessing, and the licence of its weights.
 
-Nothing here needs Keras, so that a wrong name is refused before Keras starts.
+Nothing here needs Keras, so a wrong name is refused before Keras starts.
 """
 
 from pathlib import Path
@@ -9,7 +9,8 @@ from typing import NamedTuple
 from headstart.config import Config, suggestion
 from headstart.errors import HeadstartError
 
-# Of a network from a file, of which nothing is known; all of ImageNet's networks here halve an image five times.
+# The smallest image size for a backbone from a file. Nothing is known about it, and ImageNet's networks halve an image five
+# times.
 SMALLEST_OF_A_FILE = 32
 
 
@@ -17,17 +18,17 @@ class Backbone(NamedTuple):
     """A registered backbone.
 
     Attributes:
-        factory: name in `keras.applications`; empty for the packaged one.
-        preprocess: what its pretrained weights were trained with, see `headstart.model.network`.
-            "none" where the network normalises inside.
-        paper: where it is described.
-        parameters: number of its parameters, without the classes' layer.
+        factory: its name in `keras.applications`; empty for the packaged one.
+        preprocess: the preprocessing that its pretrained weights were trained with, see
+            `headstart.model.preprocessing.normalisation`; "none" if the network normalises inside.
+        paper: the paper that describes it.
+        parameters: the number of its parameters without top.
         top1: accuracy on ImageNet's validation images as Keras publishes it (https://keras.io/api/applications, and for
-            MobileNetV3 its docstring), 0 to 1; None where it was not trained on ImageNet.
-        licence: of its pretrained weights, as an SPDX identifier, of the repository that published them.
-        smallest: smallest side in pixels that it accepts.
-        weight_bytes: bytes of a parameter in the file of its weights.
-        note: what else one must know of it.
+            MobileNetV3 its docstring), 0..1; None if it was not trained on ImageNet.
+        licence: SPDX identifier of the licence of its pretrained weights, that of the repository that published them.
+        smallest: smallest image size that it accepts, in pixels.
+        weight_bytes: bytes of one parameter in the file of its weights.
+        note: what else one must know about it.
     """
 
     factory: str
@@ -82,10 +83,10 @@ BACKBONES = {
 
 
 def refuse_unusable(config: Config) -> None:
-    """Refuse an unknown backbone, a missing file and too small an image size.
+    """Refuse an unknown backbone, a missing file of a backbone or of weights, and an image size that is too small.
 
     Raises:
-        HeadstartError: it names the option, and the nearest backbone or the smallest size.
+        HeadstartError: the message names the option, and the nearest backbone or the smallest size.
     """
     if config.backbone.endswith(".keras"):
         smallest = SMALLEST_OF_A_FILE
@@ -105,18 +106,18 @@ def refuse_unusable(config: Config) -> None:
 
 
 def preprocess_by_name(name: str) -> str:
-    """Return the preprocessing of the family that a model's own name shows.
+    """Return the preprocessing of the family that a model's own name begins with.
 
-    A wrong guess would cost tens of points in silence, so without a known name there is none.
+    Nothing is guessed for an unknown name: a wrong guess would cost tens of percentage points in silence.
 
     Raises:
-        HeadstartError: the name shows no known family.
+        HeadstartError: the name begins with no known family.
     """
     plain = name.lower().replace("-", "").replace("_", "")
     families = [known for known in BACKBONES if plain.startswith(known)]
     if not families:
         raise HeadstartError(
-            f"the backbone file's model is named {name!r}, which shows no known family: "
-            "say with --preprocess caffe, torch, tf, unit or none what it was trained with"
+            f"the backbone file's model is named {name!r}, which is no known family: "
+            "give the preprocessing it was trained with, --preprocess caffe, torch, tf, unit or none"
         )
     return BACKBONES[max(families, key=len)].preprocess

@@ -20,11 +20,10 @@ PIXEL_MEAN, PIXEL_VARIANCE = 121.9, 68.2**2
 def build() -> keras.Model:
     """Build the network: float (B, h, w, 3) in 0..255 to (B, h / 8, w / 8, 896), for small images.
 
-    A convolution at full size, three residual stages (He et al. 2016) that each halve the size and
-    double the channels, and a 1 x 1 convolution. The output is that convolution's 512 channels beside
-    those of the last two stages: what a stage knows that the classes of the pretraining had no use
-    for, a new head may need. The normalisation is inside, and the layers are named by stage, for
-    `--fine-tune-from stage3`.
+    It has a convolution at full size, three residual stages (He et al. 2016) that each halve the size and double the
+    channels, and a 1 x 1 convolution. The output is that convolution's 512 channels together with those of the last two
+    stages: a new head may need features that the pretraining's classes did not use. The normalisation is inside. Layers are
+    named by stage, for `--fine-tune-from stage3`.
     """
     images = keras.Input((None, None, 3), name="starter_input")
     x = keras.layers.Normalization(mean=PIXEL_MEAN, variance=PIXEL_VARIANCE, name="normalization")(images)
@@ -38,17 +37,17 @@ def build() -> keras.Model:
 
 
 def convolve(x: Any, channels: int, size: int, stride: int, name: str, activation: str | None = "relu") -> Any:
-    """Convolution, batch norm and, unless None, an activation."""
+    """Apply a convolution, batch norm and, unless `activation` is None, an activation."""
     x = keras.layers.Conv2D(
         channels, size, stride, padding="same", use_bias=False, kernel_initializer="he_normal", name=f"{name}_conv"
     )(x)
-    # Keras' momentum of 0.99 would need more steps to settle than a short training has.
+    # Keras' default momentum of 0.99 needs more steps to settle than a short training has.
     x = keras.layers.BatchNormalization(momentum=0.9, name=f"{name}_bn")(x)
     return keras.layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
 
 def residual_block(x: Any, channels: int, name: str) -> Any:
-    """Two convolutions that halve height and width, around a pooled and projected shortcut (He et al. 2019)."""
+    """Apply two convolutions that halve height and width, beside a pooled and projected shortcut (He et al. 2019)."""
     shortcut = convolve(
         keras.layers.AveragePooling2D(2, padding="same", name=f"{name}_pool")(x), channels, 1, 1, f"{name}_shortcut", None
     )
@@ -59,7 +58,7 @@ def residual_block(x: Any, channels: int, name: str) -> Any:
 
 
 def load_weights(model: keras.Model) -> None:
-    """Put the packaged weights into a network of `build`.
+    """Load the packaged weights into a model from `build`.
 
     Raises:
         HeadstartError: the file is missing or damaged.
@@ -71,6 +70,6 @@ def load_weights(model: keras.Model) -> None:
 
 
 def save_weights(model: keras.Model, path: Path = WEIGHTS) -> None:
-    """Write the weights of a network of `build` as float16 arrays, half the size, with their checksum."""
+    """Write the weights of a model from `build` as float16, at half the size, and their checksum beside them."""
     save_file({weight.path: keras.ops.convert_to_numpy(weight).astype(np.float16) for weight in model.weights}, path)
     path.with_suffix(".sha256").write_text(f"{checksum(path)}  {path.name}\n")

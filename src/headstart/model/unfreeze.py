@@ -1,4 +1,4 @@
-"""Which layers of a backbone are trained, and after which one its frozen beginning can be cut off."""
+"""Which layers of a backbone are trained, and where its frozen part can be cut off."""
 
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.errors import HeadstartError
@@ -7,11 +7,10 @@ from headstart.system.backend import keras
 
 
 def unfreeze(backbone: keras.Model, config: Config) -> None:
-    """Make a backbone trainable, from the layer on that the configuration names.
+    """Make a backbone trainable from the layer on that `config.fine_tune_from` names.
 
-    Batch norm stays in inference mode by `trainable = False` on each such layer: calling the
-    backbone with `training=False` does not do that in Keras 3. The change takes effect at
-    the next `compile`.
+    Batch norm stays in inference mode unless `config.learns_batch_norm`: each such layer gets `trainable = False`, which in
+    Keras 3 calling the backbone with `training=False` does not replace. The change takes effect at the next `compile`.
     """
     backbone.trainable = True
     start, reached = first_unfrozen(backbone, config), False
@@ -23,21 +22,20 @@ def unfreeze(backbone: keras.Model, config: Config) -> None:
 
 
 def first_unfrozen(backbone: keras.Model, config: Config) -> str:
-    """Return how the name of the first layer that `config.fine_tune_from` unfreezes begins; "" is the very first."""
+    """Return the beginning of the name of the first layer that `config.fine_tune_from` unfreezes; "" for all layers."""
     if config.fine_tune_from == ALL:
         return ""
     if config.fine_tune_from != LAST_STAGE:
         return config.fine_tune_from
     names = [layer.name for layer in backbone.layers]
-    cut = frozen_cut(backbone, config)  # the last stage begins with all that reads the last larger map
+    cut = frozen_cut(backbone, config)  # the last stage begins after the last map that is larger than the final one
     return names[names.index(cut) + 1] if cut else ""
 
 
 def frozen_cut(backbone: keras.Model, config: Config) -> str:
-    """Return the layer after which a backbone's frozen beginning can be cut off and its output kept.
+    """Return the name of the layer after which a backbone can be cut: its frozen part before, the rest after.
 
-    It is the last one, before the layers that are to be unfrozen, from whose output alone everything
-    after it can be computed; "" if there is none.
+    It is the last layer before the unfrozen ones from whose output alone the rest can be computed; "" if there is none.
     """
     names = [layer.name for layer in backbone.layers]
     if config.fine_tune_from == ALL:
@@ -52,14 +50,14 @@ def frozen_cut(backbone: keras.Model, config: Config) -> str:
     for layer in reversed(backbone.layers[1:end]):
         try:
             keras.Model(layer.output, backbone.output)
-        except ValueError:  # something after it reads an earlier map as well
+        except ValueError:  # a later layer also reads an earlier output
             continue
         return layer.name
     return ""
 
 
 def refuse_unknown_layer(backbone: keras.Model, config: Config) -> None:
-    """Refuse a `fine_tune_from` that no layer of the backbone begins with."""
+    """Refuse a `config.fine_tune_from` with which no layer's name begins."""
     start = config.fine_tune_from
     layers = [*backbone.layers, *all_layers(backbone)]
     if start not in (ALL, LAST_STAGE) and not any(layer.name.startswith(start) for layer in layers):

@@ -1,1 +1,1 @@
-"""What a training will take here, before it begins: costs measured, times foretold, a budget spent well."""
+"""Before a training: measure what it costs on this machine, predict its time, and choose options that fit a budget."""

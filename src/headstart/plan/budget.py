@@ -1,6 +1,6 @@
-"""A plan before the wait: what a training will take on this machine, and which one ends within a given time.
+"""Plan a training: predict its time, memory and disk on this machine, and choose options that fit a given time.
 
-`prepare` comes before a run, `announce` at its beginning and `compare` at its end.
+`prepare` is called before a run, `announce` at its beginning and `compare` at its end.
 """
 
 import logging
@@ -24,27 +24,28 @@ from headstart.training.features import FrozenLayers
 
 logger = logging.getLogger("headstart")
 
-# What a budget chooses from: 32 px are the smallest that ImageNet's networks take, 224 px what they were trained with.
-# Most images gain from each step up to there, even those that are smaller themselves: so size comes first.
+# A budget chooses from these. 32 px is the smallest size of ImageNet's networks, 224 px the size they were trained at. Most
+# data gain from each larger size, even if the images themselves are smaller: so size comes first.
 SIZES, MOST_EPOCHS, MOST_VIEWS = (32, 48, 64, 96, 128, 160, 224), 3, 2
-# Sizes that others follow from: a layer's work is in proportion to its pixels, and beside it is what each image costs.
+# Costs at other sizes follow from these two: an image has a fixed cost, and one in proportion to its pixels.
 REFERENCE_SIZES = (64, 128)
-# Pixels through the backbone from which a training waits for a measurement: a ResNet-50 takes a minute for them on two
-# cores. Fewer are done sooner than measured.
+# The machine is measured if more pixels than these pass through the backbone: a ResNet-50 takes a minute for them on two
+# cores. Training with fewer is faster than measuring.
 LEAST_PIXELS = 2e8
-# Options that a budget or the memory may change.
+# Options that a budget, or too little memory, may change.
 CHOSEN = ("image_size", "epochs", "views", "batch_size", "learning_rate")
 
 
 def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent: float = 0.0) -> Config:
-    """Return `config` with what its budget and this machine's memory leave of it, measuring the machine where that pays.
+    """Return `config`, changed so that it fits its budget and this machine's memory. The machine is measured if that pays.
 
     Args:
-        explicit: names of options that a budget must leave as they are.
-        spent: seconds of the budget that have gone already.
+        explicit: names of options that a budget must not change.
+        spent: seconds of the budget that are spent already.
 
     Raises:
-        HeadstartError: nothing fits the budget; the message says how long the least takes.
+        HeadstartError: nothing fits the budget, and the message says how long the shortest training takes; or the machine
+            must be measured for the budget and cannot be.
     """
     if not config.budget and not worth_measuring(config, data):
         return config
@@ -61,15 +62,15 @@ def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent
         logger.warning("no prediction: %s", error)
         return config
     if chosen != config:
-        save_costs(chosen, data, costs)  # its batch size is another one
+        save_costs(chosen, data, costs)  # the costs of another batch size have another file
     return chosen
 
 
 def worth_measuring(config: Config, data: Dataset) -> bool:
-    """Whether a training goes on for longer than measuring it would."""
+    """Whether a training takes longer than its measurement."""
     train = len(data.train)
     passes = (config.head_epochs if not config.cache_features else config.views) * train + len(data.validation) + len(data.test)
-    # The backward pass is twice the work of the forward one.
+    # A training step costs three forward passes: the backward pass is twice the work of the forward pass.
     passes += 3 * max(config.epochs * train, config.fewest_steps * config.batch_size if config.epochs else 0)
     return config.seeds * passes * config.image_size**2 >= LEAST_PIXELS
 
@@ -77,8 +78,8 @@ def worth_measuring(config: Config, data: Dataset) -> bool:
 def sizes_for(config: Config, data: Dataset, explicit: Collection[str]) -> list[int]:
     """Return the image sizes that a budget may choose from.
 
-    The starter was trained at 32 px and a network from scratch at no size yet: for both it stays. Source are not
-    enlarged more than 8 times: nothing is known beyond the 7 from CIFAR's 32 px to ImageNet's 224.
+    The size stays for the starter, which was trained at 32 px, and for training from scratch. Images are enlarged at most 8
+    times: nothing is known beyond factor 7, from CIFAR's 32 px to ImageNet's 224.
     """
     if "image_size" in explicit or config.from_scratch or config.backbone == "starter":
         return [config.image_size]
@@ -87,25 +88,32 @@ def sizes_for(config: Config, data: Dataset, explicit: Collection[str]) -> list[
 
 
 def choose(config: Config, data: Dataset, costs: dict[int, Costs], explicit: Collection[str], left: float) -> Config:
-    """Return `config` with the image size, the epochs and the views whose training ends within the seconds that are left.
+    """Return `config` with the largest image size, then epochs, then views with which training ends within `left` seconds.
 
-    Size counts most, then epochs of fine-tuning, then views: with the recipe quick on CIFAR-10, 32, 64, 96 and 128 px
-    gave 76, 87, 90 and 92 %.
+    Size counts most: with the recipe quick on CIFAR-10, 32, 64, 96 and 128 px gave 76, 87, 90 and 92 %.
+
+    Args:
+        costs: by image size.
+        explicit: names of options that stay as they are.
+        left: seconds of the budget that are left.
+
+    Raises:
+        HeadstartError: nothing fits.
     """
     epochs = [config.epochs] if "epochs" in explicit or not config.epochs else range(1, max(MOST_EPOCHS, config.epochs) + 1)
     views = [config.views] if "views" in explicit or not config.keeps_features else range(1, max(MOST_VIEWS, config.views) + 1)
     least, free = math.inf, shutil.disk_usage(cache_folder("features")).free
-    for size, many, some in sorted(product(sizes_for(config, data, explicit), epochs, views), reverse=True):
-        candidate = replace(config, image_size=size, epochs=many, views=some)
-        candidate = fit_memory(candidate, data, costs_at(costs, size))
+    for size, epoch_count, view_count in sorted(product(sizes_for(config, data, explicit), epochs, views), reverse=True):
+        candidate = replace(config, image_size=size, epochs=epoch_count, views=view_count)
+        fitting = fit_memory(candidate, data, costs_at(costs, size))
         try:
-            prediction = predict(candidate, data, costs_at(costs, size))
+            prediction = predict(fitting, data, costs_at(costs, size))
         except NotMeasured:
             continue
         if prediction.memory > available_memory() or prediction.disk > free:
             continue
         if prediction.total <= MARGIN * left:
-            return replace(config, image_size=size, epochs=many, views=some)
+            return candidate
         least = min(least, prediction.total)
     if math.isinf(least):
         raise HeadstartError(f"--budget {config.budget}: nothing that it could choose fits this machine's memory and disk")
@@ -115,16 +123,16 @@ def choose(config: Config, data: Dataset, costs: dict[int, Costs], explicit: Col
     )
 
 
-def record_choice(run: RunFolder, asked: Config) -> None:
-    """Log and write to `plan.json` which options of a new run differ from those that were asked for."""
-    changed = [name for name in CHOSEN if getattr(run.config, name) != getattr(asked, name)]
-    chosen, before = ({name: getattr(config, name) for name in changed} for config in (run.config, asked))
-    if asked.budget or changed:
-        write_json(run.path / "plan.json", {"budget": asked.budget, "asked": before, "chosen": chosen})
-    reasons = {"batch_size": "which does not fit the memory", "learning_rate": "in proportion to the batch"}
+def record_choice(run: RunFolder, requested: Config) -> None:
+    """Log, and write to `plan.json`, which options of a new run differ from the requested ones."""
+    changed = [name for name in CHOSEN if getattr(run.config, name) != getattr(requested, name)]
+    chosen, before = ({name: getattr(config, name) for name in changed} for config in (run.config, requested))
+    if requested.budget or changed:
+        write_json(run.path / "plan.json", {"budget": requested.budget, "asked": before, "chosen": chosen})
+    reasons = {"batch_size": "which does not fit the memory", "learning_rate": "in proportion to the batch size"}
     with run.log():
         for name in changed:
-            why = reasons.get(name, f"to end within {asked.budget}")
+            why = reasons.get(name, f"to end within {requested.budget}")
             logger.info("plan: %s %g instead of %g, %s", option_name(name), chosen[name], before[name], why)
 
 
@@ -132,8 +140,8 @@ def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: f
     """Log what a run will take and write it to its `plan.json`, once, if this machine has been measured.
 
     Args:
-        frozen: what gives the run its features.
-        preparation: seconds that it has taken already.
+        frozen: the run's frozen layers.
+        preparation: the seconds that the preparation took.
     """
     costs, config = load_costs(run.config, data), run.config
     if "predicted" in (content := read_plan(run)) or (config.image_size not in costs and len(costs) < 2):
@@ -155,18 +163,18 @@ def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: f
 
 
 def missing_features(frozen: FrozenLayers, data: Dataset, config: Config) -> list[int]:
-    """Return the lengths of the files of features that are not cached yet."""
+    """Return the number of images in each file of features that is not cached yet."""
     if not config.keeps_features:
         return []
-    parts = [(data.training_candidates, view) for view in range(config.views)] + [(data.validation, 0), (data.test, 0)]
-    return [len(rows) for rows, view in parts if not all(file.exists() for file in frozen.places(rows, view))]
+    needed = [(data.training_candidates, view) for view in range(config.views)] + [(data.validation, 0), (data.test, 0)]
+    return [len(rows) for rows, view in needed if not all(file.exists() for file in frozen.places(rows, view))]
 
 
 def compare(run: RunFolder, data: Dataset, results: float) -> None:
-    """Write what a run took beside what was predicted, and log it; learn how long the report takes on this machine.
+    """Log what was predicted and what a run took, and write the latter to `plan.json`. Learn how long the report takes here.
 
     Args:
-        results: seconds of what `metrics.json` does not count: the last look at validation and test, and the report.
+        results: seconds that `metrics.json` does not count: the predictions on validation and test, and the report.
     """
     content = read_plan(run)
     if "predicted" not in content:

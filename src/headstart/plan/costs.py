@@ -1,6 +1,6 @@
 """What an image and a step cost on this machine: measured once, and kept in the cache folder.
 
-Kept for each machine, backbone and set of options that cost depends on, so that later trainings need not wait.
+There is a file for each machine, backbone and set of options that costs depend on, so later trainings need not measure.
 """
 
 import dataclasses
@@ -31,26 +31,29 @@ logger = logging.getLogger("headstart")
 
 Costs = dict[str, float]
 
-# Everything that costs depend on but the data, the image size and how often each part is done.
+# The options that costs depend on, without the data, the image size and how often each part is done.
 COSTLY = (
     "backbone", "weights", "preprocess", "precision", "batch_size", "fine_tune_from", "batch_norm", "cache_features",
     "hidden_units", "flip", "rotation", "zoom", "translation", "rand_augment", "mix", "ema", "deterministic",
 )  # fmt: skip
-# Costs that depend on the image size; the others are what they are at the nearest size.
+# Costs that depend on the image size. The others are taken from the nearest measured size.
 SIZED = ("image", "disk_image", "head_step", "head_score", "tune_image", "tune_score", "memory_image")
-# Training images that the measurement gets.
+# How many training images are used for the measurement.
 SAMPLE = 2048
 
 
 class NotMeasured(HeadstartError):
-    """The measurement itself failed; a training may still work."""
+    """Nothing can be predicted: the measurement failed, or training would do what was not measured. It may still work."""
 
 
 def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: bool = False) -> dict[int, Costs]:
-    """Return what is known of this machine at each image size; measure those of `sizes` that are not.
+    """Return the costs on this machine by image size. Those of `sizes` that are not known are measured.
+
+    Args:
+        anew: measure all `sizes`, even if they are known.
 
     Raises:
-        HeadstartError: bad input, as the training would say it.
+        HeadstartError: bad input, with the message of the training.
         NotMeasured: the measurement failed.
     """
     known = {} if anew else load_costs(config, data)
@@ -63,7 +66,7 @@ def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: boo
 
 
 def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, Costs]:
-    """Run `headstart.plan.rehearse` on a sample of the training images, in a process of its own."""
+    """Run `headstart.plan.rehearse` on a sample of the training images, in a separate process; return its costs by size."""
     with tempfile.TemporaryDirectory(dir=cache_folder("plan")) as name:
         folder = Path(name)
         rows = np.random.default_rng(0).choice(data.train, min(SAMPLE, len(data.train)), replace=False)
@@ -73,7 +76,7 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
             "classes": len(data.class_names), "decoded_at_image_size": bool(data.source.files),
         })  # fmt: skip
         command = [sys.executable, "-m", "headstart.plan.rehearse", name]
-        # The same backend and package, whichever way this process came to them.
+        # The same backend and the same package as in this process.
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}
         done = subprocess.run(
@@ -92,7 +95,7 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
 def costs_at(measured: dict[int, Costs], size: int) -> Costs:
     """Return the costs at an image size, measured or interpolated linearly in size² from the two nearest measured sizes.
 
-    Below both, a cost falls at most in proportion to size².
+    Below both of them, a cost falls at most in proportion to size².
     """
     if size in measured:
         return measured[size]
@@ -107,7 +110,7 @@ def costs_at(measured: dict[int, Costs], size: int) -> Costs:
 
 
 def costs_file(config: Config, data: Dataset) -> Path:
-    """Return where costs are load_costs, named by everything that they depend on but the image size."""
+    """Return the file of the costs. Its name depends on everything that costs depend on, except the image size."""
     versions = computing() | installed(("headstart", "numpy", "scikit-learn"))
     file = Path(config.backbone).expanduser()
     key = [
@@ -120,7 +123,7 @@ def costs_file(config: Config, data: Dataset) -> Path:
 
 
 def load_costs(config: Config, data: Dataset) -> dict[int, Costs]:
-    """Return the costs that were measured before, by image size."""
+    """Return the costs that were measured before, by image size; none if the file is missing or damaged."""
     try:
         return {int(size): costs for size, costs in json.loads(costs_file(config, data).read_text(encoding="utf-8")).items()}
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""From costs to a prediction: each part's cost times how often it is done, in time, memory and disk."""
+"""Predict time, memory and disk of a training: the cost of each part times how often it is done."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from headstart.system.memory import available_memory
 from headstart.training.batches import head_batch_size
 from headstart.training.features import MOST_CACHE_BYTES
 
-# Of the free memory so much is planned with, since predictions err.
+# The share of the free memory, and of the time left, that is planned with, since predictions err.
 MARGIN = 0.9
 
 
@@ -21,9 +21,10 @@ class Prediction:
     """What a training will take.
 
     Attributes:
-        seconds: by stage, named as in `metrics.json`, and `results`: the last look at validation and test, and the report.
-        memory: the most bytes that its process will hold.
-        disk: bytes of features and maps in the cache.
+        seconds: by part of the run, named as in `metrics.json`, and `results`: predictions on validation and test, and the
+            report.
+        memory: peak memory of its process in bytes.
+        disk: bytes of features and feature maps in the cache.
     """
 
     seconds: dict[str, float]
@@ -55,22 +56,22 @@ def predict(
     """Return what a training with `config`, all its seeds together, will take.
 
     Args:
-        cost: at the image size, of `costs_at`.
-        preparation: seconds, where they are known.
-        missing: how many images each file of features that is not cached yet has; None: all of them.
+        cost: at the image size, from `headstart.plan.costs.costs_at`.
+        preparation: its seconds, if they are known.
+        missing: the number of images in each file of features that is not cached; None if nothing is cached.
 
     Raises:
-        NotMeasured: the maps that fine-tuning would start from do not fit the cache, so that it would do other work.
+        NotMeasured: the feature maps do not fit the cache. Fine-tuning would start from the images, which was not measured.
     """
     train, validation, test = map(len, (data.train, data.validation, data.test))
     everything = train + validation + test
     audited = config.keeps_features
-    cut = audited and cost["disk_image"] > cost["feature_bytes"]  # fine-tuning starts from maps
+    cut = audited and cost["disk_image"] > cost["feature_bytes"]  # fine-tuning starts from feature maps
     missing = [train] * config.views + [validation, test] if missing is None else missing
     disk = cost["disk_image"] * (config.views * train + validation + test) if audited else 0.0
     if cut and disk > MOST_CACHE_BYTES:
         raise NotMeasured(
-            f"the maps would take {gigabytes(disk)}: fine-tuning would start from the images, which was not measured"
+            f"the feature maps would take {gigabytes(disk)}: fine-tuning would start from the images, which was not measured"
         )
 
     seconds = {"preparation": cost["build"] if preparation is None else preparation}
@@ -92,19 +93,20 @@ def predict(
         seconds["training" if config.from_scratch else "fine_tuning"] = cost["tune_start"] + epochs * epoch
         results += (validation + test) * cost["tune_score"]
     seconds["results"] = results + cost.get("report", 0.0)
-    if config.seeds > 1:  # all share the features
+    if config.seeds > 1:  # all seeds share the features
         seconds = {name: value * (1 if name == "features" else config.seeds) for name, value in seconds.items()}
     return Prediction(seconds, peak_memory(config, data, cost), disk)
 
 
 def peak_memory(config: Config, data: Dataset, cost: Costs) -> float:
-    """Return the most bytes of memory that a training takes: what was measured on a sample, and what grows with the images."""
+    """Return a training's peak memory in bytes: what was measured on a sample, and what grows with the number of images."""
     working = cost["memory"]
     if config.epochs:
         working = max(working, cost["tune_memory"] + config.batch_size * cost["memory_image"])
     images = data.source.images.nbytes
     if config.keeps_features:
-        # float16 features twice while their views are joined, and in the audit float32 components and shades of 32 x 32.
+        # Features in float16 are held twice while views are joined. The audit holds components in float32, and 32 x 32 shades of
+        # grey twice.
         everything = len(data.train) + len(data.validation) + len(data.test)
         images += 2 * config.views * everything * int(cost["feature_bytes"])
         working = max(working, cost["memory"] + 4 * everything * (LABEL_COMPONENTS + 2 * 32 * 32))
@@ -112,9 +114,9 @@ def peak_memory(config: Config, data: Dataset, cost: Costs) -> float:
 
 
 def fit_memory(config: Config, data: Dataset, cost: Costs) -> Config:
-    """Return `config` with the largest batch that fits, the wanted one halved; the learning rate follows in proportion.
+    """Return `config` with its batch size halved until it fits the memory. The learning rate shrinks in proportion.
 
-    The proportion is that of Goyal et al. 2017, "Accurate, large minibatch SGD".
+    The rule of proportion is that of Goyal et al. 2017, "Accurate, large minibatch SGD".
     """
     fitting, free = config, available_memory()
     if not config.epochs:

@@ -1,7 +1,7 @@
-"""What an image and a step cost on this machine: every stage of a training, run for a moment in a process of its own.
+"""Measure what an image and a step cost on this machine: run each stage of a training for a moment, in a separate process.
 
-A process of its own, since it begins with nothing in memory, can be killed for holding too much without
-taking a training along, and leaves no trace in the seeds and names of the training that follows.
+A separate process begins with nothing in memory. If it is killed for holding too much, the training goes on. And it leaves no
+trace in the seeds and layer names of the training that follows.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ from headstart.training.checkpoint import Checkpoint, assign, values
 from headstart.training.features import EXTRACTION_BATCH
 from headstart.training.stages import head_learner, tuning_learner
 
-# So long a rate is measured, in seconds, and on so many batches at least.
+# A rate is measured for so many seconds, and on more than so many batches.
 WINDOW, FEWEST_BATCHES = 2.0, 3
-# Steps that build and compile, before the clock counts.
+# The first steps, which build and compile, are not timed.
 WARM_UP = 2
 MOST_STEPS = 300
-# On CPUs the batch grows to the wanted one where the memory allows, and that takes less than this, in seconds.
+# On CPUs, the batch grows to the wanted size as long as memory allows and a measurement takes less than this, in seconds.
 LONGEST = 10.0
-# Rows among which similar ones are looked for, to learn what a pair costs.
+# The number of random rows that are searched for similar pairs, to measure what a pair costs.
 PAIR_ROWS = 16_384
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             shown = resized(images, size) if request["decoded_at_image_size"] else images
             sized = dataclasses.replace(config, image_size=size)
             cost = measure(sized, shown, labels, request["classes"], request["images"], folder, known)
-            # What works on cached features does not depend on the images' size.
+            # The costs of what works on cached features do not depend on the image size.
             known = {
                 name: value for name, value in cost.items() if name.startswith(("audit_", "head_")) and config.keeps_features
             }
@@ -82,17 +82,20 @@ def measure(
 
     Args:
         images, labels: a sample of the training images, uint8 (N, H, W, 3), and their classes, int (N,).
-        total: how many images there are in all splits, by which the engine of the frozen layers is chosen.
-        folder: an existing one, on the disk where features are cached.
+        classes: the number of classes.
+        total: the number of images in all splits, which chooses the engine of the frozen layers.
+        folder: an existing folder on the disk where features are cached.
         known: costs that need not be measured again.
 
     Returns:
-        Seconds to `build` the network; to `start` the frozen layers' engine, and for each `image` that goes through
-        it, of which `disk_image` bytes are kept, `feature_bytes` without maps; `audit_start`, and for each
-        `audit_image` and `audit_pair` of images; of the head and of fine-tuning (`head_...`, `tune_...`) for the
-        `start`, a training step or image, to `score` an image of validation, and to `save` an epoch. The most bytes
-        of `memory` held until fine-tuning; in it `tune_memory`, and `memory_image` for each image of a batch. The
-        `largest_batch` that a GPU took, 0 on a CPU.
+        In seconds: `build` for the network; `start` for the engine of the frozen layers, and `image` for each image that
+        passes through them; `audit_start`, and `audit_image` and `audit_pair` for each image and pair; for the head and for
+        fine-tuning, `head_start` and `tune_start`, `head_step` for a step and `tune_image` for a training image, `..._score`
+        for a validation image and `..._save` for the checkpoint of an epoch.
+        In bytes: `disk_image`, what is cached of an image, and `feature_bytes`, the part of it without feature maps;
+        `memory`, the peak before fine-tuning; `tune_memory` and, for each image of a batch, `memory_image`, that of
+        fine-tuning.
+        And `largest_batch`, the batch size that fits a GPU; 0 on a CPU.
     """
     forget_peak_memory()
     begin = time.monotonic()
@@ -121,10 +124,10 @@ def measure(
 def extract(
     extractor: keras.Model, images: np.ndarray, total: int, folder: Path
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
-    """Pass images through frozen layers for a moment, and keep what they give, on disk as a training does.
+    """Pass images through the frozen layers for a moment, and write the outputs to disk as a training does.
 
     Returns:
-        Costs; pooled features, float16 (M, C); and feature maps, float16 (M, h, w, c), or features where there are none.
+        The costs; pooled features, float16 (M, C); and feature maps, float16 (M, h, w, c), or without a cut the features.
     """
     clock = Clock(warm_up=1)  # the engine starts with the first batch
 
@@ -148,16 +151,16 @@ def extract(
             stream.flush()
             os.fsync(stream.fileno())
         clock.ticks[-1] = time.monotonic()
-    kept = [np.memmap(file, np.float16, "r").reshape(-1, *shape) for file, shape in zip(files, shapes, strict=True)]
+    stored = [np.memmap(file, np.float16, "r").reshape(-1, *shape) for file, shape in zip(files, shapes, strict=True)]
     cost = {
         "start": clock.before, "image": clock.each / EXTRACTION_BATCH,
         "feature_bytes": 2.0 * math.prod(shapes[0]), "disk_image": 2.0 * sum(map(math.prod, shapes)),
     }  # fmt: skip
-    return cost, np.array(kept[0]), kept[-1]
+    return cost, np.array(stored[0]), stored[-1]
 
 
 class Clock(keras.callbacks.Callback):
-    """Times batches: how long it takes `before` there is a first one, and then `each`; ends a training after `WINDOW`."""
+    """Times batches: the seconds `before` the first one and the seconds for `each`. It ends a training after `WINDOW`."""
 
     def __init__(self, warm_up: int = WARM_UP) -> None:
         super().__init__()
@@ -201,10 +204,10 @@ class Clock(keras.callbacks.Callback):
 
 
 def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Return what the audit costs: the principal components once, pixels and labels by image, features by pair."""
-    count = min(len(images), len(features))  # beyond it the sample repeats itself, and repetitions are all alike
+    """Return what the audit costs: `audit_start` for the principal components, `audit_image` and `audit_pair`."""
+    count = min(len(images), len(features))  # beyond that the sample repeats itself, and equal images would be near-duplicates
     images, features, labels = images[:count], features[:count], labels[:count]
-    # Each class twice at least, for the folds.
+    # The folds need each class at least twice.
     kept = np.flatnonzero(np.bincount(labels)[labels] > 1)
     begin = time.monotonic()
     components = principal_components(features)
@@ -212,18 +215,18 @@ def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) ->
     near_duplicates(images, np.arange(len(images)), components[:, :PAIR_COMPONENTS])
     if len(np.unique(labels[kept])) > 1:
         out_of_fold_probabilities(components[kept], np.unique(labels[kept], return_inverse=True)[1])
-    looked = time.monotonic()
+    examined = time.monotonic()
     deque(candidates(np.random.default_rng(0).normal(size=(PAIR_ROWS, PAIR_COMPONENTS))), maxlen=0)
     return {
-        "audit_start": started - begin, "audit_image": (looked - started) / len(images),
-        "audit_pair": (time.monotonic() - looked) / (PAIR_ROWS**2 / 2),
+        "audit_start": started - begin, "audit_image": (examined - started) / len(images),
+        "audit_pair": (time.monotonic() - examined) / (PAIR_ROWS**2 / 2),
     }  # fmt: skip
 
 
 def head_costs(
     network: Network, inputs: np.ndarray, labels: np.ndarray, batch_size: int, config: Config, folder: Path
 ) -> dict[str, float]:
-    """Return what the frozen stage costs: its start, a step, an image to validate, a checkpoint."""
+    """Return what the frozen stage costs: its start, a step, a validation image, a checkpoint."""
     learner = head_learner(network, config, steps=1000)
     fitting, scoring = timed(learner, inputs, labels, batch_size)
     return {
@@ -237,8 +240,8 @@ def tuning_costs(
 ) -> dict[str, float]:
     """Return what fine-tuning costs, and how its memory grows with the batch.
 
-    On CPUs the batch grows as long as time and memory allow, and what a larger one would hold follows from two smaller
-    ones. On a GPU it is halved until it fits.
+    On CPUs, the batch grows as long as time and memory allow, and the memory of a larger batch is extrapolated from two
+    smaller ones. On a GPU, the batch is halved until it fits.
     """
     options: dict[str, Any] = {"classes": classes, "mix": config.mix if inputs.dtype == np.uint8 else "none"}
     peaks: dict[int, float] = {}
@@ -254,7 +257,7 @@ def tuning_costs(
             if batch == 1 or not (gpu and is_out_of_memory(error)):
                 raise
             batch //= 2
-            assign(model.variables, kept)  # JAX has given away the arrays that the failed step began with
+            assign(model.variables, kept)  # JAX has donated the variables' arrays to the failed step
             model = tuning_learner(network, config, steps=1000)
             continue
         starts.append(fitting.before + scoring.before)
@@ -272,14 +275,17 @@ def tuning_costs(
 
 
 def line(values_at: dict[int, float], place: float) -> float:
-    """Return the value at a place on the line through the two largest places, which does not fall; one alone is constant."""
+    """Return the value at `place` on the line through the points of the two largest places.
+
+    A falling line counts as level, and so does a single point.
+    """
     (first, low), (last, high) = sorted(values_at.items())[-2:] if len(values_at) > 1 else 2 * list(values_at.items())
     slope = max(0.0, (high - low) / (last - first)) if last > first else 0.0
     return high + slope * (place - last)
 
 
 def timed(learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, **options: Any) -> tuple[Clock, Clock]:
-    """Train and then evaluate a compiled model for a moment; return the clocks of both."""
+    """Train a compiled model for a moment, then evaluate it, and return the clocks of both."""
     fitting, scoring = Clock(), Clock()
     labels, rows = np.resize(labels, len(inputs)), np.resize(np.arange(len(inputs)), MOST_STEPS * batch_size)
     training = Batches(inputs, labels, rows, batch_size, 0, **options)
@@ -292,7 +298,7 @@ def timed(learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_si
 
 
 def save_seconds(model: keras.Model, stage: str, folder: Path) -> float:
-    """Return how long a checkpoint after an epoch takes."""
+    """Return how many seconds the checkpoint of an epoch takes."""
     begin = time.monotonic()
     checkpoint, weights = Checkpoint(folder / "checkpoint"), values(model.variables)
     checkpoint.save(stage, model=weights, optimizer=values(model.optimizer.variables), kept=weights)
@@ -302,7 +308,7 @@ def save_seconds(model: keras.Model, stage: str, folder: Path) -> float:
 
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
-    """Return images as a folder's are decoded for another image size, uint8 (N, size, size, 3)."""
+    """Return images resized, uint8 (N, size, size, 3): a folder's images are decoded at the image size."""
     return np.stack([np.asarray(Image.fromarray(image).resize((size, size))) for image in images])
 
 

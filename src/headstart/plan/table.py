@@ -1,4 +1,4 @@
-"""`headstart plan`: what each recipe and image size would take on this machine."""
+"""For `headstart plan`: what each recipe and image size would take on this machine."""
 
 import contextlib
 import time
@@ -25,8 +25,8 @@ class PlanTable(NamedTuple):
     """What trainings would take, as text.
 
     Attributes:
-        columns: what each cell of a row is.
-        rows: a training each.
+        columns: the names of the columns.
+        rows: a row of cells for each training.
         notes: why a training has no row, and what a budget would choose.
     """
 
@@ -36,14 +36,14 @@ class PlanTable(NamedTuple):
 
 
 def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
-    """Return what trainings would take on this machine, measured now and with nothing cached.
+    """Return what trainings would take on this machine, measured now and without cached features.
 
     Args:
-        config: the training in question; unless its recipe is explicit, other recipes get a row too.
-        explicit: names of the options that were given.
+        config: the training in question. Other recipes get rows too, unless `recipe` is explicit.
+        explicit: names of the options that were given explicitly.
 
     Raises:
-        HeadstartError: bad input, as a training would say it.
+        HeadstartError: bad input, with the message of the training.
     """
     begin = time.monotonic()
     config = resolved(config)
@@ -54,32 +54,32 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
     notes: list[str] = []
     trainings = planned(config, data, explicit)
     sizes_of: dict[Path, set[int]] = {}
-    for asked in trainings:
-        sizes_of.setdefault(costs_file(asked, data), set()).add(asked.image_size)
-    for asked in trainings:
-        name = f"{asked.recipe}, {asked.image_size} px"
+    for training in trainings:
+        sizes_of.setdefault(costs_file(training, data), set()).add(training.image_size)
+    for training in trainings:
+        name = f"{training.recipe}, {training.image_size} px"
         try:
-            file = costs_file(asked, data)
+            file = costs_file(training, data)
             if file not in costs:
-                sizes = REFERENCE_SIZES if sizes_of[file] - {asked.image_size} else [asked.image_size]
-                costs[file] = measured(asked, data, sizes, anew=True)
-            cost = costs_at(costs[file], asked.image_size)
-            fitted = fit_memory(asked, data, cost)
+                sizes = REFERENCE_SIZES if sizes_of[file] - {training.image_size} else [training.image_size]
+                costs[file] = measured(training, data, sizes, anew=True)
+            cost = costs_at(costs[file], training.image_size)
+            fitted = fit_memory(training, data, cost)
             prediction = predict(fitted, data, cost, loading + cost["build"])
         except HeadstartError as error:
             notes.append(f"{name}: {error}")
             continue
         times = [duration(prediction.seconds[stage]) if stage in prediction.seconds else "" for stage in SPENT_ON]
         total, memory, disk = duration(prediction.total), gigabytes(prediction.memory), gigabytes(prediction.disk)
-        rows.append([asked.recipe, str(asked.image_size), *times, total, str(fitted.batch_size), memory, disk])
+        rows.append([training.recipe, str(training.image_size), *times, total, str(fitted.batch_size), memory, disk])
     if config.budget:
-        notes.append(f"--budget {config.budget}: {spent_on(config, data, explicit, loading)}")
+        notes.append(f"--budget {config.budget}: {choice_of_budget(config, data, explicit, loading)}")
     filled = [place for place, column in enumerate(zip(*rows, strict=True)) if any(column)]
     return PlanTable([COLUMNS[place] for place in filled], [[row[place] for place in filled] for row in rows], notes)
 
 
-def spent_on(config: Config, data: Dataset, explicit: Collection[str], loading: float) -> str:
-    """Return what a budget would choose, or why it cannot."""
+def choice_of_budget(config: Config, data: Dataset, explicit: Collection[str], loading: float) -> str:
+    """Return which options a budget would choose, or why none fit it."""
     try:
         chosen = prepare(config, data, explicit, loading)
         prediction = predict(chosen, data, costs_at(load_costs(chosen, data), chosen.image_size), loading)
@@ -92,10 +92,10 @@ def planned(config: Config, data: Dataset, explicit: Collection[str]) -> list[Co
     """Return the trainings that get a row: `config`, other recipes unless one is explicit, and `config` at other image sizes."""
     rows = [config]
     for name in () if "recipe" in explicit else TABLE_RECIPES:
-        with contextlib.suppress(HeadstartError):  # what is explicit cannot be combined with it
+        with contextlib.suppress(HeadstartError):  # the explicit options cannot be combined with this recipe
             rows.append(recipe(name, **{option: getattr(config, option) for option in explicit}))
     rows += [replace(config, image_size=size) for size in TABLE_SIZES if size in sizes_for(config, data, explicit)]
-    # Recipes may differ only in options that are explicit here, and a size may be that of a recipe.
+    # Rows may be equal: recipes that differ only in explicit options, and a recipe's size among the other sizes.
     different: dict[Config, Config] = {}
     for row in rows:
         different.setdefault(replace(row, recipe=config.recipe), row)

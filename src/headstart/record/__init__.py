@@ -1,1 +1,1 @@
-"""What lies in a run's folder: files that are whole or absent, the split, copies of the figures for other tools."""
+"""What a run's folder contains: configuration, split, history, manifest; and copies of the figures for other tools."""

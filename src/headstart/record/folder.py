@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, and how it is read and written."""
+"""The folder of a run: what it contains, and how that is read and written."""
 
 import contextlib
 import dataclasses
@@ -28,20 +28,20 @@ logger = logging.getLogger("headstart")
 
 
 class RunFolder:
-    """What a run has written, finished or not.
+    """The folder of a run, finished or not.
 
     Args:
         path: the folder.
 
     Raises:
-        HeadstartError: the folder is no run, or a newer version wrote it.
+        HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
 
     Attributes:
         path: the folder.
         config: the resolved configuration.
         metrics: content of `metrics.json`: `test.frozen`, `test.fine_tuned`, `seconds`, ...
-        history: the rows of `history.csv`, one an epoch.
-        split: the rows of `split.csv`: name, class, split and digest of each image; empty in runs by an older Headstart.
+        history: the rows of `history.csv`, one per epoch.
+        split: the rows of `split.csv`: name, class, split and digest of each image; empty in runs of older versions.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -52,10 +52,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: Config, data: Dataset, *, overwrite: bool = False) -> "RunFolder":
-        """Make the folder of a new run and write its configuration and what it learns from.
+        """Make the folder of a new run, and write its configuration and split.
+
+        Args:
+            overwrite: replace a run that is in the folder.
 
         Raises:
-            HeadstartError: the folder holds something already, and `overwrite` was not asked for; or it cannot be written.
+            HeadstartError: the folder holds a run and `overwrite` is False, it holds something else, or it cannot be written.
         """
         path = refuse_taken(config, overwrite=overwrite)
         config = dataclasses.replace(config, out=str(path))
@@ -66,7 +69,7 @@ class RunFolder:
         except OSError as error:
             raise unwritable(path, error) from None
         write_split(path, data)
-        write_toml(config, path / "config.toml")  # last, since it makes the folder a run, which must know its split
+        write_toml(config, path / "config.toml")  # last: this file makes the folder a run, and a run must have its split
         return cls(path)
 
     def _known_options(self) -> dict[str, Any]:
@@ -80,16 +83,16 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether all of its files are there."""
+        """Whether all its files are written."""
         return (self.path / ("seeds.json" if self.config.seeds > 1 else "manifest.json")).exists()
 
     @property
     def done(self) -> bool:
-        """Whether it is finished, and was not killed while its results were copied to a tracker."""
+        """Whether it is finished and its results are copied to all trackers, so that there is nothing left to do."""
         return self.finished and not (self.path / "checkpoint" / "state.json").exists()
 
     def require_model(self) -> None:
-        """Refuse to go on where the folder holds no trained model."""
+        """Raise `HeadstartError` if the folder holds no trained model."""
         if self.config.seeds > 1:
             raise HeadstartError(
                 f"{self.path} holds {self.config.seeds} runs: name one, such as {self.path}/seed-{self.config.seed}"
@@ -112,28 +115,28 @@ class RunFolder:
 
     @property
     def mirror(self) -> dict[str, Any]:
-        """What was found of mirror images, see `headstart.audit.mirror.judge`; nothing where nobody has looked."""
+        """The finding about mirror images, see `headstart.audit.mirror.judge`; empty if they were not tested."""
         return self.read_json("mirror.json") if (self.path / "mirror.json").exists() else {}
 
     @property
     def audit(self) -> dict[str, Any]:
-        """Content of `audit.json`; nothing where nothing was audited."""
+        """Content of `audit.json`; empty if nothing was audited."""
         return self.read_json("audit.json") if (self.path / "audit.json").exists() else {}
 
     def switch_off_flip(self) -> Config:
-        """Let the run train without mirror images from now on, after a kill too; return its configuration."""
+        """Write into the run's configuration that it trains without mirror images, and return the configuration."""
         self.config = dataclasses.replace(self.config, flip=False)
         write_toml(self.config, self.path / "config.toml")
         return self.config
 
     def record_start(self, data: Dataset, environment: dict[str, str]) -> None:
-        """Write the labels that the run is measured by, and the versions and the command that it runs under."""
+        """Write the labels of the test and validation split, and the command and versions of this process."""
         for split, indices in (("test", data.test), ("validation", data.validation)):
             self.save_array(f"labels_{split}", data.labels(indices))
         write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
 
     def save_array(self, name: str, array: np.ndarray) -> None:
-        """Keep an array as `NAME.npy`, whole or not at all."""
+        """Write an array as `NAME.npy`, completely or not at all."""
         with written_whole(self.path / f"{name}.npy") as partial:
             np.save(partial, array)
 
@@ -141,10 +144,10 @@ class RunFolder:
         return (self.path / f"{name}.npy").exists()
 
     def array(self, name: str) -> np.ndarray:
-        """Return a kept array.
+        """Return the array that `save_array` has written under this name.
 
-        `test_STAGE` and `validation_STAGE` are a stage's logits, float32 (N, classes); `labels_test`
-        and `labels_validation`, int32 (N,), their labels in the same order.
+        `test_STAGE` and `validation_STAGE` are a stage's logits, float32 (N, classes). `labels_test` and `labels_validation`
+        are the labels, int32 (N,), in the same order.
         """
         array: np.ndarray = np.load(self.path / f"{name}.npy")
         return array
@@ -155,7 +158,7 @@ class RunFolder:
 
     @contextlib.contextmanager
     def log(self) -> Iterator[None]:
-        """Append what is logged inside the block to `log.txt`; what stops the run there gets a note how to go on with it."""
+        """Append what is logged inside the block to `log.txt`. An interruption or a write error gets a note on how to resume."""
         handler = LogFile(self.path / "log.txt")
         level = logger.level
         logger.setLevel(logging.INFO)
@@ -168,11 +171,15 @@ class RunFolder:
         finally:
             logger.removeHandler(handler)
             logger.setLevel(level)
-            with contextlib.suppress(OSError):  # what it could not write has been an error already
+            with contextlib.suppress(OSError):  # a failed write has been reported already
                 handler.close()
 
     def read_json(self, name: str) -> Any:
-        """Return the content of one of the run's JSON files, with today's names where an older Headstart wrote it."""
+        """Return the content of one of the run's JSON files; names of older versions become those of this one.
+
+        Raises:
+            HeadstartError: the file is missing or damaged.
+        """
         try:
             return upgraded(json.loads((self.path / name).read_text(encoding="utf-8")))
         except FileNotFoundError:
@@ -182,7 +189,7 @@ class RunFolder:
 
 
 class LogFile(logging.FileHandler):
-    """A line for each message. What cannot be written, as on a full disk, is an error and not a line on the terminal."""
+    """Writes a line for each message. A failed write, as on a full disk, is raised, and not only printed to the terminal."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -195,11 +202,11 @@ class LogFile(logging.FileHandler):
         return printable(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        raise  # what `emit`, which calls this, has caught
+        raise  # the exception that `emit` has caught, which calls this
 
 
 def refuse_taken(config: Config, *, overwrite: bool) -> Path:
-    """Return the folder that a new run would be in, or refuse it as `RunFolder.create` does."""
+    """Return the folder of a new run, or raise the errors of `RunFolder.create`."""
     path = Path(config.out).expanduser() if config.out else default_path(config)
     refuse_unwritable(path)
     if path.is_dir() and any(path.iterdir()):
@@ -213,12 +220,12 @@ def refuse_taken(config: Config, *, overwrite: bool) -> Path:
 
 
 def only_a_split(path: Path) -> bool:
-    """Whether a folder holds nothing but what a process that was killed while it made a run has left."""
+    """Whether a folder holds nothing but what is left of a process that was killed while it made a run."""
     return all(file.name in ("split.csv", "data.json") or file.name.startswith(".partial-") for file in path.iterdir())
 
 
 def default_path(config: Config) -> Path:
-    """Return runs/DATA-BACKBONE-RECIPE."""
+    """Return the default folder, `runs/DATA-BACKBONE-RECIPE`."""
 
     def stem(text: str) -> str:
         return Path(text).expanduser().resolve().name.split(".")[0] if "/" in text or "." in text else text

@@ -1,4 +1,4 @@
-"""The stages of a run, as its files and pages name them, and what its history says of each epoch."""
+"""The stages of a run, as its files and pages name them, and its history of epochs."""
 
 import csv
 from collections.abc import Iterable
@@ -13,8 +13,8 @@ class Stage(NamedTuple):
 
     Attributes:
         key: its name in history and metrics.
-        title: what it is called in a sentence.
-        seconds: its name among the times of `metrics.json`.
+        title: its name in a sentence.
+        seconds: its name under `seconds` in `metrics.json`.
     """
 
     key: str
@@ -31,12 +31,12 @@ FROZEN = Stage("frozen", "frozen backbone", "head")
 FINE_TUNED = Stage("fine_tuned", "fine-tuned", "fine_tuning")
 SCRATCH = Stage("scratch", "from scratch", "training")
 STAGES = {stage.key: stage for stage in (FROZEN, FINE_TUNED, SCRATCH)}
-# What a run spends time on, in order, as `metrics.json` and `plan.json` name it.
+# The parts of a run that take time, in order, as `metrics.json` and `plan.json` name them.
 TIMES = ("preparation", "features", "audit", FROZEN.seconds, FINE_TUNED.seconds, SCRATCH.seconds)
 
 
 class EpochRow(TypedDict, total=False):
-    """A row of `history.csv`: accuracies are 0..1, and those with `val_` are of the validation split."""
+    """A row of `history.csv`. Epochs count from 1; accuracies lie in 0..1; figures with `val_` are of the validation split."""
 
     stage: str
     epoch: int
@@ -48,7 +48,7 @@ class EpochRow(TypedDict, total=False):
 
 
 def shown(key: str) -> str:
-    """Return a key of a file as it is shown: `fine_tuned` is `fine-tuned`."""
+    """Return a key as it is shown to a user: `fine_tuned` becomes `fine-tuned`."""
     return key.replace("_", "-")
 
 

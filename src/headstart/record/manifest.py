@@ -1,4 +1,4 @@
-"""`manifest.json`: what a trained model is, by which anybody can use it; written last, it marks a run as finished."""
+"""`manifest.json`: what anybody needs to know to use a trained model. It is written last, and marks a run as finished."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, NotRequired, TypedDict
 from headstart.errors import HeadstartError
 from headstart.system.files import checksum, write_json
 
-# A higher one was written by a newer Headstart.
+# A manifest with a higher format comes from a newer version of Headstart.
 FORMAT = 1
 
 
@@ -22,9 +22,9 @@ class ManifestInput(TypedDict):
 class Manifest(TypedDict):
     """Content of `manifest.json`.
 
-    `input` says what the model takes: shape (height, width, 3), uint8, RGB, 0..255, and how image files become that.
-    Probabilities are the softmax of the logits divided by `temperature`, which old runs lack. `sha256` has the checksum of
-    each file of the model.
+    `input` describes the model's input: shape (height, width, 3), uint8, RGB, 0..255, and how image files are decoded to it.
+    `classes` are in the order of the outputs. Probabilities are the softmax of the logits divided by `temperature`, which is
+    missing in old runs. `sha256` has the checksum of each file of the model.
     """
 
     format: int
@@ -38,10 +38,10 @@ class Manifest(TypedDict):
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Return the manifest of a model's folder.
+    """Return the manifest in a model's folder.
 
     Raises:
-        HeadstartError: there is none, it is damaged, or a newer Headstart wrote it.
+        HeadstartError: there is none, it is damaged, or a newer version of Headstart wrote it.
     """
     file = folder / "manifest.json"
     try:
@@ -57,12 +57,18 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, files: list[str], content: dict[str, Any]) -> None:
-    """Write the manifest of a model whose files lie in a folder."""
+    """Write the manifest of a model, with the checksums of its files.
+
+    Args:
+        folder: where the files of the model are, and where the manifest is written.
+        files: their names.
+        content: the rest of the manifest.
+    """
     write_json(folder / "manifest.json", {"format": FORMAT} | content | {"sha256": {f: checksum(folder / f) for f in files}})
 
 
 def verify(folder: Path, manifest: Manifest, *names: str) -> None:
-    """Refuse a model's file that is missing, or is not the one that the manifest describes."""
+    """Raise `HeadstartError` if one of a model's files is missing, or is not the one that the manifest describes."""
     for name in names:
         file = folder / name
         if not file.is_file() or checksum(file) != manifest["sha256"].get(name):

@@ -1,4 +1,4 @@
-"""What a run keeps of its data: the split of each image, so that every later reader uses that split or says what changed."""
+"""A run records the split of each image, so that every later command uses this split or says what has changed."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ from headstart.record.upgrade import upgraded
 from headstart.system.files import write_csv, write_json
 from headstart.system.text import count
 
-# Of an image that is in no split: left out by --drop-duplicates, or by --limit or as a copy of another.
+# For an image in no split: left out by `--drop-duplicates`; or by `--limit`, or since it equals another image.
 NEAR_DUPLICATE, UNUSED = "near-duplicate", "unused"
 
 
@@ -39,12 +39,16 @@ def write_split(folder: Path, data: Dataset) -> None:
 
 
 def hexadecimal(digests: np.ndarray) -> list[str]:
-    """Return digests, (N,) bytes of 16, as text."""
+    """Return digests, (N,) of 16 bytes each, as hexadecimal text."""
     return [bytes(digest).hex() for digest in digests]
 
 
 def read_split(folder: Path) -> list[SplitRow]:
-    """Return the rows of a run's `split.csv`; of a run by an older Headstart, which has none, nothing."""
+    """Return the rows of a run's `split.csv`; none for a run of an older version, which has no such file.
+
+    Raises:
+        HeadstartError: the file is damaged.
+    """
     try:
         with (folder / "split.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             reader = csv.DictReader(file)
@@ -57,7 +61,7 @@ def read_split(folder: Path) -> list[SplitRow]:
 
 
 def decoding_of(entry: dict[str, Any]) -> Decoding:
-    """Return the decoding that an entry of a JSON file, `decoding`, describes."""
+    """Return the decoding under `decoding` in the content of a JSON file; by default, images are cropped."""
     known = entry.get("decoding") or {}
     span = known.get("grey_range")
     return Decoding(known.get("fit", "crop"), (span[0], span[1]) if span else None)
@@ -67,20 +71,21 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
     """Return a run's data with the split that it was trained with, each split in the order of `split.csv`.
 
     Args:
-        config: of the run, for where its data are.
+        folder: of the run.
+        config: of the run; it says where the data are.
         data: the data, if they are loaded already.
 
     Raises:
-        HeadstartError: the data have changed since, or `data` are split in another way; the message says what.
+        HeadstartError: the data are gone or have changed since, or `data` has other splits; the message says what.
     """
     rows = read_split(folder)
-    if not rows:  # a run by an older Headstart
+    if not rows:  # a run of an older version
         return data or configured_data(config)
     summary = upgraded(json.loads((folder / "data.json").read_text(encoding="utf-8")))
     if not data and Path(config.data).is_absolute() and not Path(config.data).exists():
         raise HeadstartError(
-            f"the images of {folder} are no longer in {config.data}: bring them back, or write where they are now as data in "
-            f"{folder / 'config.toml'}"
+            f"the images of {folder} are no longer in {config.data}: bring them back, or set data in {folder / 'config.toml'} "
+            "to where they are now"
         )
     source = data.source if data else read_source(
         config.data, summary["image_shape"][0], layout=config.layout, decoding=decoding_of(summary)
@@ -99,12 +104,12 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
         for one, other in ((data.training_candidates, recorded.training_candidates),
                            (data.validation, recorded.validation), (data.test, recorded.test))
     ):  # fmt: skip
-        raise HeadstartError(f"the data that were given are split in another way than {folder} records: leave them out")
+        raise HeadstartError(f"the given data are split in another way than {folder} records: leave them out")
     return recorded
 
 
 def differences(rows: Sequence[SplitRow], source: Source) -> str:
-    """Say in words how images differ from those that a run recorded; nothing where they do not."""
+    """Return in words how a source's images differ from those that a run recorded; "" if they do not."""
     names, digests = list(source.names), hexadecimal(source.digests)
     classes = [source.class_names[label] for label in source.labels.tolist()]
     if [(row["image"], row["digest"], row["class"]) for row in rows] == list(zip(names, digests, classes, strict=True)):

@@ -1,4 +1,4 @@
-"""A run's figures for TensorBoard and MLflow, copied from its history and metrics; the run folder stays the truth."""
+"""Copies of a run's figures for TensorBoard and MLflow. The run's folder stays the only source."""
 
 import dataclasses
 import importlib.util
@@ -20,36 +20,40 @@ from headstart.system.files import write_json
 
 logger = logging.getLogger("headstart")
 
-# What MLflow keeps of a run besides figures; the model and the arrays stay where they are.
+# The files of a run that MLflow gets besides the figures. The model and the arrays are not copied.
 ARTIFACTS = (".json", ".toml", ".csv", ".html", ".txt")
 MLFLOW_SETTINGS = {
-    # A server that has gone must not hold training up; MLflow itself would try for minutes.
+    # A lost server must not hold up training; by default MLflow would try for minutes.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # where results go
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # to other servers than the one that was asked for
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout is for results
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # it would contact servers that nobody asked for
 }
 
 
 def refuse_missing_extras(config: Config) -> None:
-    """Say how to install what `--tensorboard` or `--mlflow` need, before anything slow starts."""
+    """Refuse `--tensorboard` or `--mlflow`, before anything slow starts, if its package is not installed.
+
+    Raises:
+        HeadstartError: it says how to install the package.
+    """
     for wanted, option, module in ((config.tensorboard, "tensorboard", "tensorboardX"), (config.mlflow, "mlflow", "mlflow")):
         if wanted and importlib.util.find_spec(module) is None:
             raise HeadstartError(f"--{option} needs a package that is not installed: pip install 'headstart[{option}]'")
 
 
 class TensorBoard:
-    """Event files in the run's folder `tensorboard`, written anew by every process that works on the run."""
+    """Writes event files to the run's folder `tensorboard`. Each process that works on the run writes them anew."""
 
     def __init__(self, run: RunFolder) -> None:
         from tensorboardX import SummaryWriter
 
         folder = run.path / "tensorboard"
-        shutil.rmtree(folder, ignore_errors=True)  # else a run that goes on would show its first epochs twice
+        shutil.rmtree(folder, ignore_errors=True)  # otherwise a resumed run would show its first epochs twice
         self.writer, self.sent = SummaryWriter(str(folder)), 0
 
     def update(self, history: list[EpochRow]) -> None:
-        """Write the rows that are new."""
+        """Write the new rows."""
         for row in history[self.sent :]:
             for name, value in epoch_figures(row).items():
                 self.writer.add_scalar(name, value, row["epoch"])
@@ -57,7 +61,7 @@ class TensorBoard:
         self.writer.flush()
 
     def finish(self, history: list[EpochRow], metrics: Metrics) -> None:
-        """Write the final figures, too."""
+        """Write the new rows and the final figures."""
         self.update(history)
         for name, value in final_figures(metrics).items():
             self.writer.add_scalar(name, value, 0)
@@ -67,9 +71,9 @@ class TensorBoard:
 
 
 class MLflow:
-    """A run on an MLflow server, which a resumed run goes on with; its id lies in `mlflow.json`.
+    """Sends figures to a run on an MLflow server. Its id is in `mlflow.json`, so a resumed run continues it.
 
-    A server that goes away is left alone until the end of the run, when it is tried once more.
+    If the server is lost, nothing is sent until the end of the run, when it is tried once more.
 
     Raises:
         HeadstartError: no server answers at the beginning of a new run.
@@ -81,7 +85,7 @@ class MLflow:
         from mlflow.tracking import MlflowClient
 
         self.run, self.uri = run, run.config.mlflow
-        # Which epochs the server has; None: it must be asked.
+        # The stage and epoch of each row that the server has. With None, the server must be asked.
         self.sent: set[tuple[str, int]] | None = None
         self.lost = False
         goes_on = (run.path / "mlflow.json").exists()
@@ -97,7 +101,7 @@ class MLflow:
                 self.client.update_run(self.run_id, status="RUNNING")
 
     def begin(self) -> str:
-        """Make a run, with all options as parameters, and return its id."""
+        """Create a run on the server, with all options as parameters, and return its id."""
         from mlflow.entities import Param
 
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "headstart")
@@ -111,10 +115,10 @@ class MLflow:
 
     @contextmanager
     def without_harm(self) -> Iterator[None]:
-        """Warn, once, of any failure inside the block, and go on without the server."""
+        """Catch any failure inside the block, warn once, and go on without the server."""
         try:
             yield
-        except Exception as error:  # what MLflow, its stores and the network can raise has no common name
+        except Exception as error:  # the exceptions of MLflow, its stores and the network have no common class
             if not self.lost:
                 logger.warning("MLflow at %s is lost (%s); the run goes on without it", self.uri, first_line(error))
             self.lost, self.sent = True, None
@@ -144,7 +148,7 @@ class MLflow:
         self.client.log_batch(self.run_id, [Metric(name, value, now, step) for name, value in figures.items()])
 
     def finish(self, history: list[EpochRow], metrics: Metrics) -> None:
-        """Send what is missing, the final figures and the files of the report."""
+        """Send the missing rows, the final figures and the files of the report."""
         with self.without_harm():
             self.send(history)
             self.log(final_figures(metrics), 0)
@@ -154,7 +158,7 @@ class MLflow:
             self.client.log_artifacts(self.run_id, str(self.run.path / "images"), "images")
             self.client.set_terminated(self.run_id, "FINISHED")
             if self.lost:
-                logger.info("MLflow at %s is back, and has the whole run", self.uri)
+                logger.info("MLflow at %s is back and has the whole run", self.uri)
 
     def close(self, status: str) -> None:
         if status != "FINISHED" and not self.lost:
@@ -164,10 +168,10 @@ class MLflow:
 
 @contextmanager
 def tracked(run: RunFolder) -> Iterator[list[TensorBoard | MLflow]]:
-    """Yield what copies a run's figures while it is carried out: a list, empty unless options ask for more.
+    """Yield the trackers that a run's options ask for, often none, and close them at the end of the block.
 
-    Of each, `update(history)` wants the rows of all finished epochs, and `finish(history, metrics)` those and
-    the content of `metrics.json`, once the run folder is complete.
+    Call `update(history)` with the rows of all finished epochs, and `finish(history, metrics)` with these and the content of
+    `metrics.json` when the run's folder is complete.
     """
     trackers: list[TensorBoard | MLflow] = []
     status = "FAILED"
@@ -187,12 +191,12 @@ def tracked(run: RunFolder) -> Iterator[list[TensorBoard | MLflow]]:
 
 
 def epoch_figures(row: EpochRow) -> dict[str, float]:
-    """Return the figures of a history row by the names that trackers show, `frozen/val_accuracy`."""
+    """Return the figures of a history row by the names for trackers, such as `frozen/val_accuracy`."""
     return {f"{row['stage']}/{name}": value for name, value in row.items() if isinstance(value, float)}
 
 
 def final_figures(metrics: Metrics) -> dict[str, float]:
-    """Return the single numbers of `metrics.json` by the names that trackers show, `test/frozen/accuracy`."""
+    """Return the single numbers of `metrics.json` by the names for trackers, such as `test/frozen/accuracy`."""
     test = {f"test/{stage}": single_figures(figures) for stage, figures in metrics["test"].items()}
     groups: dict[str, Mapping[str, Any]] = {**test, "seconds": metrics["seconds"]}
     if "comparison" in metrics:

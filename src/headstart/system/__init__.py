@@ -1,1 +1,1 @@
-"""What the machine has and does: backend, memory, files, cache, downloads, progress."""
+"""What depends on the machine: backend, memory, files, cache, downloads, progress."""

@@ -1,7 +1,6 @@
-"""Keras and its backends: the one place, with `kernels`, that knows TensorFlow, JAX and PyTorch by name.
+"""Keras and its backends. Only this module and `headstart.system.kernels` know TensorFlow, JAX and PyTorch by name.
 
-Every module takes Keras from here, `from headstart.system.backend import keras`, so that it starts quietly, and only where
-it is needed.
+Every module takes Keras from here, `from headstart.system.backend import keras`, so that Keras starts without messages.
 """
 
 import contextlib
@@ -11,14 +10,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from headstart.errors import HeadstartError
 
-if TYPE_CHECKING:
-    pass
-
-# What the three backends write when memory is short.
+# What messages of the three backends contain if memory runs out.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -31,11 +27,10 @@ def __getattr__(name: str) -> Any:
 
 
 def load_keras() -> Any:
-    """Import and return Keras, without the lines that its backend prints while it starts.
+    """Import and return Keras, without the messages that its backend prints while it starts.
 
     Raises:
-        HeadstartError: the backend that `KERAS_BACKEND` (or Keras' own configuration) asks for is unknown, cannot train,
-            is not installed, or is broken.
+        HeadstartError: the backend that `KERAS_BACKEND` or Keras' configuration file names is unknown, not installed or broken.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     chosen = os.environ.get("KERAS_BACKEND", "")
@@ -44,27 +39,27 @@ def load_keras() -> Any:
     try:
         with silent_stderr():
             import keras
-    except Exception as error:  # it lacks a library, or one is of another version or for another processor, ...
+    except Exception as error:  # a library is missing, has the wrong version or is for another processor, ...
         which = f"KERAS_BACKEND={chosen}" if chosen else "Keras' backend"
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise HeadstartError(f"{which} cannot be loaded ({why}): mend that installation, or {another_backend(chosen)}") from error
     used = keras.backend.backend()
-    if used not in BACKENDS:  # by Keras' configuration file, or imported before
+    if used not in BACKENDS:  # chosen by Keras' configuration file, or Keras was imported before
         raise HeadstartError(f"Keras' backend is {used!r}, which Headstart does not know: {another_backend(used)}")
-    # TensorFlow warns of retracing each time that another small model predicts.
+    # TensorFlow warns about retracing each time another small model predicts.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return keras
 
 
 def another_backend(than: str) -> str:
-    """Return how to choose a backend that is installed, or which to install."""
+    """Return, as the end of a sentence, which installed backend to choose, or which one to install."""
     here = [name for name in BACKENDS if name != than and importlib.util.find_spec(name)]
     return f"set KERAS_BACKEND to {' or '.join(here)}" if here else f"install {', '.join(BACKENDS[:-1])} or {BACKENDS[-1]}"
 
 
 @contextlib.contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Drop what native code writes to file descriptor 2; Python's own `sys.stderr` may be elsewhere."""
+    """Drop what native code writes to file descriptor 2, inside the block."""
     sys.stderr.flush()
     saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
@@ -79,7 +74,7 @@ def silent_stderr() -> Iterator[None]:
 def has_gpu() -> bool:
     """Whether the backend computes on a GPU."""
     keras = load_keras()
-    if keras.backend.backend() == "torch":  # Keras lists no devices for it.
+    if keras.backend.backend() == "torch":  # Keras lists no devices for PyTorch
         import torch
 
         return torch.accelerator.is_available()
@@ -87,12 +82,12 @@ def has_gpu() -> bool:
 
 
 def resolve_precision(precision: str) -> str:
-    """Return `bfloat16` or `float32` for `auto`: bfloat16 where the hardware gains from it.
+    """Return `bfloat16` or `float32`. For `auto`, it is bfloat16 if the hardware is faster with it.
 
-    On CPUs that is TensorFlow with Intel's AMX or with AMD's AVX-512. Intel's AVX-512 has the same bfloat16
-    instructions, but at half the rate: a Sapphire Rapids without AMX ran a 3 x 3 convolution at 150 GFLOP/s in
-    bfloat16 and at 250 in float32, where a Zen 4 passed ResNet-50 forward twice and trained it 1.5 times as
-    fast in bfloat16, and the starter with batch norm that learns 1.4 times.
+    A GPU is. A CPU is with TensorFlow and Intel's AMX or AMD's AVX-512. Intel's AVX-512 has the same bfloat16 instructions,
+    but at half the rate: a Sapphire Rapids without AMX ran a 3 x 3 convolution at 150 GFLOP/s in bfloat16 and at 250 in
+    float32. In bfloat16, a Zen 4 ran ResNet-50 forward 2 times as fast and trained it 1.5 times as fast, and trained the
+    starter with batch norm that learns 1.4 times as fast.
     """
     if precision != "auto":
         return precision
@@ -105,26 +100,33 @@ def resolve_precision(precision: str) -> str:
 
 
 def converts_to_openvino() -> bool:
-    """Whether OpenVINO converts the backend's networks: it knows neither JAX's operations nor its exported graphs."""
+    """Whether OpenVINO converts networks of the backend. It knows neither JAX's operations nor its exported graphs."""
     return load_keras().backend.backend() != "jax"
 
 
 def resolve_jit() -> bool | str:
-    """Return Keras' `jit_compile`: XLA is three times slower than oneDNN for TensorFlow on CPUs."""
+    """Return the value for Keras' `jit_compile`. It is False for TensorFlow on CPUs, where XLA is three times slower."""
     on_tensorflow_cpu = load_keras().backend.backend() == "tensorflow" and not has_gpu()
     return False if on_tensorflow_cpu else "auto"
 
 
 def small_convolutions_are_slow() -> bool:
-    """Whether convolutions of small maps are several times slower than the same as products of matrices, forward too.
+    """Whether the forward pass of convolutions of small feature maps is several times slower than matrix products.
 
-    They are in JAX on CPUs: a ResNet-50 at 64 px took 42 ms for each image, and 9 with `headstart.model.fast.small_convolutions`.
+    It is with JAX on CPUs: a ResNet-50 at 64 px took 42 ms per image, and 9 ms with `headstart.model.fast.small_convolutions`.
     """
     return load_keras().backend.backend() == "jax" and not has_gpu()
 
 
 def seed_everything(seed: int, deterministic: bool) -> None:
-    """Seed Python, NumPy and the backend; on request, allow only deterministic operations."""
+    """Seed Python, NumPy and the backend.
+
+    Args:
+        deterministic: allow only deterministic operations.
+
+    Raises:
+        HeadstartError: JAX on a GPU needs an environment variable for `deterministic`.
+    """
     keras = load_keras()
     keras.utils.set_random_seed(seed)
     if not deterministic:

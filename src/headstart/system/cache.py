@@ -1,4 +1,4 @@
-"""The folder where work that can be used again is kept: where it lies, what is in it, and how it is emptied."""
+"""The cache folder, which keeps results that can be used again: where it is, what it holds, and how it is emptied."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ from headstart.system.files import unwritable
 
 logger = logging.getLogger("headstart")
 
-# Each kind has a folder of this name in the cache; nothing else in the cache is ours to remove.
+# Each kind has a folder of this name in the cache. Nothing else in the cache is removed.
 KINDS = {
     "features": "what frozen layers computed from images",
     "images": "image folders, decoded at one size",
@@ -28,10 +28,10 @@ KINDS = {
 
 
 def cache_folder(kind: str) -> Path:
-    """Return (and make) the folder for cached work of one kind, a key of `KINDS`.
+    """Return (and make) the folder for one kind of cached results, a key of `KINDS`.
 
     Raises:
-        HeadstartError: nothing can be written at all.
+        HeadstartError: no cache folder can be written.
     """
     folder = cache_root() / kind
     try:
@@ -42,13 +42,12 @@ def cache_folder(kind: str) -> Path:
 
 
 def cache_root() -> Path:
-    """Return (and make) the cache: `$HEADSTART_CACHE`, or else `headstart` in the user's cache folder.
+    """Return (and make) the cache folder: `$HEADSTART_CACHE`, or else `headstart` in the user's cache folder.
 
-    Where that cannot be written, it is a folder of the user's own among the system's temporary files, and a warning says so,
-    once.
+    If that cannot be written, it is a private folder among the system's temporary files, and a warning says so once.
 
     Raises:
-        HeadstartError: nothing can be written at all.
+        HeadstartError: no cache folder can be written.
     """
     try:
         wanted = os.environ.get("HEADSTART_CACHE") or str(user_cache_path("headstart", appauthor=False))
@@ -58,24 +57,24 @@ def cache_root() -> Path:
 
 
 class Usage(NamedTuple):
-    """How much a folder holds: its number of files, and their size in bytes."""
+    """How much a folder holds: the number of files, and their total size in bytes."""
 
     files: int
     size: int
 
 
 def usage(kind: str) -> Usage:
-    """Return how much is cached of one kind; the folder need not exist."""
+    """Return how much is cached of one kind. The folder need not exist."""
     files = sizes = 0
     for file in files_of(kind):
-        with contextlib.suppress(FileNotFoundError):  # a training may remove old features meanwhile
+        with contextlib.suppress(FileNotFoundError):  # a training may remove old features at the same time
             sizes += file.lstat().st_size
             files += 1
     return Usage(files, sizes)
 
 
 def clear(kind: str) -> Usage:
-    """Remove what is cached of one kind, and return how much that was. Links are removed, and what they lead to stays.
+    """Remove what is cached of one kind, and return how much that was. Links are removed, their targets are not.
 
     Raises:
         HeadstartError: a file cannot be removed, or the kind's folder is a link to another place.
@@ -97,7 +96,7 @@ def clear(kind: str) -> Usage:
 
 
 def files_of(kind: str) -> Iterator[Path]:
-    """Yield all files below the folder of a kind; a link is a file."""
+    """Yield all files below the folder of a kind. A link counts as a file."""
     for path, folders, files in os.walk(cache_root() / kind):
         links = [name for name in folders if os.path.islink(os.path.join(path, name))]
         yield from (Path(path, name) for name in files + links)
@@ -105,7 +104,7 @@ def files_of(kind: str) -> Iterator[Path]:
 
 @functools.cache
 def writable_cache(wanted: str) -> Path:
-    """Return the folder of the cache if it can be written, else one that can."""
+    """Return the wanted cache folder if it can be written, else a private one, with a warning."""
     folder = Path(os.path.expanduser(wanted))
     try:
         if str(folder).startswith("~"):
@@ -123,9 +122,10 @@ def writable_cache(wanted: str) -> Path:
 
 
 def private_folder() -> Path:
-    """Return (and make) a folder among the system's temporary files that nobody but the user can read or write.
+    """Return (and make) a folder among the system's temporary files that only the user can read and write.
 
-    Anybody may make files there, so one of the expected name may be somebody else's, or a link to anywhere.
+    Anybody can create files there. If something with the expected name is a link, or belongs to somebody else, a new folder is
+    made.
     """
     try:
         parent = Path(tempfile.gettempdir())

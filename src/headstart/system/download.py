@@ -1,4 +1,4 @@
-"""What the user is told where Keras cannot download a data set or weights."""
+"""What the user is told if Keras cannot download a data set or weights."""
 
 import socket
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from http.client import HTTPException
 
 from headstart.errors import HeadstartError
 
-# A server that says nothing for so long, in seconds, has stalled; Keras itself would wait for ever.
+# A server that sends nothing for so many seconds has stalled. Keras itself would wait for ever.
 PATIENCE = 60.0
 
 
@@ -15,16 +15,16 @@ PATIENCE = 60.0
 def explained_download(instead: str) -> Iterator[None]:
     """Turn a failed download inside the block into a `HeadstartError`.
 
-    Keras names the address in its message, checks the hash, and removes a partial file itself.
+    Keras itself names the address in its message, checks the hash and removes a partial file.
 
     Args:
-        instead: how to go on without a network.
+        instead: what to do without a network, as the end of a sentence.
     """
     usual = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
         yield
-    # A server that hangs up says so by itself; the others Keras puts into words.
+    # A broken connection has its own kind of exception. Keras puts the other failures into words.
     except (ConnectionError, TimeoutError, HTTPException) as error:
         raise HeadstartError(f"the download broke off ({error}); try again\nWithout a network, {instead}") from None
     # Keras raises a plain Exception for a failed fetch, and a ValueError for a wrong hash.

@@ -1,4 +1,4 @@
-"""What a result depends on beside its configuration: versions, processor, cores."""
+"""What a result depends on besides its configuration: versions, processor, cores."""
 
 import contextlib
 import functools
@@ -24,15 +24,15 @@ def versions() -> dict[str, str]:
 
 
 def computing() -> dict[str, str]:
-    """Return the versions of what computes a network's outputs: Keras, its backend under all its packages' names, OpenVINO."""
+    """Return the versions of the packages that compute a network's outputs: Keras, all packages of its backend, OpenVINO."""
     backend = keras.backend.backend()
-    # TensorFlow comes as tensorflow, tensorflow-cpu and others; JAX computes by jaxlib and a plugin for each device.
+    # TensorFlow comes as tensorflow, tensorflow-cpu and others; JAX computes with jaxlib and a plugin for each device.
     found = installed_like(rf"{backend}(lib|-.*)?") or {backend: sys.modules[backend].__version__}
     return {"keras": keras.version()} | found | installed(("openvino",))
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those of some packages that are installed."""
+    """Return the versions of the named packages, without those that are not installed."""
     found = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -42,7 +42,7 @@ def installed(names: Iterable[str]) -> dict[str, str]:
 
 @functools.cache
 def installed_like(pattern: str) -> dict[str, str]:
-    """Return the versions of the installed packages whose whole name matches."""
+    """Return the versions of the installed packages whose whole name matches a regular expression."""
     named = {
         distribution.name.lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
     }
@@ -51,12 +51,12 @@ def installed_like(pattern: str) -> dict[str, str]:
 
 @functools.cache
 def processor() -> dict[str, str]:
-    """Return the `processor`'s model and those of its `instructions` by which numbers are computed, where they are known."""
+    """Return the model of the `processor`, and its numeric `instructions`; empty if they are not known."""
     try:
         lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:  # Linux alone has it
+    except OSError:  # only Linux has this file
         lines = []
-    # The first processor's; "flags" on x86, "Features" on ARM, which names no model.
+    # Of the first processor. They are called "flags" on x86 and "Features" on ARM, which names no model.
     known = dict(reversed([[half.strip() for half in line.split(":", 1)] for line in lines if ":" in line]))
     flags = (known.get("flags") or known.get("Features") or "").split()
     numeric = sorted(flag for flag in flags if re.fullmatch(r"(avx|amx|sve|asimd|fma|f16c|bf16|i8mm).*", flag))
@@ -64,5 +64,5 @@ def processor() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use, as a container or a batch system allows."""
+    """Return how many cores this process may use: a container or a batch system may allow only some."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

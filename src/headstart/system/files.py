@@ -1,4 +1,4 @@
-"""Files that are whole or absent."""
+"""Write files completely or not at all."""
 
 import contextlib
 import csv
@@ -14,8 +14,8 @@ from typing import Any
 
 from headstart.errors import UnwritableError
 
-# How those say that a disk is full who raise no OSError with a number: safetensors, HDF5, NumPy of a short write, and
-# OpenVINO, which says no more than that a stream failed.
+# The messages for a full disk from libraries that raise no OSError with a number: safetensors, HDF5, NumPy for a short write,
+# and OpenVINO, which only says that a stream failed.
 FULL_DISK = re.compile(
     r"No space left|[Qq]uota exceeded|File too large|errno = (28|122|27)\b|\d+ requested and \d+ written|iostream error"
 )
@@ -23,16 +23,16 @@ FULL_DISK = re.compile(
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; move it there once the block has ended well.
+    """Yield a temporary path beside `path`, and move the file there if the block ends without an exception.
 
-    Several processes may write the same path at once, as runs that share a cache do: the last one counts. A process
-    killed inside the block leaves `path` as it was, and at most one file for `remove_partial`.
+    Several processes may write the same path at once, as runs that share a cache do: the last one wins. A process that is
+    killed inside the block leaves `path` as it was, and at most one temporary file, which `remove_partial` removes.
 
     Raises:
-        UnwritableError: the file cannot be written; nothing half-written stays.
+        UnwritableError: the file cannot be written. No partial file stays.
     """
-    # The suffix stays, since Keras and matplotlib choose the format by it; and the name, by which OpenVINO finds a second file.
-    # Of a long name its end: with the beginning that is added here it could be longer than a file's name may be.
+    # The suffix stays, since Keras and matplotlib choose the format by it. The name stays too: OpenVINO finds its second file by
+    # it. A long name loses its beginning, since with the prefix it could become too long for a file name.
     name = os.fsencode(path.name)[-200:].decode(errors="ignore")
     partial = path.with_name(f".partial-{os.getpid()}-{name}")
     try:
@@ -45,17 +45,17 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise
         raise unwritable(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # of a folder that is no longer there, or can no longer be written
+        with contextlib.suppress(OSError):  # the folder may be gone, or read-only by now
             partial.unlink(missing_ok=True)
 
 
 def concerns(error: Exception, file: Path) -> bool:
-    """Whether an exception says that a file cannot be written, and not that another one cannot be read."""
+    """Whether an exception says that this file cannot be written, and is not about another file."""
     return is_disk_full(error) or (isinstance(error, OSError) and bool(error.errno) and error.filename in (None, str(file)))
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an exception says that the disk is full, that a quota is used up, or that a file may grow no further."""
+    """Whether an exception says that the disk is full, a quota is used up, or a file is too large."""
     number = error.errno if isinstance(error, OSError) else None
     return number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or bool(FULL_DISK.search(str(error)))
 
@@ -68,10 +68,10 @@ def unwritable(path: Path, error: BaseException) -> UnwritableError:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Refuse a file or folder that is to be written and cannot be, before anything slow starts.
+    """Refuse, before anything slow starts, a path that cannot be written.
 
     Raises:
-        UnwritableError: it names what is in the way.
+        UnwritableError: the path cannot be written; the message says why.
     """
     try:
         existing = next(place for place in (path, *path.absolute().parents) if place.exists())
@@ -84,20 +84,20 @@ def refuse_unwritable(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what a killed process left half-written in a folder of which it was the only user."""
+    """Remove the partial files that a killed process left in a folder. No other process may use the folder."""
     for partial in folder.rglob(".partial-*"):
         partial.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON, whole or not at all."""
+    """Write `content` as indented JSON, completely or not at all."""
     with written_whole(path) as partial:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table, whole or not at all."""
-    # A file's name in it may be no UTF-8.
+    """Write a table as CSV, completely or not at all."""
+    # A file name in the table may be invalid UTF-8.
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)

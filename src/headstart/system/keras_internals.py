@@ -1,4 +1,4 @@
-"""Every private name of Keras that is used here. The tests of this module say what breaks when Keras moves one of them."""
+"""All uses of private names of Keras. The tests of this module say what breaks if Keras moves one of them."""
 
 from typing import Any, NamedTuple
 
@@ -18,12 +18,12 @@ class Call(NamedTuple):
 
 
 def maker(tensor: Any) -> Any:
-    """Return the layer whose output a symbolic tensor is."""
+    """Return the layer (or bare operation) that made a symbolic tensor."""
     return tensor._keras_history.operation
 
 
 def readers(layer: Any) -> list[Any]:
-    """Return the layers that read a layer's outputs, one for each call, in every network that was made of it."""
+    """Return the layers that read a layer's outputs, in all networks that contain it; a layer appears once per call."""
     return [node.operation for node in layer._outbound_nodes]
 
 
@@ -39,10 +39,10 @@ def calls(network: keras.Model) -> list[Call]:
 
 
 class Slots(NamedTuple):
-    """What Adam keeps of one variable.
+    """Adam's state for one variable.
 
     Attributes:
-        place: the variable's place among the trained ones, 0 the first and 1 the last.
+        place: the variable's place among the trained ones: 0 for the first, 1 for the last.
         momentum, velocity: its two moments.
     """
 
@@ -52,7 +52,7 @@ class Slots(NamedTuple):
 
 
 def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> Slots:
-    """Return what a built Adam optimizer keeps of a variable."""
+    """Return a built Adam optimizer's state for a variable."""
     index = optimizer._get_variable_index(variable)
     last = max(1, len(optimizer._trainable_variables) - 1)
     return Slots(index / last, optimizer._momentums[index], optimizer._velocities[index])

@@ -1,5 +1,4 @@
-"""How much main memory this process has held at most, since it began or since a moment, and how much it could; what is
-freed is kept within a stage, and given back after it."""
+"""Main memory: the peak of this process, how much is available, and whether freed memory is kept or given back."""
 
 import contextlib
 import ctypes
@@ -12,19 +11,19 @@ from pathlib import Path
 
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-# Parameters of mallopt(3), as <malloc.h> numbers them.
+# Parameters of mallopt(3), by their numbers in <malloc.h>.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
 def forget_peak_memory() -> None:
-    """Let `peak_memory_mb` count from now on; where the system cannot (only Linux can), it goes on as before."""
+    """Let `peak_memory_mb` count from now on. Only Linux can; elsewhere it still counts from the start of the process."""
     with contextlib.suppress(OSError):
-        CLEAR.write_text("5", encoding="ascii")  # see proc(5): the peak of the resident set becomes its present size
+        CLEAR.write_text("5", encoding="ascii")  # resets the peak resident set size, see proc(5)
 
 
 def peak_memory_mb() -> float:
-    """Return the most main memory that this process has held, since `forget_peak_memory`, in MB of 10**6 bytes."""
-    # Where there is a choice, not `getrusage`, which counts what a process was before it became this program, too.
+    """Return the peak main memory of this process since `forget_peak_memory`, in MB of 10**6 bytes."""
+    # `getrusage` is the second choice: it also counts what the process held before it became this program.
     if peak := bytes_in(STATUS, "VmHWM"):
         return peak / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -32,21 +31,21 @@ def peak_memory_mb() -> float:
 
 
 def available_memory() -> int:
-    """Return how many bytes this process could hold in all, those that it holds already included.
+    """Return how many bytes this process can hold, including those that it holds already.
 
-    That is what Linux calls available, within the limit of a container. Elsewhere it is the whole memory.
+    On Linux, it is what the system calls available, within the limit of a container. Elsewhere it is the whole memory.
     """
     free = bytes_in(MEMINFO, "MemAvailable")
     if not free:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit, which is called max
+    with contextlib.suppress(OSError, ValueError):  # no container, or one without a limit ("max")
         limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
         free = min(free, limit - used)
     return free + bytes_in(STATUS, "VmRSS")
 
 
 def bytes_in(file: Path, name: str) -> int:
-    """Return what a line of a file of /proc says in KiB, in bytes; 0 where there is no such file or line."""
+    """Return the value of a line in a file of /proc, which is in KiB, in bytes; 0 if there is no such file or line."""
     try:
         lines = file.read_text().splitlines()
     except OSError:
@@ -55,11 +54,11 @@ def bytes_in(file: Path, name: str) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what is freed, for the next step, up to 2 GiB; for processes that train.
+    """Let the C library keep up to 2 GiB of freed memory for the next step. For processes that train.
 
-    Left alone, glibc maps each large tensor anew and gives it back a moment later, and the kernel zeroes
-    every page of it at every step: on a virtual machine that took 43 % of the processor's time and
-    training ran at 95 instead of 240 images a second. Elsewhere than with glibc it does nothing.
+    By default, glibc maps each large tensor anew and gives it back a moment later, so the kernel zeroes all its pages at every
+    step. On a virtual machine, that took 43 % of the processor's time, and training ran at 95 instead of 240 images per
+    second. With other C libraries, this does nothing.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -69,7 +68,7 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Give the system back what was freed and kept, since what comes next needs other sizes."""
-    gc.collect()  # Keras' networks refer to themselves
+    """Give kept memory back to the system: what follows needs blocks of other sizes."""
+    gc.collect()  # Keras' networks have reference cycles
     if platform.libc_ver()[0] == "glibc":
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Progress: what is being done, how far it is, and how long it will still take; bars on a terminal, lines in a log elsewhere."""
+"""Show progress and the time left: as a bar on a terminal, as lines in the log elsewhere."""
 
 import contextlib
 import logging
@@ -16,18 +16,19 @@ logger = logging.getLogger("headstart")
 
 Item = TypeVar("Item")
 
-# Results go to stdout, so that they can be piped; everything else to stderr. A notebook shows that as an error, in red.
+# Results go to stdout, so that they can be piped, and everything else to stderr. A notebook would show stderr in red, as errors,
+# so there everything goes to stdout.
 IN_NOTEBOOK = "ipykernel" in sys.modules
 console = Console(
     stderr=not IN_NOTEBOOK, force_jupyter=False, force_terminal=False if IN_NOTEBOOK else None, soft_wrap=True, highlight=False
 )
 
-# Where no bar can be drawn, in a notebook or a file, a line is logged so often, in seconds.
+# Where no bar can be drawn (in a notebook or a file), a line is logged every so many seconds.
 LINE_EVERY = 60.0
 
 
 class Bar(Progress):
-    """A bar with description, count and the time left; without a terminal, a line in the log every minute."""
+    """A bar with description, count and time left; without a terminal, a line in the log every minute."""
 
     def __init__(self, unit: str = "") -> None:
         super().__init__(
@@ -57,7 +58,7 @@ def track(items: Sequence[Item], description: str) -> Iterable[Item]:
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints what is logged, a warning as such."""
+    """Prints what is logged; warnings and errors begin with "warning: "."""
 
     def emit(self, record: logging.LogRecord) -> None:
         message = printable(record.getMessage())
@@ -66,9 +67,9 @@ class ConsoleHandler(logging.Handler):
 
 @contextlib.contextmanager
 def show_progress() -> Iterator[None]:
-    """Print what is logged inside the block, unless the program has set up logging by itself.
+    """Print what is logged inside the block, unless the program has configured logging itself.
 
-    Training takes minutes: somebody who calls it in a notebook or a script should see how far it is.
+    Training takes minutes, so a user of a notebook or a script should see how far it is.
     """
     if logger.handlers or logging.getLogger().handlers:
         yield

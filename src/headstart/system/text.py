@@ -1,4 +1,4 @@
-"""Names of classes and files, which may hold anything, and numbers of things, made fit to be printed and drawn."""
+"""Make texts fit to be printed and drawn: names of classes and files, which may contain anything, and counts."""
 
 import unicodedata
 
@@ -6,10 +6,10 @@ MOST_COLUMNS = 40
 
 
 def printable(name: str) -> str:
-    """Return a name for people: one line of valid Unicode that cannot disturb the text around it.
+    """Return a name as one line of valid Unicode that cannot disturb the text around it.
 
-    Bytes that are no UTF-8 (Python's lone surrogates) become U+FFFD. Control characters, line separators and marks that
-    turn the direction of the text after them become visible escapes, such as `\\n`. Nothing else changes.
+    Bytes that are invalid UTF-8 (lone surrogates in Python) become U+FFFD. Control characters, line separators and marks that
+    change the direction of the following text become visible escapes, such as `\\n`. Nothing else changes.
     """
     return name if name.isascii() and name.isprintable() else "".join(map(printable_character, name))
 
@@ -22,12 +22,12 @@ def printable_character(character: str) -> str:
     return ascii(character)[1:-1] if category in ("Cc", "Zl", "Zp") or directed else character
 
 
-# Overrides, embeddings and isolates; the marks that only stand between words of two scripts are left.
+# Overrides, embeddings and isolates. Marks that only separate words of two scripts are harmless.
 DIRECTIONS = ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
 
 
 def shortened(name: str, most: int = MOST_COLUMNS) -> str:
-    """Return a printable name of at most `most` columns, with an ellipsis in its middle: names often differ at their ends."""
+    """Return a printable name of at most `most` columns. A long name gets an ellipsis in its middle: ends often differ."""
     name = printable(name)
     if columns(name) <= most:
         return name
@@ -43,10 +43,10 @@ def shortened(name: str, most: int = MOST_COLUMNS) -> str:
 
 
 def count(number: int, noun: str, nouns: str = "") -> str:
-    """Return a number with what it counts: 1 and `label` is `1 label`, 2 is `2 labels`."""
+    """Return a number with its noun: `1 label`, `2 labels`. The plural is `nouns`, by default the noun with an s."""
     return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def columns(text: str) -> int:
-    """Return how many columns a text takes in a typewriter's font: two for a Chinese, Japanese or Korean character."""
+    """Return how many columns a text takes in a monospaced font: two for a Chinese, Japanese or Korean character."""
     return sum(0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)

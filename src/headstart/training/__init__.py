@@ -1,1 +1,1 @@
-"""How a network learns: features computed once, stages that can be interrupted, one optimizer."""
+"""How a network learns: features that are computed once, and stages that can be interrupted."""

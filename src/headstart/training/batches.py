@@ -1,4 +1,4 @@
-"""Batches of images or features, in an order that depends on the seed and the epoch alone."""
+"""Batches of images or features, in an order that depends only on the seed and the epoch."""
 
 from typing import Any, Protocol
 
@@ -6,33 +6,33 @@ import numpy as np
 
 from headstart.system.backend import keras
 
-# A head on features is so small that the number of steps is its whole cost, but few images need some steps too.
+# A head on features is so small that only the number of steps costs time. A small data set needs a minimum of steps, though.
 LARGEST_HEAD_BATCH, LEAST_HEAD_STEPS = 256, 50
 
 
 def head_batch_size(rows: int) -> int:
-    """Return the batch size at which a head learns on so many rows of features."""
+    """Return the batch size for a head that learns on `rows` rows of features."""
     return max(1, min(LARGEST_HEAD_BATCH, rows // LEAST_HEAD_STEPS))
 
 
 class Rows(Protocol):
-    """Anything that gives an array of rows for an array of row numbers, such as an array itself."""
+    """Anything that is indexed by an array of row numbers and returns these rows, such as an array."""
 
     def __getitem__(self, rows: Any, /) -> np.ndarray: ...
 
 
 class Batches(keras.utils.PyDataset):
-    """Rows of an array with their labels, a batch at a time; constant memory on memory-mapped arrays.
+    """Rows of an array with their labels, batch by batch; memory-mapped arrays are never loaded as a whole.
 
     Args:
-        inputs: N rows, images or what frozen layers made of them.
+        inputs: N rows: images, or features or feature maps of frozen layers.
         labels: int (N,).
-        indices: rows to use.
-        batch_size: rows a batch.
-        seed: shuffles anew at every epoch, and drops the incomplete last batch, so that every step
-            has one shape; None keeps the order and every row.
-        classes: labels become one-hot rows of this many classes; 0 keeps integers.
-        mix: `mixup` (Zhang et al. 2018) or `cutmix` (Yun et al. 2019) blends pairs within a batch.
+        indices: the rows to use.
+        batch_size: rows per batch; fewer if there are fewer `indices`.
+        seed: shuffles anew at every epoch, and drops the incomplete last batch, so that all steps have the same shape; None
+            keeps the order and every row.
+        classes: labels become one-hot float32 rows of this many classes; 0 keeps integers.
+        mix: `mixup` (Zhang et al. 2018) or `cutmix` (Yun et al. 2019) blends pairs within a batch; it needs `classes`.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class Batches(keras.utils.PyDataset):
         self.start_at(0)
 
     def start_at(self, epoch: int) -> None:
-        """Take the order of `epoch` (from 0) from now on.
+        """Use the order of `epoch` (from 0) from now on.
 
-        The stage says so between two epochs; Keras' own hooks, `on_epoch_begin` and `on_epoch_end`,
-        are also called around the batches that it only looks at.
+        Called between two epochs. Keras' own hooks, `on_epoch_begin` and `on_epoch_end`, would not do: Keras also calls them
+        when it only looks at a batch.
         """
         self.epoch = epoch
         self.order = self.shuffled(epoch)
@@ -66,7 +66,7 @@ class Batches(keras.utils.PyDataset):
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         images, labels = self.inputs[rows], self.labels[rows]
         if images.dtype == np.float16:
-            images = images.astype(np.float32)  # exactly the same, and TensorFlow prints no error about half precision
+            images = images.astype(np.float32)  # exactly the same values; TensorFlow prints an error about half precision
         if self.classes:
             labels = np.eye(self.classes, dtype=np.float32)[labels]
         if self.mix == "none":
@@ -75,12 +75,16 @@ class Batches(keras.utils.PyDataset):
 
 
 def mixed(images: np.ndarray, labels: np.ndarray, mix: str, seed: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Blend the images and one-hot labels of a batch in pairs by Keras' own layer.
+    """Blend the images and one-hot labels of a batch in pairs, by Keras' own layer.
 
     Args:
         images: uint8 (B, H, W, 3).
         labels: float32 (B, classes).
+        mix: `mixup` or `cutmix`.
         seed: numbers that determine the blend.
+
+    Returns:
+        Images and labels of the same shapes and dtypes.
     """
     layer = {"mixup": keras.layers.MixUp, "cutmix": keras.layers.CutMix}[mix]
     number = int(np.random.SeedSequence(seed).generate_state(1)[0] >> 1)

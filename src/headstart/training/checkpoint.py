@@ -1,4 +1,4 @@
-"""Where a run stands, on disk after every epoch, so that a killed run goes on as if it had not been."""
+"""The state of a run, saved after every epoch, so that a killed run ends with the result of an uninterrupted one."""
 
 import json
 import shutil
@@ -16,21 +16,24 @@ from headstart.system.backend import keras
 from headstart.system.files import write_json, written_whole
 from headstart.system.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
 
-FORMAT = 5  # since 5, fine-tuning trains a copy of the backbone alone: what was saved before has another order
+FORMAT = 5  # since 5, fine-tuning trains a copy of the backbone alone: earlier checkpoints have another order of arrays
 
 
 class Checkpoint:
     """The state of a run between two epochs.
 
-    `state.json` names the file of arrays that belongs to it and is replaced last, so whatever
-    moment the process is killed at, one whole state is on disk.
+    `state.json` names its file of arrays and is replaced last. So a complete state is on disk whenever the process is killed.
 
     Attributes:
         history: a row for each finished epoch, in order.
-        seconds: time spent so far, by stage.
-        memory_mb: the most main memory held in each stage so far, in MB of 10**6 bytes.
-        stage: the stage that the arrays belong to, and `finished` whether it has ended.
-        watchers: called with the history whenever it has been saved.
+        seconds: time spent so far, by part of the run, such as `features` or the key of a stage.
+        memory_mb: peak memory so far, in MB of 10**6 bytes, by the same parts.
+        stage: the key of the stage that the arrays belong to; "" before the first.
+        finished: whether that stage has ended.
+        watchers: functions that are called with the history after each save.
+
+    Raises:
+        HeadstartError: `state.json` is damaged, or another version wrote it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -57,7 +60,7 @@ class Checkpoint:
         self.__dict__.update(state)
 
     def write(self) -> None:
-        """Replace the state on disk by this one, whole or not at all."""
+        """Replace the state on disk by this one, completely or not at all."""
         self.folder.mkdir(exist_ok=True)
         fields = ("history", "seconds", "memory_mb", "stage", "finished", "arrays")
         write_json(self.file, {"format": FORMAT} | {field: getattr(self, field) for field in fields})
@@ -66,13 +69,13 @@ class Checkpoint:
                 old.unlink()
 
     def start_clock(self, spent: float = 0.0) -> None:
-        """Let memory count from now on, and time from `spent` seconds ago, for the stage that `stop_clock` will name."""
+        """Start measuring peak memory now, and time from `spent` seconds ago; `stop_clock` says for which part of the run."""
         give_back_freed_memory()
         self.clock = time.monotonic() - spent
         forget_peak_memory()
 
     def stop_clock(self, stage: str) -> None:
-        """Add what was spent since the clock was started to a stage, and start it again."""
+        """Add the time and peak memory since the clock was started to a part of the run, and start the clock again."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.monotonic() - self.clock
         self.memory_mb[stage] = max(self.memory_mb.get(stage, 0.0), peak_memory_mb())
         self.clock = time.monotonic()
@@ -83,7 +86,12 @@ class Checkpoint:
         return [row for row in self.history if row["stage"] == stage]
 
     def save(self, stage: str, *, finished: bool = False, **groups: list[np.ndarray]) -> None:
-        """Write arrays, in named groups, together with the rest of the state."""
+        """Write arrays, in named groups, together with the rest of the state.
+
+        Args:
+            stage: the key of the stage that the arrays belong to.
+            finished: whether that stage has ended.
+        """
         self.folder.mkdir(exist_ok=True)
         self.stage, self.finished = stage, finished
         self.arrays = f"{stage}-{len(self.epochs_of(stage)):04d}{'-finished' if finished else ''}.safetensors"
@@ -95,7 +103,11 @@ class Checkpoint:
             watch(self.history)
 
     def load(self, stage: str) -> dict[str, list[np.ndarray]]:
-        """Return the groups of arrays saved last, if they are of `stage`; else nothing."""
+        """Return the groups of arrays that were saved last if they belong to `stage`; else nothing.
+
+        Raises:
+            HeadstartError: the file of arrays cannot be read.
+        """
         if self.stage != stage:
             return {}
         try:
@@ -108,17 +120,17 @@ class Checkpoint:
         return groups
 
     def remove(self) -> None:
-        self.file.unlink(missing_ok=True)  # first, since a state without its arrays would be damaged
+        self.file.unlink(missing_ok=True)  # first: without its arrays, a state would count as damaged
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def values(variables: list[keras.Variable]) -> list[np.ndarray]:
-    """Return the values of Keras variables as arrays of their own."""
-    # In C order, since safetensors writes memory as it lies.
+    """Return copies of the values of Keras variables."""
+    # In C order: safetensors writes the memory as it is.
     return [np.array(keras.ops.convert_to_numpy(variable), order="C") for variable in variables]
 
 
 def assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:
-    """Put arrays into Keras variables, in order."""
+    """Assign arrays to Keras variables, in order."""
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)

@@ -1,4 +1,4 @@
-"""The frozen layers' outputs: each view of each image goes through them once, and never again."""
+"""The outputs of frozen layers: each view of each image passes through them only once."""
 
 import contextlib
 import hashlib
@@ -28,29 +28,31 @@ logger = logging.getLogger("headstart")
 
 EXTRACTION_BATCH = 64
 MOST_CACHE_BYTES = 30 << 30
-# float16 takes half the disk at a relative error of 0.0005; outputs whose first batch comes within a
-# factor of 16 of its largest number are kept as float32.
+# float16 takes half the disk space, at a relative error of 0.0005. Outputs are stored as float32 if their first batch comes
+# within a factor of 16 of float16's largest number.
 LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class FrozenLayers:
-    """What a backbone's frozen layers give for images of one data set, from the cache or freshly computed.
+    """The outputs of a network's frozen layers for the images of one data set, read from the cache or computed.
 
-    One engine computes them all, OpenVINO or Keras: the number of images in all splits chooses it, not that of the split
-    in hand, since a head that learns on features of one should not be judged on those of the other. In bfloat16 the
-    starter's features differ by 0.006 between them (relative L2 norm).
+    The number of images in all splits chooses the engine, OpenVINO or Keras, and one engine computes them all: a head that
+    learned on the features of one engine must not be judged on those of the other. In bfloat16, the starter's features differ
+    by 0.006 between the two (relative L2 norm).
 
-    The cache's keys hold everything that determines the features: the pixels, the backbone's graph and weights, the
-    sizes, the normalisation, the precision, the view; and what computes them: the engine, the versions of Keras, of its
-    backend's packages and of OpenVINO, whether there is a GPU, and the processor's instructions. By these, libraries
-    choose their kernels, and each rounds in its own way: with and without AVX-512's bfloat16, the starter's features
-    differ by 0.0003. Views: 0 is
-    the image itself, 1 its mirror image (where flipping is on), others are augmented at random.
+    The cache key covers everything that determines the features. These are the pixels, the backbone's graph and weights,
+    the sizes, the preprocessing, the precision and the view; and what computes them: the engine, the versions of Keras, of
+    its backend's packages and of OpenVINO, whether there is a GPU, and the processor's instructions. Libraries choose their
+    kernels by the latter, and each kernel rounds in its own way: with and without AVX-512's bfloat16, the starter's features
+    differ by 0.0003.
+
+    Views are numbered. View 0 is the image itself. View 1 is its mirror image, if flipping is on. All others are augmented
+    at random.
 
     Args:
-        network: with the backbone as it was loaded; with a `cut`, the feature maps there are kept as well.
+        network: with its backbone as it was loaded. If it has a `cut`, the feature maps there are kept as well.
         data: the data set.
-        config: its views' augmentation and its seed of random views are used.
+        config: gives the augmentation and the seed of the random views.
     """
 
     def __init__(self, network: Network, data: Dataset, config: Config) -> None:
@@ -71,8 +73,9 @@ class FrozenLayers:
         """Return the pooled features of one view of some images.
 
         Args:
-            indices: which images of the data set.
-            name: what the progress bar calls them.
+            indices: int, the images of the data set.
+            view: the number of the view, from 0.
+            name: the name of these images in the progress bar.
 
         Returns:
             float16 or float32 (len(indices), channels).
@@ -80,38 +83,38 @@ class FrozenLayers:
         return np.load(self.files(indices, view, name)[0])
 
     def maps(self, indices: np.ndarray, views: int, name: str) -> "StoredRows":
-        """Return the feature maps after the layer `cut`, view by view, (views * len(indices), h, w, c), on disk."""
+        """Return the feature maps at the cut, (views * len(indices), h, w, c), view by view. They stay on disk."""
         return StoredRows([self.files(indices, view, name)[1] for view in range(views)])
 
     def release(self) -> None:
-        """Give back the engine's memory; features that are asked for and not cached start it again."""
+        """Free the engine's memory. Features that are not in the cache start it again."""
         self.engine = Engine(self.engine.model)
 
     def files(self, indices: np.ndarray, view: int, name: str) -> list[Path]:
-        """Return the files of the pooled features and, with `cut`, of the maps; compute what is missing or damaged."""
+        """Return the file of the pooled features and, with a cut, that of the feature maps; compute them if one is missing."""
         files = self.places(indices, view)
         if all(map(is_whole, files)):
             for file in files:
-                file.touch()  # used lately: the last to be removed
+                file.touch()  # `prune` removes recently used files last
             return files
         batches = view_batches(self.data, indices, self.config, view, name)
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(stack.enter_context(written_whole(file)).open("wb")) for file in files]
             for number, outputs in enumerate(self.engine.outputs(batches, self.images)):
                 if number == 0:
-                    kept = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
-                    for stream, values, dtype in zip(opened, outputs, kept, strict=True):
+                    dtypes = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
+                    for stream, values, dtype in zip(opened, outputs, dtypes, strict=True):
                         shape = (len(indices), *values.shape[1:])
                         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
                         np.lib.format.write_array_header_1_0(stream, header)
-                for stream, values, dtype in zip(opened, outputs, kept, strict=True):
+                for stream, values, dtype in zip(opened, outputs, dtypes, strict=True):
                     limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
                     stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
         prune(files[0].parent, MOST_CACHE_BYTES)
         return files
 
     def places(self, indices: np.ndarray, view: int) -> list[Path]:
-        """Return where the files of one view of some images lie in the cache, or would."""
+        """Return the paths in the cache for one view of some images, whether the files exist or not."""
         mirrored, config = view and self.config.flip, self.config
         options = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed]
         digest = self.digest.copy()
@@ -120,16 +123,16 @@ class FrozenLayers:
         folder, key = cache_folder("features"), digest.hexdigest()[:40]
         names = [f"{key}.npy"]
         for maps in self.engine.model.outputs[1:]:
-            _, height, width, _ = maps.shape  # of rows and columns, those alone that are read after the cut
+            _, height, width, _ = maps.shape  # only the rows and columns that are read after the cut
             names.append(f"{key}-{self.cut}-{height}x{width}.npy")
         return [folder / name for name in names]
 
 
 class StoredRows:
-    """Rows of several `.npy` files, one file after the other, read when they are asked for.
+    """The rows of several `.npy` files, one file after the other. A row is read from disk when it is indexed.
 
     Args:
-        files: arrays that differ in their number of rows alone.
+        files: of arrays that differ only in their number of rows.
     """
 
     def __init__(self, files: list[Path]) -> None:
@@ -140,20 +143,23 @@ class StoredRows:
         return int(self.ends[-1])
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        # Opened anew each time, since pages that stay mapped would count as this process's memory.
+        # The files are opened anew each time: pages that stay mapped would count as this process's memory.
         stored = [np.load(file, mmap_mode="r") for file in self.files]
-        parts = np.searchsorted(self.ends, rows, side="right")
+        numbers = np.searchsorted(self.ends, rows, side="right")
         starts = self.ends - [len(array) for array in stored]
-        return np.stack([stored[part][row - starts[part]] for part, row in zip(parts, rows, strict=True)])
+        return np.stack([stored[number][row - starts[number]] for number, row in zip(numbers, rows, strict=True)])
 
 
 def images_in_use(data: Dataset) -> int:
-    """Return how many images of a data set go through the frozen layers: those of all splits."""
+    """Return how many images of a data set pass through the frozen layers: those of all splits."""
     return len(data.training_candidates) + len(data.validation) + len(data.test)
 
 
 def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> None:
-    """Cut a network's backbone where it stays frozen up to there and the maps fit the cache: fine-tuning starts from these."""
+    """Set `network.cut` after the backbone's frozen part, so that fine-tuning starts from cached feature maps.
+
+    It stays "" if nothing is cached or fine-tuned, if there is no such layer, or if the maps would not fit the cache.
+    """
     if not config.cache_features or not config.epochs:
         return
     network.cut = frozen_cut(network.backbone, config)
@@ -161,7 +167,7 @@ def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> Non
         values = math.prod(network.feature_extractor().outputs[1].shape[1:])
         images = config.views * len(data.train) + len(data.validation) + len(data.test)
         needed = 2 * values * images
-        # By constants alone, so that a run that is resumed decides as it did before.
+        # Only constants decide, so that a resumed run decides as it did before.
         if needed > MOST_CACHE_BYTES:
             gigabytes, cut = needed / 1e9, network.cut
             logger.warning("the maps after %s would take %.0f GB of disk: each epoch starts from the images", cut, gigabytes)
@@ -169,7 +175,7 @@ def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> Non
 
 
 def is_whole(file: Path) -> bool:
-    """Whether a cached array is there in its full length; a damaged one is removed."""
+    """Whether a cached array exists in its full length. A damaged file is removed."""
     try:
         np.load(file, mmap_mode="r")
     except FileNotFoundError:
@@ -182,10 +188,10 @@ def is_whole(file: Path) -> bool:
 
 
 def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, name: str) -> Iterator[np.ndarray]:
-    """Yield one view of some images, uint8 (B, H, W, 3), under a progress bar."""
+    """Yield one view of some images, uint8 (B, H, W, 3), with a progress bar."""
     augmenter = None
     if view > int(config.flip):
-        # Seeded by the view alone: the same view is the same images in every run.
+        # Seeded by data seed and view, so that a view has the same images in every run.
         keras.utils.set_random_seed(config.data_seed + view)
         augmenter = keras.Sequential(augmentation(config))
     for start in track(range(0, len(indices), EXTRACTION_BATCH), f"features of {name}"):
@@ -199,12 +205,12 @@ def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, 
 
 
 def without_trainable(config: dict[str, Any]) -> dict[str, Any]:
-    """Drop the one entry of a layer's configuration that does not determine its outputs."""
+    """Drop `trainable`, the one entry of a layer's configuration that does not change its outputs."""
     return {key: value for key, value in config.items() if key != "trainable"}
 
 
 def prune(folder: Path, most_bytes: int) -> None:
-    """Remove the least recently used files, and those that a killed process left, until the rest take at most `most_bytes`."""
+    """Remove the least recently used `.npy` files until the others take at most `most_bytes`."""
     files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
     total = 0
     for file in files:

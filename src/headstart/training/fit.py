@@ -1,4 +1,4 @@
-"""One stage of training, whichever: epochs with validation, one of the best kept, a checkpoint after each."""
+"""Train one stage: validation and a checkpoint after each epoch, and the weights of one of the best epochs at the end."""
 
 import logging
 import math
@@ -25,15 +25,15 @@ class Training:
     """One stage, ready to train.
 
     Attributes:
-        stage: which one.
-        learner: a compiled model.
+        stage: which stage it is.
+        learner: the compiled model that learns.
         batches: of the training split, shuffled anew at every epoch.
-        validation: in order; it chooses the epoch to keep.
-        test: in order. Only the trainer asks it, once, when the stage is done.
-        epochs: how many.
+        validation: batches in order. They choose the epoch to keep.
+        test: batches in order. Only the trainer uses them, once, after the stage.
+        epochs: the number of epochs.
         class_weight: the weight of each class in the loss, or None.
-        start: the history row, its epoch 0, that describes the network as it comes in, or None. It competes with the
-            epochs, so that a stage never ends worse on validation than it began.
+        start: a history row, with epoch 0, of the network before the stage, or None. It competes with the epochs, so that a
+            stage never ends worse on validation than it began.
     """
 
     stage: Stage
@@ -59,10 +59,10 @@ class Training:
 
 
 def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> None:
-    """Train from where the checkpoint stands, and leave the weights of the epoch of `kept_row` in the learner.
+    """Train from where the checkpoint stands. At the end, the learner has the weights of the epoch that `kept_row` chooses.
 
     Args:
-        patience: stop after this many epochs without a better validation accuracy; 0 for never.
+        patience: stop after this many epochs without a better validation accuracy; 0 never stops early.
     """
     stage, model, batches = training.stage, training.learner, training.batches
     if checkpoint.stage == stage.key and checkpoint.finished:
@@ -75,12 +75,12 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
     if not keeper.out_of_patience():
         callbacks = [keeper, ProgressLine(stage, training.epochs, batches.num_batches)]
         if model.optimizer.use_ema:
-            # After the keeper, whose on_test_end must see the averaged weights that were validated.
+            # After the keeper: its on_test_end must still see the averaged weights, which were validated.
             callbacks.insert(1, keras.callbacks.SwapEMAWeights())
         model.fit(
             without_autotuning(batches), validation_data=without_autotuning(training.validation), initial_epoch=first,
             epochs=training.epochs, callbacks=callbacks, class_weight=training.class_weight, verbose=0,
-            shuffle=False,  # the batches are shuffled already; Keras would shuffle them by a state that is not saved
+            shuffle=False,  # the batches are shuffled already; Keras would shuffle with a random state that is not saved
         )  # fmt: skip
     assign(model.variables, keeper.kept_weights)
     checkpoint.save(stage.key, finished=True, model=keeper.kept_weights)
@@ -90,21 +90,21 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
 
 
 def score(row: EpochRow) -> tuple[float, float]:
-    """Return what a history row is compared by: validation accuracy, and at ties the lower loss."""
+    """Return the key by which history rows are compared: validation accuracy, and for ties the lower validation loss."""
     return row["val_accuracy"], -row["val_loss"]
 
 
 def kept_row(rows: list[EpochRow], images: int, start: EpochRow | None = None) -> EpochRow | None:
     """Return the epoch to keep: the last one within one standard error of the best validation accuracy.
 
-    The learning rate falls to zero, so the last epochs are the best ones on average, and the one with the highest
+    The learning rate falls to zero, so the last epochs are the best ones on average, and the epoch with the highest
     validation accuracy is partly the luckiest. The rule is that of Breiman et al. 1984 ("Classification and regression
     trees") for the size of trees.
 
     Args:
-        rows: those of the stage, in order.
-        images: how many the validation split has.
-        start: the row that the stage began from; it is kept where no epoch is better.
+        rows: of the stage, in order.
+        images: the number of images in the validation split.
+        start: the row of the network before the stage. It is returned if no epoch is better.
     """
     better = [row for row in rows if start is None or score(row) > score(start)]
     if not better:
@@ -115,7 +115,7 @@ def kept_row(rows: list[EpochRow], images: int, start: EpochRow | None = None) -
 
 
 class Keeper(keras.callbacks.Callback):
-    """Keeps history, checkpoint, and the weights of the epoch of `kept_row`."""
+    """Writes history and checkpoint after each epoch, and keeps the weights of the epoch that `kept_row` chooses."""
 
     def __init__(self, training: Training, checkpoint: Checkpoint, patience: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Keeper(keras.callbacks.Callback):
         return self.checkpoint.epochs_of(self.stage)
 
     def restore(self) -> int:
-        """Bring model and optimizer to where the checkpoint stands; return the number of finished epochs."""
+        """Load model and optimizer from the checkpoint, and return the number of finished epochs."""
         groups = self.checkpoint.load(self.stage)
         if groups:
             assign(self.model.variables, groups["model"])
@@ -146,7 +146,7 @@ class Keeper(keras.callbacks.Callback):
         return bool(self.patience) and len(self.rows) - best["epoch"] >= self.patience
 
     def on_test_end(self, logs: Any = None) -> None:
-        # Here, not in on_epoch_end: with averaging, these are the weights that were validated.
+        # Not in on_epoch_end: with averaging, only here are the weights those that were validated.
         row = EpochRow(val_accuracy=logs["accuracy"], val_loss=logs["loss"])
         if kept_row([*self.rows, row], self.images, self.start) is row:
             self.kept_weights = values(self.model.variables)
@@ -168,7 +168,7 @@ class Keeper(keras.callbacks.Callback):
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """A bar with accuracy and the time left of the stage, and a line in the log for every epoch."""
+    """Shows a bar with the accuracy and the stage's time left, and logs a line for each epoch."""
 
     def __init__(self, stage: Stage, epochs: int, steps: int) -> None:
         super().__init__()

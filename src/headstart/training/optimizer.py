@@ -1,4 +1,4 @@
-"""AdamW with a learning rate for each variable, and the schedule of fine-tuning."""
+"""AdamW with its own learning rate for each variable, and the learning rate schedule of fine-tuning."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from headstart.system.kernels import adam_in_one_pass
 class LayerwiseAdamW(keras.optimizers.Adam):  # AdamW is the same class, but insists on a decay
     """AdamW whose learning rate grows geometrically from the first trained variable to the last.
 
-    Layer-wise decay as in ULMFiT (Howard and Ruder 2018): early layers hold what is general and
-    should move least.
+    This is similar to the discriminative rates of ULMFiT (Howard and Ruder 2018): early layers hold general features and
+    should change least.
 
     Args:
-        first_layer_rate: rate of the first variable as a fraction of the last one's; 1 is plain AdamW.
+        first_layer_rate: the first variable's rate as a fraction of the last one's; 1 is plain AdamW.
     """
 
     def __init__(self, *args: Any, first_layer_rate: float = 1.0, **kwargs: Any) -> None:
@@ -34,9 +34,9 @@ class LayerwiseAdamW(keras.optimizers.Adam):  # AdamW is the same class, but ins
 
 
 def fine_tuning_optimizer(config: Config, steps: int) -> keras.optimizers.Optimizer:
-    """Return AdamW with a linear warm-up and a cosine decay to zero over `steps` steps."""
-    # Adam's first steps have their full size whatever the gradient: on a small data set, whose few
-    # steps are mostly these, the full rate would destroy the pretrained weights.
+    """Return AdamW with a linear warm-up and a cosine decay to zero, together over `steps` steps."""
+    # Adam's first steps have their full size for any gradient. A small data set has few other steps, so the full rate
+    # would destroy the pretrained weights.
     warmup = min(config.warmup_steps, steps // 5)
     highest = config.learning_rate * min(1.0, steps / max(1, 5 * config.warmup_steps))
     schedule = keras.optimizers.schedules.CosineDecay(
@@ -46,6 +46,6 @@ def fine_tuning_optimizer(config: Config, steps: int) -> keras.optimizers.Optimi
         schedule, weight_decay=config.weight_decay or None, first_layer_rate=config.layer_decay,
         use_ema=config.ema > 0, ema_momentum=config.ema or 0.99,
     )  # fmt: skip
-    # Biases and norms' scales are shifts, not directions: decay would only bias them (He et al. 2019).
+    # Weight decay is for kernels only, not for biases and the parameters of norms (He et al. 2019).
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer

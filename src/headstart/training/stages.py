@@ -1,4 +1,4 @@
-"""The two stages of training, each put together in one place: what learns, from which batches, for how long."""
+"""The stages of training, each put together in one place: what learns, from which batches, for how long."""
 
 import math
 from collections.abc import Iterator
@@ -19,15 +19,15 @@ from headstart.training.features import FrozenLayers
 from headstart.training.fit import Training, kept_row
 from headstart.training.optimizer import fine_tuning_optimizer
 
-# More would change a mean over so many images and positions by less than their batches differ.
+# More images would change the means by less than the batches differ among themselves.
 IMAGES_FOR_STATISTICS = 2048
 
-# Of training, validation and test.
+# Batches of the training, validation and test split.
 BatchesOfSplits = tuple[Batches, Batches, Batches]
 
 
 def stages_of(config: Config) -> list[Stage]:
-    """Return the stages that a configuration trains in, in order."""
+    """Return the stages of a configuration, in order."""
     if config.from_scratch:
         return [SCRATCH]
     return [FROZEN, FINE_TUNED] if config.epochs else [FROZEN]
@@ -38,7 +38,7 @@ def frozen_stage(
 ) -> Training:  # fmt: skip
     """Put the frozen stage together: the head learns on features that the frozen backbone computes once.
 
-    With --no-cache-features it learns on images that pass through the whole network at every epoch.
+    With `--no-cache-features`, it learns on images that pass through the whole network at every epoch.
     """
     if config.cache_features:
         checkpoint.start_clock()
@@ -56,10 +56,10 @@ def frozen_stage(
 def fine_tuning_stage(
     network: Network, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
 ) -> Training:  # fmt: skip
-    """Put fine-tuning together: backbone and head learn together at a reduced rate, batch norm stays in inference mode.
+    """Put fine-tuning together: backbone and head learn together at a reduced rate.
 
-    From scratch it is the only stage, and batch norm learns. Where the network has a cut, only what comes after it is
-    trained, on the feature maps that the frozen layers gave there.
+    Batch norm stays in inference mode unless `config.learns_batch_norm`. If the network has a cut, only the layers after it
+    are trained, on the cached feature maps at the cut. Training from scratch has this stage only.
     """
     seed_everything(config.seed + 1, config.deterministic)
     classes = len(data.class_names)
@@ -71,16 +71,16 @@ def fine_tuning_stage(
     learner = tuning_learner(network, config, epochs * splits[0].num_batches)
     start = kept_row(checkpoint.epochs_of(FROZEN.key), len(data.validation))
     if start:
-        # Smoothed labels make every loss larger: at equal accuracy fine-tuning would never count.
+        # Smoothed labels make every loss larger, so at equal accuracy fine-tuning could never win.
         start = {**start, "epoch": 0, "val_loss": math.inf if config.label_smoothing else start["val_loss"]}
     stage = SCRATCH if config.from_scratch else FINE_TUNED
     return Training(stage, learner, *splits, epochs, class_weights(data, config), start)
 
 
 def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
-    """Return the compiled model that the frozen stage trains: the head on features or, uncached, the network on images."""
+    """Return the compiled model of the frozen stage: the head on features or, without a cache, the network on images."""
     learner, rate = network.augmented(), config.head_learning_rate
-    if config.cache_features:  # the plain way is what others do, to be compared with
+    if config.cache_features:  # without a cache the rate is constant, the usual way, which is there for comparison
         learner, rate = network.head, keras.optimizers.schedules.CosineDecay(rate, steps)
     learner.compile(
         keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -90,7 +90,7 @@ def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
 
 
 def tuning_learner(network: Network, config: Config, steps: int) -> keras.Model:
-    """Unfreeze a network's backbone, and return the compiled model that fine-tuning trains; see `Network.learner`."""
+    """Unfreeze a network's backbone, and return the compiled model of fine-tuning; see `Network.learner`."""
     unfreeze(network.backbone, config)
     learner = network.learner()
     learner.compile(
@@ -102,7 +102,10 @@ def tuning_learner(network: Network, config: Config, steps: int) -> keras.Model:
 
 
 def image_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> BatchesOfSplits:
-    """Return batches of images: training shuffled (and mixed, where labels are one-hot), the other splits in order."""
+    """Return batches of images: the training split shuffled, the others in order.
+
+    With `classes`, labels are one-hot, and training images are mixed as `config.mix` says.
+    """
     images, labels, size = data.source.images, data.source.labels, config.batch_size
     training = Batches(images, labels, data.train, size, seed, classes, config.mix if classes else "none")
     validation, test = (Batches(images, labels, rows, size, None, classes) for rows in (data.validation, data.test))
@@ -110,7 +113,7 @@ def image_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0)
 
 
 def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config) -> BatchesOfSplits:
-    """Return batches of features: training in all its views, validation and test as they are."""
+    """Return batches of features: all views of the training images; validation and test images as they are."""
     views = [
         frozen.features(data.training_candidates, view, f"training images, view {view + 1} of {config.views}")
         for view in range(config.views)
@@ -122,7 +125,7 @@ def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config) -> Batc
 
 
 def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: int) -> BatchesOfSplits:
-    """Return batches of the feature maps that fine-tuning starts from: training in all its views, the others as they are."""
+    """Return batches of feature maps at the cut: all views of the training images; validation and test images as they are."""
     training = frozen.maps(data.training_candidates, config.views, "training images")
     validation = frozen.maps(data.validation, 1, "validation images")
     test = frozen.maps(data.test, 1, "test images")
@@ -132,7 +135,12 @@ def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: in
 def output_batches(
     training: Rows, validation: Rows, test: Rows, data: Dataset, config: Config, batch_size: int, *, seed: int, classes: int = 0
 ) -> BatchesOfSplits:
-    """Return batches of what frozen layers gave for each split; training comes view by view, and is shuffled."""
+    """Return batches of the frozen layers' outputs for each split.
+
+    Args:
+        training: view by view, of `data.training_candidates`; those that were left out are not used, the others shuffled.
+        validation, test: in the order of the split.
+    """
     candidates = data.training_candidates
     labels = np.tile(data.labels(candidates), config.views)
     rows = np.flatnonzero(np.tile(np.isin(candidates, data.train), config.views))
@@ -144,14 +152,14 @@ def output_batches(
 
 
 def images_for_statistics(data: Dataset, config: Config) -> Iterator[np.ndarray]:
-    """Yield training images enough for a channel's mean and variance, uint8 (B, H, W, 3), batched as in fine-tuning."""
+    """Yield batches of training images, as in fine-tuning: uint8 (B, H, W, 3), enough for each channel's mean and variance."""
     batches, _, _ = image_batches(data, config, seed=config.data_seed)
     for step in range(min(batches.num_batches, math.ceil(IMAGES_FOR_STATISTICS / config.batch_size))):
         yield batches[step][0]
 
 
 def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:
-    """Return weights inverse to the classes' frequencies in training, or None where they are not asked for."""
+    """Return weights inverse to the classes' frequencies in training, or None without `config.class_weights`."""
     if not config.class_weights:
         return None
     classes = np.arange(len(data.class_names))

@@ -1,1 +1,1 @@
-"""The same functions in less time: layers and whole networks rewritten for training on CPUs."""
+"""Layers and networks that compute the same functions in less time, mostly for training on CPUs."""
