@@ -43,7 +43,7 @@ def test_an_audit_without_flips_finds_no_mirror_images(photos, tmp_path):
 
 def test_a_folder_of_something_else_is_never_written_to(photos, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(hs.HeadstartError, match="holds something else"):
+    with pytest.raises(hs.HeadstartError, match="is not empty and not an audit"):
         hs.audit_data(photo_options(photos, tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 

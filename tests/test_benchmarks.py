@@ -113,6 +113,7 @@ def test_a_curve_is_drawn_from_a_run_and_a_record_of_keras(small_run, tmp_path):
     assert (tmp_path / "images" / "curve.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_extraction_is_measured_beside_keras(tmp_path):
     from benchmarks import extraction
     from headstart.inference.engine import TOLERANCE

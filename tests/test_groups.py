@@ -21,7 +21,7 @@ OPTIONS = {"epochs": 1, "head_epochs": 3, "seeds": 3, "seed": 5, "views": 2, "ba
 @pytest.fixture(scope="module")
 def seeds(tiny, tmp_path_factory):
     """A folder of three seeds, stopped before the last and gone on with, and what was extracted meanwhile."""
-    extracted, patch = [], pytest.MonkeyPatch()
+    extracted = []
     view_batches, carry_out = features.view_batches, trainer.carry_out
 
     def counted(data, indices, config, view, name):
@@ -34,14 +34,14 @@ def seeds(tiny, tmp_path_factory):
         return carry_out(run, data, loading)
 
     out = tmp_path_factory.mktemp("runs") / "seeds"
-    patch.setattr(features, "view_batches", counted)
-    patch.setattr(trainer, "carry_out", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        hs.train(hs.recipe("starter", out=str(out), **tiny | OPTIONS))
-    patch.setattr(trainer, "carry_out", carry_out)
-    assert not hs.Run(out).finished
-    run = trainer.resume(out)
-    patch.undo()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "view_batches", counted)
+        patch.setattr(trainer, "carry_out", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            hs.train(hs.recipe("starter", out=str(out), **tiny | OPTIONS))
+        patch.setattr(trainer, "carry_out", carry_out)
+        assert not hs.Run(out).finished
+        run = trainer.resume(out)
     return run, extracted
 
 

@@ -16,6 +16,7 @@ from headstart.metrics.comparison import compare_stages, verdict
 from headstart.model.backbones import load_backbone
 from headstart.model.network import Network, build_network
 from headstart.record.folder import RunFolder
+from headstart.record.history import FINE_TUNED, FROZEN
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.fit import Training, fit_stage
 from helpers import SMALL, save_images
@@ -90,13 +91,28 @@ def trained(out: Path, data: hs.Dataset, options: dict, **changes: object) -> hs
     return hs.train(hs.recipe("starter", out=str(out), **options | changes), data)
 
 
-@pytest.mark.parametrize("place", [str, Path])
-def test_a_recipe_is_trained_by_its_name_with_options(place, tiny, folder_of_digits, tmp_path):
+def test_a_recipe_is_trained_by_its_name_with_options(tiny, folder_of_digits, tmp_path):
     options = {name: value for name, value in tiny.items() if name not in ("data", "limit")}
-    run = hs.train("quick", data=place(folder_of_digits), out=str(tmp_path / "run"), **options)
+    run = hs.train("quick", data=folder_of_digits, out=str(tmp_path / "run"), **options)
     assert (run.config.recipe, run.config.data, run.config.views) == ("quick", str(folder_of_digits), 1)
     assert run.config.batch_size == tiny["batch_size"] != hs.recipe("quick").batch_size
     assert run.class_names == tuple("0123456789")
+
+
+def test_a_training_can_be_watched_step_by_step(tiny, digits, tmp_path):
+    steps = hs.steps(hs.recipe("starter", out=str(tmp_path / "run"), **tiny | {"epochs": 1}), digits)
+    network = next(steps)
+    assert not network.backbone.trainable_weights
+    frozen = next(steps)
+    assert frozen.stage == FROZEN
+    before = frozen.learner.get_weights()
+    tuning = next(steps)
+    assert tuning.stage == FINE_TUNED
+    assert network.backbone.trainable_weights
+    assert not all(map(np.array_equal, frozen.learner.get_weights(), before))
+    (run,) = steps
+    assert run.finished
+    assert run.metrics["test"].keys() == {"frozen", "fine_tuned"}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +184,7 @@ def test_the_last_stage_in_bfloat16_learns_and_the_others_stay(frozen_alone, dig
     assert changed == {"stage1"}
 
 
+@pytest.mark.slow
 def test_fine_tuning_on_cached_maps_is_fine_tuning_of_the_saved_model(digits, tmp_path):
     run = trained(tmp_path / "run", digits, SMALL, fine_tune_from="last-stage", views=2)
     figures = run.evaluate(digits)
@@ -243,6 +260,7 @@ def kill_in(stage: str, arguments: list[str], out: Path) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_batch_norm_that_was_adapted_to_the_images_is_so_again_when_a_run_goes_on(digits, tiny, tmp_path, monkeypatch):
     def interrupted(training: Training, checkpoint: Checkpoint, patience: int) -> None:
         fit_stage(training, checkpoint, patience)

@@ -10,7 +10,7 @@ from headstart.cli.main import main
         (["missing"], "there is no folder "),
         (["digits", "--backbone", "starter", "--weights", "none"], "--weights none"),
         (["digits", "--backbone", "startr"], "did you mean starter"),
-        (["digits", "--backbone", "starter", "--out", "."], "holds something else"),
+        (["digits", "--backbone", "starter", "--out", "."], "is not empty and not an audit"),
         (["digits", "--epochs", "3"], "no option --epochs"),
     ],
 )

@@ -139,6 +139,6 @@ def test_a_folder_that_is_called_like_a_data_set_of_ours(tmp_path, monkeypatch):
 def test_data_that_were_moved(folder, tmp_path):
     run = kept(tmp_path, hs.load_data(folder, image_size=8))
     folder.rename(tmp_path / "elsewhere")
-    with pytest.raises(hs.HeadstartError, match=r"no longer in .*/data: bring them back, or set data in .*config.toml to where"):
+    with pytest.raises(hs.HeadstartError, match=r"no longer in .*/data: bring them back, or set data in .*config\.toml"):
         recorded_data(run, Config(data=str(folder)))
     assert len(recorded_data(run, Config(data=str(tmp_path / "elsewhere"))).source.labels) == 40
