@@ -164,7 +164,7 @@ def test_mlflow_gets_the_run_and_outlives_its_server(options, mlflow_server, dig
         run_id = run.read_json("mlflow.json")["run_id"]
         found = client.get_run(run_id)
         assert found.info.status == "FINISHED"
-        assert found.data.params["backbone"] == "starter"
+        assert found.data.params["recipe"] == "starter"
         assert found.data.metrics["test/fine_tuned/accuracy"] == run.metrics["test"]["fine_tuned"]["accuracy"]
         for stage in ("frozen", "fine_tuned"):
             rows = [(row["epoch"], row["val_accuracy"]) for row in run.history if row["stage"] == stage]
