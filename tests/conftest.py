@@ -48,7 +48,10 @@ def real_data() -> Path:
     if not prepare.is_file():
         pytest.skip("the development data, ../shared/data, are not on this machine")
     folder = Path.home() / ".cache" / "headstart-test-data"
-    subprocess.run([sys.executable, str(prepare), str(folder)], check=True, stdout=subprocess.DEVNULL)
+    folder.parent.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as lock:  # one worker at a time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        subprocess.run([sys.executable, str(prepare), str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder
 
 

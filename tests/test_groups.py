@@ -11,8 +11,6 @@ from headstart.cli.commands import print_result
 from headstart.groups import write_seeds
 from headstart.training import features
 
-pytestmark = pytest.mark.xdist_group("seeds")  # its runs are trained once
-
 # Without flips the second view is drawn at random, and batch norm that will learn starts from images drawn at random:
 # the seeds must agree on both.
 OPTIONS = {"epochs": 1, "head_epochs": 3, "seeds": 3, "seed": 5, "views": 2, "batch_norm": "training"}

@@ -39,7 +39,6 @@ def test_the_notebook_needs_nothing_but_headstart():
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("real data")
 def test_the_notebook_runs_on_a_part_of_cifar_10(real_data, tmp_path):
     data, backbone = str(real_data / "cifar-10-batches-py"), str(real_data / "resnet50_imagenet.keras")
     assert "fine_tuned" in executed(tmp_path, data, backbone, 128)

@@ -14,8 +14,6 @@ import headstart as hs
 from headstart.cli.main import main
 from helpers import SMALL, save_images
 
-pytestmark = pytest.mark.xdist_group("run")  # its run is trained once
-
 
 @pytest.fixture(scope="module")
 def folder(digits, tmp_path_factory):

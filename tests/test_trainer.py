@@ -21,8 +21,6 @@ from headstart.training.checkpoint import Checkpoint
 from headstart.training.fit import Training, fit_stage
 from helpers import SMALL, save_images
 
-pytestmark = pytest.mark.xdist_group("trainer")  # its run of the frozen stage is trained once
-
 
 def comparable(run: hs.Run) -> tuple:
     """What must not depend on whether a run was interrupted: everything but times and memory."""

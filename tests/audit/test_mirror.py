@@ -9,8 +9,6 @@ from PIL import Image
 import headstart as hs
 from headstart.audit.mirror import judge, mirror_answers, sample
 
-pytestmark = pytest.mark.xdist_group("mirror")  # its features are computed once
-
 NAMES = ("left", "right", "stop", "go")
 
 

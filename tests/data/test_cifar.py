@@ -114,7 +114,6 @@ def test_layouts_have_equal_fingerprints(tmp_path, classes):
     assert read_cifar(tmp_path / "python").fingerprint == read_cifar(archive(tmp_path / "binary")).fingerprint
 
 
-@pytest.mark.xdist_group("real data")  # which one process at a time may prepare
 def test_real_data_in_both_layouts(real_data):
     layouts = [real_data / "cifar-10-batches-py", real_data / "cifar-10-batches-bin"]
     python, binary = (read_cifar(layout) for layout in layouts)

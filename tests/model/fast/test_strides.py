@@ -93,7 +93,6 @@ def resnet50():
     return build_network(backbone, "caffe", (32, 32, 3), 5, hs.recipe("quick", image_size=72), "float32")
 
 
-@pytest.mark.xdist_group("resnet50 in fewer positions")
 @pytest.mark.parametrize(
     ("start", "cut", "side"), [("all", "", 32), ("last-stage", "conv4_block6_out", 3), ("conv4_block1", "conv3_block4_out", 5)]
 )
