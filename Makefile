@@ -9,7 +9,7 @@ demo: .venv/ready
 	$(BIN)/python -c "from sklearn.datasets import load_digits as l; from PIL import Image; \
 	  Image.fromarray((l().images[7] * 15.9).astype('uint8')).save('runs/demo/seven.png')"
 	$(BIN)/headstart predict runs/demo runs/demo/seven.png
-	@echo "look at runs/demo/images/"
+	@echo "open runs/demo/report.html"
 
 test: .venv/ready-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q
