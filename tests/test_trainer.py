@@ -113,6 +113,12 @@ def test_a_training_can_be_watched_step_by_step(tiny, digits, tmp_path):
     assert run.metrics["test"].keys() == {"frozen", "fine_tuned"}
 
 
+def test_several_seeds_do_not_go_step_by_step(digits, tmp_path):
+    with pytest.raises(hs.HeadstartError, match="--seeds 2 makes a run for each seed"):
+        next(hs.steps("starter", digits, seeds=2, out=str(tmp_path / "run")))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [

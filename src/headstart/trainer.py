@@ -84,9 +84,10 @@ def steps(
         HeadstartError: as for `train`; or `config.seeds` is above 1.
     """
     with show_progress():
-        run, loaded, loading = begin(config, data, overwrite, None, options)
-        if run.config.seeds > 1:
-            raise HeadstartError(f"--seeds {run.config.seeds} makes a run for each seed: leave it out to go step by step")
+        explicit, config = options.keys(), changed(config, options)
+        if config.seeds > 1:
+            raise HeadstartError(f"--seeds {config.seeds} makes a run for each seed: leave it out to go step by step")
+        run, loaded, loading = begin(config, data, overwrite, explicit, {})
         yield from carry_out(run, loaded, loading)
         yield Run(run.path)
 
@@ -121,7 +122,7 @@ def begin(
     if data is not None and not isinstance(data, Dataset):
         data, options = None, options | {"data": str(data)}
     explicit = options.keys() if explicit is None else explicit
-    config = recipe(config, **options) if isinstance(config, str) else replace(config, **options)
+    config = changed(config, options)
     refuse_missing_extras(config)
     refuse_unusable(config)
     config = resolved(config, data)
@@ -139,6 +140,11 @@ def begin(
     if data:
         return run, recorded_data(run.path, run.config, data), 0.0  # each split in the order that the run records
     return run, loaded, loading
+
+
+def changed(config: Config | str, options: dict[str, Any]) -> Config:
+    """Return a configuration, or that of a recipe's name, with some options changed."""
+    return recipe(config, **options) if isinstance(config, str) else replace(config, **options)
 
 
 def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
@@ -185,14 +191,18 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
         if config.drop_duplicates:
             write_split(run.path, data)  # only now it is known which images are trained on
         run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
+        looking = time.monotonic()
         yield network
+        start += time.monotonic() - looking  # the caller's time is none of the run's
 
         for stage in stages_of(config):
             if stage == FROZEN and checkpoint.stage not in ("", FROZEN.key):
                 continue  # the checkpoint is from fine-tuning, and holds the head as well
             prepare = frozen_stage if stage == FROZEN else fine_tuning_stage
             training = prepare(network, frozen, data, config, checkpoint)
+            looking = time.monotonic()
             yield training
+            start += time.monotonic() - looking
             fit_stage(training, checkpoint, config.patience)
             network.take(training.learner)
             ask_once(training, run)
