@@ -157,13 +157,18 @@ def normalised(vectors: np.ndarray) -> np.ndarray:
     return centred / np.maximum(np.linalg.norm(centred, axis=-1, keepdims=True), FAINTEST * centred.shape[-1] ** 0.5)
 
 
+def on_grid(grey: np.ndarray) -> np.ndarray:
+    """Return the mean shades on a grid of `GRID` positions per side, float32 (N, GRID, GRID), of those of `shades_of_grey`."""
+    return grey.reshape(len(grey), GRID, SIDE // GRID, GRID, SIDE // GRID).mean(axis=(2, 4))
+
+
 def compare_coarsely(grey: np.ndarray, pairs: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
     """Return each pair's correlation on a coarse grid, float32 (M,), and whether mirroring the second is better, bool (M,).
 
     Args:
         mirrored: whether to try mirroring.
     """
-    grid = grey.reshape(len(grey), GRID, SIDE // GRID, GRID, SIDE // GRID).mean(axis=(2, 4))
+    grid = on_grid(grey)
     grid -= gaussian_filter(grid, (0, COARSE_DETAIL, COARSE_DETAIL))
     views = [normalised(view.reshape(len(grey), -1)) for view in ([grid, grid[:, :, ::-1]] if mirrored else [grid])]
     correlations = np.empty((len(views), len(pairs)), np.float32)

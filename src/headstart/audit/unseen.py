@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from headstart.audit.duplicates import near_duplicates, normalised, shades_of_grey
+from headstart.audit.duplicates import near_duplicates, normalised, on_grid, shades_of_grey
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES, Source
 from headstart.errors import HeadstartError
@@ -17,8 +17,6 @@ logger = logging.getLogger("headstart")
 
 # With more images, the search for near-duplicates would take longer than the evaluation itself.
 MOST_TO_COMPARE = 20_000
-# Candidates are found by their shades of grey on a grid of so many positions per side.
-GRID = 8
 
 
 def unseen_images(run: RunFolder, data: Dataset) -> tuple[np.ndarray, dict[str, int]]:
@@ -71,9 +69,7 @@ def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.nda
     everything = np.arange(len(images))
     grey = shades_of_grey(images, everything)
     # Coarse pixels find candidates without a network. They do not find mirror images, as the run's audit does.
-    block = grey.shape[1] // GRID
-    coarse = grey.reshape(len(grey), GRID, block, GRID, block).mean(axis=(2, 4))
-    coarse = normalised(coarse.reshape(len(grey), -1))
+    coarse = normalised(on_grid(grey).reshape(len(grey), -1))
     pairs, _ = near_duplicates(images, everything, coarse, run.config.flip)
     across = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))]
     new = ~np.isin(np.arange(len(rows)), across[:, 0])

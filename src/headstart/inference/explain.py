@@ -118,13 +118,13 @@ def heat_maps(network: Network, images: np.ndarray, classes: np.ndarray) -> tupl
         float32 (N, H, W), 0..1; the largest value of a map is 1, or 0 if there is no evidence for the class. And a few words
         on the method and its resolution.
     """
-    rows, columns = network.map_shape
+    before_pooling = network.feature_map()
+    rows, columns = before_pooling.output_shape[1:3]
     if min(rows, columns) < LEAST_POSITIONS:
         method = f"occlusion, {OCCLUSION_GRID} x {OCCLUSION_GRID} positions (the feature map has only {rows} x {columns})"
         coarse = occlusion(network, images, classes)
     else:
         method = f"HiResCAM, {rows} x {columns} positions"
-        before_pooling = network.feature_map()
         before_pooling.compile(jit_compile=resolve_jit())
         coarse = np.zeros((len(images), rows, columns), np.float32)
         for start in range(0, len(images), BATCH):
