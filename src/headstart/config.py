@@ -14,14 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from headstart.errors import HeadstartError
-from headstart.system.files import written_whole
+from headstart.errors import DamagedError, HeadstartError
+from headstart.system.files import read_bytes, written_whole
 
 # Smaller images give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
 # What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
 ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
+MOST_TOML = 1 << 20  # bytes of a file of options
 
 # The groups of options, in the order of `Config`, each with what it is about.
 RUN, DATA, NETWORK, AUGMENTATION = "run", "data", "network", "augmentation"
@@ -335,14 +336,20 @@ def replace(config: Config, /, **changes: Any) -> Config:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """Return the options that a TOML file sets."""
+    """Return the options that a TOML file sets.
+
+    Raises:
+        HeadstartError: there is no such file, or it is no TOML.
+    """
     try:
         # Paths that are no UTF-8 stand in it as they are; an editor may have marked it as UTF-8 at its beginning.
-        return tomllib.loads(path.read_text(encoding="utf-8-sig", errors="surrogateescape"))
+        return tomllib.loads(read_bytes(path, MOST_TOML).decode("utf-8-sig", errors="surrogateescape"))
     except FileNotFoundError:
         raise HeadstartError(f"there is no configuration file {path}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise HeadstartError(f"{path} is not TOML: {error}") from None
+    except RecursionError:
+        raise DamagedError(f"{path} is not TOML: its entries are nested too deeply") from None
+    except ValueError as error:
+        raise DamagedError(f"{path} is not TOML: {error}") from None
 
 
 def write_toml(config: Config, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The exception for a user's mistake or a machine that cannot do the job, and its kind after which a run can be resumed."""
+"""The exception for a user's mistake or a machine that cannot do the job, and its kinds."""
 
 
 class HeadstartError(Exception):
@@ -13,3 +13,7 @@ class UnwritableError(HeadstartError):
 
     A run that stopped with this error can be resumed when the cause is removed.
     """
+
+
+class DamagedError(HeadstartError):
+    """A file is not what it should be: cut, changed, or made by something else. The message names the file and the entry."""

@@ -87,8 +87,7 @@ def compiled_by_openvino(model: keras.Model, batch: np.ndarray, keep: Path | Non
         import_openvino()
         with contextlib.ExitStack() as stack:
             file = keep or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.xml"
-            network = stack.enter_context(written_whole(file))
-            stack.enter_context(written_whole(file.with_suffix(".bin")))  # the exporter names it after the other
+            network = stack.enter_context(written_whole(file))  # the exporter writes a .bin beside it
             with silent_stderr():
                 # As float32, since the export fails on some casts to bfloat16. The compiled network can compute in bfloat16.
                 recast(model, "float32").export(str(network), format="openvino", verbose=False)

@@ -21,7 +21,7 @@ from headstart.metrics.figures import Metrics
 from headstart.record.history import EpochRow, read_history
 from headstart.record.split import SplitRow, read_split, write_split
 from headstart.record.upgrade import upgraded
-from headstart.system.files import refuse_unwritable, unwritable, write_json, written_whole
+from headstart.system.files import PARTIAL, refuse_unwritable, unwritable, write_json, written_whole
 from headstart.system.text import printable
 
 logger = logging.getLogger("headstart")
@@ -226,7 +226,7 @@ def refuse_taken(config: Config, *, overwrite: bool) -> Path:
 
 def only_a_split(path: Path) -> bool:
     """Whether a folder holds nothing but what is left of a process that was killed while it made a run."""
-    return all(file.name in ("split.csv", "data.json") or file.name.startswith(".partial-") for file in path.iterdir())
+    return all(file.name in ("split.csv", "data.json") or file.name.startswith(PARTIAL) for file in path.iterdir())
 
 
 def default_path(config: Config) -> Path:

@@ -1,18 +1,20 @@
-"""Write files completely or not at all."""
+"""Write files completely or not at all; open files that anybody may have written."""
 
-import contextlib
 import csv
 import errno
 import hashlib
 import json
 import os
 import re
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from headstart.errors import UnwritableError
+from headstart.errors import DamagedError, UnwritableError
 
 # The messages for a full disk from libraries that raise no OSError with a number: safetensors, HDF5, NumPy for a short write,
 # and OpenVINO, which only says that a stream failed.
@@ -20,38 +22,47 @@ FULL_DISK = re.compile(
     r"No space left|[Qq]uota exceeded|File too large|errno = (28|122|27)\b|\d+ requested and \d+ written|iostream error"
 )
 
+# How the names of temporary folders begin.
+PARTIAL = ".partial-"
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`, and move the file there if the block ends without an exception.
+    """Yield a temporary path of the same name, and move the file to `path` if the block ends without an exception.
 
-    Several processes may write the same path at once, as runs that share a cache do: the last one wins. A process that is
-    killed inside the block leaves `path` as it was, and at most one temporary file, which `remove_partial` removes.
+    Other files that the block writes beside the temporary path are moved as well, before it. Several processes may write the
+    same path at once, as runs that share a cache do: the last one wins. A process that is killed inside the block leaves
+    `path` as it was, and at most one temporary folder, which `remove_partial` removes.
 
     Raises:
         UnwritableError: the file cannot be written. No partial file stays.
     """
-    # The suffix stays, since Keras and matplotlib choose the format by it. The name stays too: OpenVINO finds its second file by
-    # it. A long name loses its beginning, since with the prefix it could become too long for a file name.
-    name = os.fsencode(path.name)[-200:].decode(errors="ignore")
-    partial = path.with_name(f".partial-{os.getpid()}-{name}")
+    # A new folder that nobody else can enter: in a shared one, others could put a link where the partial file will be.
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+    except OSError as error:
+        raise unwritable(path, error) from error
+    partial = folder / path.name
     try:
         yield partial
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        for file in [*(other for other in folder.iterdir() if other != partial), partial]:
+            with file.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            os.replace(file, path.with_name(file.name))
     except Exception as error:
-        if not concerns(error, partial):
+        if not concerns(error, folder):
             raise
         raise unwritable(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # the folder may be gone, or read-only by now
-            partial.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)  # its parent may be gone, or read-only by now
 
 
-def concerns(error: Exception, file: Path) -> bool:
-    """Whether an exception says that this file cannot be written, and is not about another file."""
-    return is_disk_full(error) or (isinstance(error, OSError) and bool(error.errno) and error.filename in (None, str(file)))
+def concerns(error: Exception, folder: Path) -> bool:
+    """Whether an exception says that a file in this folder cannot be written, and is not about another file."""
+    if is_disk_full(error):
+        return True
+    about = isinstance(error, OSError) and bool(error.errno) and (error.filename or folder)
+    return bool(about) and str(about).startswith(str(folder))
 
 
 def is_disk_full(error: BaseException) -> bool:
@@ -83,10 +94,41 @@ def refuse_unwritable(path: Path) -> None:
         raise UnwritableError(f"{path} cannot be written: {'it' if existing == path else existing} is read-only, or not yours")
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file for reading. A pipe or a device is refused: to read one may take for ever.
+
+    Raises:
+        DamagedError: it is no regular file.
+        FileNotFoundError: there is none.
+    """
+    opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(opened).st_mode):
+        os.close(opened)
+        raise DamagedError(f"{path} is no regular file")
+    return os.fdopen(opened, "rb")
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """Return the content of a file of at most `most` bytes.
+
+    Raises:
+        DamagedError: it is larger, or no regular file.
+        FileNotFoundError: there is none.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise DamagedError(f"{path} is damaged: it is larger than {most:,} bytes")
+    return content
+
+
 def remove_partial(folder: Path) -> None:
     """Remove the partial files that a killed process left in a folder. No other process may use the folder."""
-    for partial in folder.rglob(".partial-*"):
-        partial.unlink()
+    for partial in list(folder.rglob(f"{PARTIAL}*")):
+        if partial.is_dir() and not partial.is_symlink():
+            shutil.rmtree(partial)
+        else:
+            partial.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:
