@@ -38,6 +38,7 @@ class Run(RunFolder):
 
     Args:
         path: the folder.
+        trust: load layers that may run code, see `headstart.Config`. Without it, nothing of a run is executed.
 
     Raises:
         HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
@@ -49,7 +50,7 @@ class Run(RunFolder):
     @cached_property
     def classifier(self) -> "Classifier":
         self.require_model()
-        return inference.classifier.Classifier(self.path)
+        return inference.classifier.Classifier(self.path, trust=self.config.trust)
 
     @property
     def class_names(self) -> tuple[str, ...]:

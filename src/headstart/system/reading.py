@@ -35,7 +35,7 @@ MOST_JSON, MOST_CSV = 64 << 20, 256 << 20
 
 
 def read_json(path: Path, kind: type[Kind]) -> Kind:
-    """Return the content of a JSON file as a type; entries that the type does not name are left out.
+    """Return the content of a JSON file, checked against a type. Entries that the type does not name may be anything.
 
     Args:
         kind: a type of JSON values, such as a `TypedDict`. `Annotated` types in it may give limits.
@@ -58,14 +58,15 @@ def parse_json(content: bytes, path: Path) -> Any:
 
 
 def as_kind(content: Any, kind: Any, path: Path, *, text: bool = False) -> Any:
-    """Return decoded content as a type, see `read_json`.
+    """Return decoded content, checked against a type.
 
     Args:
         path: of the file that it comes from, for the error.
-        text: whether numbers stand as text in it, as in CSV.
+        text: whether numbers stand as text in it, as in CSV; they are returned as numbers.
     """
     try:
-        return msgspec.convert(content, kind, strict=not text)
+        converted = msgspec.convert(content, kind, strict=not text)
+        return converted if text else content
     except msgspec.ValidationError as error:
         what, _, place = str(error).replace("`", "").partition(" - at ")
         entry = re.sub(r"^(key in )?\$\.?", r"\1", place) or "its content"
