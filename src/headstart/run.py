@@ -156,7 +156,9 @@ class Run(RunFolder):
         """Return the Keras model's logits on some images of a data set, float32 (len(rows), classes)."""
         starts: Iterable[int] = track(range(0, len(rows), batch_size), "evaluating")
         batches = (data.images(rows[start : start + batch_size]) for start in starts)
-        return np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
+        logits = np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
+        inference.classifier.refuse_infinite(logits, self.path)
+        return logits
 
     def refuse_mirror_images(self, mirror: bool) -> None:
         """Refuse `mirror` if the run was trained with `--no-flip`: mirror images may mean something else."""

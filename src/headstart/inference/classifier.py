@@ -139,7 +139,14 @@ class Classifier:
         # The engine takes the next batch while it computes the last one, so decoding and computing overlap.
         logits = list(network_logits(self.outputs, filter(len, decoded), len(named), mirror))
         refuse_only_unreadable(inputs)
-        of_classes = probabilities(np.concatenate(logits), self.temperature).astype(np.float32)
+        refuse_infinite(of_images := np.concatenate(logits), self.path)
+        of_classes = probabilities(of_images, self.temperature).astype(np.float32)
         return Predictions(
             inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
         )
+
+
+def refuse_infinite(logits: np.ndarray, path: Path) -> None:
+    """Refuse logits that are no numbers: whatever is made of them would be no answer."""
+    if not np.isfinite(logits).all():
+        raise HeadstartError(f"the model of {path} gives no finite numbers: its training has failed, or its files are damaged")

@@ -63,7 +63,7 @@ def compile_file(file: Path, precision: str, checksums: Mapping[str, str] | None
         # What is hashed is what is read: the files could be exchanged in between.
         graph, arrays = read_bytes(file, MOST_GRAPH), mapped(weights)
     except OSError as error:
-        raise DamagedError(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise DamagedError(f"{error.filename} is missing or cannot be read: {error.strerror}") from None
     for path, content in ((file, memoryview(graph)), (weights, arrays.data)):
         if checksums is not None and hashlib.sha256(content).hexdigest() != checksums.get(path.name):
             raise DamagedError(f"{path} is not the file that its manifest describes: train again, or bring the original back")

@@ -62,8 +62,9 @@ def backbone_file(path: Path, config: Config) -> keras.Model:
     model, size = load_keras_file(path, trust=config.trust), config.image_size
     if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.input_shape) != 4 or len(model.output_shape) != 4:
         raise HeadstartError(f"{path} is no backbone: it must map one image to one feature map (B, h, w, channels)")
+    model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # a Sequential has no single input
     _, *sides, channels = model.input_shape
-    if channels not in (3, None) or "float" not in model.input.dtype:
+    if channels != 3 or "float" not in model.input.dtype:
         raise HeadstartError(f"{path} takes {model.input.dtype} images of {channels} channels: a backbone must take float RGB")
     if any(side not in (size, None) for side in sides):
         raise HeadstartError(f"{path} takes images of {sides[0]} x {sides[1]} px alone, and not of --image-size {size}")

@@ -85,13 +85,14 @@ def save_network(folder: Path, network: keras.Model) -> list[str]:
 
 
 def named(network: keras.Model) -> dict[str, np.ndarray]:
-    """Return a network's weights by their number and path."""
-    arrays = (np.ascontiguousarray(keras.ops.convert_to_numpy(weight)) for weight in network.weights)
+    """Return a network's weights by their number. Their paths are no names: some layers name their weights by a counter."""
+    # In C order: safetensors writes the memory as it is.
+    arrays = (np.array(keras.ops.convert_to_numpy(weight), order="C") for weight in network.weights)
     return dict(zip(names(network), arrays, strict=True))
 
 
 def names(network: keras.Model) -> list[str]:
-    return [f"{number:05d} {weight.path}" for number, weight in enumerate(network.weights)]
+    return [f"{number:05d}" for number in range(len(network.weights))]
 
 
 def load_network(folder: Path, *, trust: bool = False) -> keras.Model:
@@ -115,7 +116,7 @@ def load_network(folder: Path, *, trust: bool = False) -> keras.Model:
     wanted = dict(zip(names(network), ((tuple(one.shape), one.dtype) for one in network.weights), strict=True))
     if found != wanted:
         first = min(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
-        raise DamagedError(f"{weights} does not fit {GRAPH}: it has {found.get(first)} for {first!r}, not {wanted.get(first)}")
+        raise DamagedError(f"{weights} does not fit {GRAPH}: weight {first} is {found.get(first)}, not {wanted.get(first)}")
     give_memory(network, [arrays[name] for name in names(network)])
     return network
 
@@ -185,6 +186,7 @@ def build(content: Any, path: Path, trust: bool) -> keras.Model:
         raise DamagedError(f"{path} is damaged: it describes no network")
     try:
         if trust:
+            keras.config.enable_unsafe_deserialization()  # layers that are copied later are made of their configuration again
             return keras.saving.deserialize_keras_object(without_compiling(content), safe_mode=False)
         refuse_code(content, path)
         with without_memory():
@@ -292,25 +294,25 @@ def count_arrays(stream: BinaryIO, path: Path) -> int:
     size = stream.seek(0, io.SEEK_END)
     values = [0, 0]
 
-    def add(name: str, item: Any) -> None:
-        if not isinstance(item, h5py.Dataset):
-            return
-        if item.dtype.kind not in "fiubV" or item.dtype.hasobject or item.is_virtual or item.external:
-            raise ValueError(f"{name} holds no plain numbers")
-        values[0], values[1] = values[0] + item.size, values[1] + item.nbytes
-        if values[1] > MOST_EXPANSION * size + MOST_JSON // 8:
-            raise ValueError(f"{name} is larger than the file")
+    # What these two return, other than None, ends the visit.
+    def of_link(name: str, link: Any) -> str | None:
+        return None if isinstance(link, h5py.HardLink) else f"{name} is a link to another place"
 
-    def check(name: str, link: Any) -> None:
-        if not isinstance(link, h5py.HardLink):
-            raise ValueError(f"{name} is a link to another place")
+    def of_item(name: str, item: Any) -> str | None:
+        if not isinstance(item, h5py.Dataset):
+            return None
+        if item.dtype.kind not in "fiubV" or item.dtype.hasobject or item.is_virtual or item.external:
+            return f"{name} holds no plain numbers"
+        values[0], values[1] = values[0] + item.size, values[1] + item.nbytes
+        return f"{name} is larger than the file" if values[1] > MOST_EXPANSION * size + MOST_JSON // 8 else None
 
     try:
         with h5py.File(stream, "r") as store:
-            store.visititems_links(check)
-            store.visititems(add)
+            wrong = store.visititems_links(of_link) or store.visititems(of_item)
     except Exception as error:  # h5py raises many kinds of exception for a damaged file
-        raise DamagedError(f"{path} holds no weights that can be read: {first_line(error)}") from None
+        wrong = first_line(error)
+    if wrong:
+        raise DamagedError(f"{path} holds no weights that can be read: {wrong}")
     return values[0]
 
 

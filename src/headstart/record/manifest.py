@@ -1,7 +1,5 @@
 """`manifest.json`: what anybody needs to know to use a trained model. It is written last, and marks a run as finished."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -11,7 +9,7 @@ from headstart.errors import DamagedError, HeadstartError
 from headstart.record.schema import KINDS, DecodingEntry, ImageShape
 from headstart.record.upgrade import upgraded
 from headstart.system.files import checksum, read_bytes, write_json
-from headstart.system.reading import MOST_JSON, Checksum, Count, Positive, as_kind, parse_json
+from headstart.system.reading import MOST_JSON, Checksum, Count, Positive, as_kind, parse_json, seal
 
 # A manifest with a higher format comes from a newer version of Headstart. In format 1, the model was a Keras file, and the
 # manifest had checksums of the model's files alone.
@@ -93,19 +91,14 @@ def write_manifest(folder: Path, files: list[str], content: dict[str, Any]) -> N
     write_json(folder / "manifest.json", manifest | {"seal": seal(manifest)})
 
 
-def seal(content: dict[str, Any]) -> str:
-    """Return the checksum of a manifest's entries. It finds damage and a careless hand, not somebody who computes it anew."""
-    entries = {name: value for name, value in content.items() if name != "seal"}
-    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
-
-
 def verify(folder: Path, manifest: Manifest, *names: str) -> None:
     """Raise `DamagedError` if one of a model's files is missing, or is not the one that the manifest describes."""
     for name in names:
         file = folder / name
         if not file.is_file() or checksum(file) != manifest["sha256"].get(name):
             raise DamagedError(
-                f"{file} is missing or not the file that its manifest describes: train again, or bring the original back"
+                f"{file} is {'not the file that its manifest describes' if file.exists() else 'missing'}: train again, or bring "
+                "the original back"
             )
 
 

@@ -65,15 +65,13 @@ def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> Slots:
 @contextmanager
 def without_memory() -> Iterator[None]:
     """Let layers that are built inside the block have weights with shapes, but without memory; `give_memory` gives it."""
-    from keras.src.backend.common import global_state
-
-    waiting = "uninitialized_variables"  # what Keras would give memory when the next such block ends
-    before = list(global_state.get_global_attribute(waiting, []))
+    state, waiting = keras.src.backend.common.global_state, "uninitialized_variables"
+    before = list(state.get_global_attribute(waiting, []))
     try:
         with keras.StatelessScope(initialize_variables=False):
             yield
     finally:
-        global_state.set_global_attribute(waiting, before)
+        state.set_global_attribute(waiting, before)  # or Keras would give all of them memory soon
 
 
 def give_memory(network: keras.Model, arrays: list[np.ndarray] | None = None) -> None:
