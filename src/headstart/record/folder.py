@@ -160,13 +160,13 @@ class RunFolder:
         are the labels, int32 (N,), in the same order.
         """
         kind, _, stage = name.partition("_")
-        classes = len(self.read_json("data.json")["classes"])
+        classes = len(self.read_json("data.json", {}).get("classes", ())) or None  # None: a run of an older version
         refuse_changed(self.path, f"{name}.npy")
         file = self.path / f"{name}.npy"
         if kind == "labels":
             labels = read_array(file, ("int32",), (None,))
-            if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-                raise DamagedError(f"{file} is damaged: labels must lie between 0 and {classes - 1}")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < (classes or 2**31):
+                raise DamagedError(f"{file} is damaged: its labels are not those of {classes} classes")
             return labels
         logits = read_array(file, ("float32",), (len(self.array(f"labels_{kind}")), classes))
         if not np.isfinite(logits).all():
