@@ -67,12 +67,7 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         UnwritableError: it cannot be made.
     """
     try:
-        while True:
-            folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
-            held = lock_if_possible(folder, wait=True)
-            if held is None or folder.exists():
-                break
-            os.close(held)  # another process took the folder for an abandoned one, before it was locked
+        folder, held = new_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
     try:
@@ -81,6 +76,14 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)  # its parent may be gone, or read-only by now
         if held is not None:
             os.close(held)
+
+
+def new_folder(parent: Path) -> tuple[Path, int | None]:
+    """Make a private folder, and return it with the descriptor that keeps it locked, see `lock_if_possible`."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
+        with suppress(FileNotFoundError):  # another process took the folder for an abandoned one, before it was locked
+            return folder, lock_if_possible(folder, wait=True)
 
 
 def lock_if_possible(folder: Path, *, wait: bool = False) -> int | None:
@@ -94,20 +97,22 @@ def lock_if_possible(folder: Path, *, wait: bool = False) -> int | None:
 
     Raises:
         BlockingIOError: the folder is locked, by another process or by this one.
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, or it was removed meanwhile.
     """
     if fcntl is None:
         return None
     opened = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+        if os.path.samestat(os.fstat(opened), os.stat(folder)):
+            return opened
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    except (BlockingIOError, FileNotFoundError):
         os.close(opened)
         raise
     except OSError:
         os.close(opened)
         return None
-    return opened
 
 
 def remove_abandoned(folder: Path) -> None:
