@@ -174,6 +174,7 @@ def writable_cache(wanted: str) -> Path:
     return other
 
 
+@functools.cache
 def private_folder() -> Path:
     """Return (and make) a folder among the system's temporary files that only the user can read and write.
 
