@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from headstart.data.decode import RAW_ENDINGS, is_image
+from headstart.data.opening import RAW_ENDINGS, is_image
 from headstart.errors import HeadstartError
 
 # Files and folders that systems and programs leave among a user's own. Hidden ones, with a dot in front, are skipped too.

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from headstart.data.arrays import images_of_array
-from headstart.data.decode import Decoding, UnreadableImage, decode, fit
+from headstart.data.decode import Decoding, decode, fit
+from headstart.data.opening import UnreadableImage
 from headstart.data.walk import skipped_words, walk
 from headstart.errors import HeadstartError
 from headstart.system.text import count
