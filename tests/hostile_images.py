@@ -504,7 +504,7 @@ def polyglot(rng: random.Random) -> Made:
 # Names and kinds of files
 
 NAMES = (
-    b"\xff\xfe bytes", b"-rf", b"--help", b"new\nline", b"tab\tand\rreturn", b"\x1b[31mred\x1b[0m", b"\x1b]0;title\x07", b"\x7f\x08",
+    b"\xff\xfe bytes", b"-rf", b"--help", b"new\nline", b"tab\tand\rreturn", b"\x1b[31mred\x1b[0m", b"\x1b]0;t\x07", b"\x7f\x08",
     "\N{RIGHT-TO-LEFT OVERRIDE}gpj".encode(), "Ü\u0308 日本語 🐈".encode(), b"'\"`$(id)&<b>|;", b"=1+1", b"@SUM(1)", b"%s%n{0}",
     b" leading", b"trailing ", b"~", b"a" * 240, "\N{BYTE ORDER MARK}bom".encode(), b"\xc2\x9b31m", b"\xed\xa0\x80 half",
     b"javascript:alert(1)", b"<img src=x onerror=alert(1)>", b"..%2f..", b"$\\mathdefault{x}$", b"[bold red]rich[link=x]",

@@ -220,7 +220,7 @@ def is_image(path: Path) -> bool:
 def reason(path: Path, error: Exception) -> str:
     """Return why a file cannot be read, in words."""
     if path.is_symlink() and not path.exists():
-        return f"it is a link to {path.readlink()}, which is missing"
+        return f"it is a link to {path.readlink().name}, which is missing"  # a page may quote this, without the folders above
     if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats():
         return "HEIC needs a package that is not installed: pip install pillow-heif"
     for begin, what in INSTEAD.items():
