@@ -60,6 +60,8 @@ def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.
             yield from folder.all_images()
         elif path.is_file():
             yield path
+        elif path.exists():
+            raise HeadstartError(f"{path} is a device, pipe or socket, and no image")
         else:
             raise HeadstartError(f"there is no file or folder {path}")
     elif isinstance(images, (bytes, bytearray, memoryview)):

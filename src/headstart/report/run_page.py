@@ -214,9 +214,7 @@ def again(run: RunFolder, folder: RunFolder | None = None) -> dict[str, Any]:
         "command": command(whole.config),
         "fingerprint": run.read_json("data.json")["fingerprint"],
         "versions": [[name, str(value)] for name, value in run.read_json("environment.json").items() if name not in NOT_VERSIONS],
-        "options": "\n".join(
-            f"{name} = {json.dumps(value, ensure_ascii=False)}" for name, value in to_send(whole.config).items()
-        ),
+        "options": "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in to_send(whole.config).items()),
     }
 
 
@@ -225,7 +223,7 @@ def command(config: Config) -> list[str]:
     words = ["headstart train", f"--recipe {config.recipe}"]
     defaults = RECIPES[config.recipe]() if config.recipe in RECIPES else Config()
     for name, value in to_send(config).items():
-        if name == "recipe" or value == getattr(defaults, name):
+        if name == "recipe" or getattr(config, name) == getattr(defaults, name):
             continue
         if isinstance(value, bool):
             words.append(option_name(name) if value else "--no-" + option_name(name)[2:])
