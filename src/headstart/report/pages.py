@@ -59,9 +59,8 @@ def named(name: str, most: int = MOST_COLUMNS) -> Markup:
 
 
 def last_part(source: str) -> str:
-    """Return the name of an absolute path's last folder or file. Anything else, such as the name of a data set, stays whole."""
-    path = Path(source)
-    return path.name or source if path.is_absolute() else source
+    """Return the name of a path's last folder or file. Anything else, such as the name of a data set, stays as it is."""
+    return Path(source).name or source
 
 
 def lines(text: str) -> Markup:
