@@ -37,7 +37,7 @@ def carry_out_seeds(run: RunFolder, data: Dataset, train_one: Callable[[RunFolde
         for seed in range(run.config.seed, run.config.seed + run.config.seeds):
             path = run.path / f"seed-{seed}"
             if (path / "config.toml").exists():
-                one = RunFolder(path)
+                one = RunFolder(path, trust=run.config.trust)
             else:
                 shutil.rmtree(path, ignore_errors=True)  # what a killed process left
                 config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)

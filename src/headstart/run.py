@@ -40,6 +40,7 @@ class Run(RunFolder):
 
     Args:
         path: the folder.
+        trust: load layers that may run code, see `headstart.Config`. Without it, nothing of a run is executed.
 
     Raises:
         HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
@@ -51,7 +52,7 @@ class Run(RunFolder):
     @cached_property
     def classifier(self) -> "Classifier":
         self.require_model()
-        return inference.classifier.Classifier(self.path)
+        return inference.classifier.Classifier(self.path, trust=self.config.trust)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -157,7 +158,9 @@ class Run(RunFolder):
         """Return the Keras model's logits on some images of a data set, float32 (len(rows), classes)."""
         starts: Iterable[int] = track(range(0, len(rows), batch_size), "evaluating")
         batches = (data.images(rows[start : start + batch_size]) for start in starts)
-        return np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
+        logits = np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
+        inference.classifier.refuse_infinite(logits, self.path)
+        return logits
 
     def refuse_mirror_images(self, mirror: bool) -> None:
         """Refuse `mirror` if the run was trained with `--no-flip`: mirror images may mean something else."""

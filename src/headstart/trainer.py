@@ -89,25 +89,26 @@ def steps(
             raise HeadstartError(f"--seeds {config.seeds} makes a run for each seed: leave it out to go step by step")
         run, loaded, loading = begin(config, data, overwrite, explicit, {})
         yield from carry_out(run, loaded, loading)
-        yield Run(run.path)
+        yield Run(run.path, trust=run.config.trust)
 
 
-def resume(path: str | Path, data: Dataset | None = None) -> Run:
+def resume(path: str | Path, data: Dataset | None = None, *, trust: bool = False) -> Run:
     """Resume an interrupted run after its last finished epoch, and return the finished run.
 
     Args:
         path: the folder of the run.
         data: the data set, if it is loaded already. It is needed if it was made of arrays.
+        trust: load layers that may run code, see `headstart.Config`. A run does not keep that it was trusted.
 
     Raises:
         HeadstartError: the folder is no run, its data are gone or have changed; or as for `train`.
     """
-    run = RunFolder(path)
+    run = RunFolder(path, trust=trust)
     refuse_missing_extras(run.config)
     with show_progress():
         if run.done:
             logger.info("%s is finished", run.path)
-            return Run(run.path)
+            return Run(run.path, trust=trust)
         remove_partial(run.path)
         start = time.monotonic()
         loaded = recorded_data(run.path, run.config, data)
@@ -154,7 +155,7 @@ def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
     else:
         for _ in carry_out(run, data, loading):
             pass
-    return Run(run.path)
+    return Run(run.path, trust=run.config.trust)
 
 
 def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network | Training]:
