@@ -3,10 +3,12 @@
 import base64
 import html
 import logging
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -25,7 +27,7 @@ from headstart.record.history import shown
 from headstart.record.split import recorded_data
 from headstart.system.files import open_regular, read_bytes
 from headstart.system.progress import track
-from headstart.system.text import shortened
+from headstart.system.text import printable, shortened
 
 if TYPE_CHECKING:
     from headstart.inference.classifier import Classifier
@@ -187,8 +189,10 @@ class Run(RunFolder):
 
     def _repr_html_(self) -> str:
         """Show a finished run in a notebook: accuracy, curve, and a link to its report."""
-        summary = f"<b>{html.escape(str(self.path))}</b>: {html.escape(self.summary())}"
-        curve, report = self.path / "images" / "history.png", html.escape(str(self.path / "report.html"))
+        # A notebook may be sent to others: it names no folder above, where it can do without. A name such as `javascript:x` is
+        # no address once it is quoted.
+        summary = f"<b>{html.escape(printable(self.path.absolute().name))}</b>: {html.escape(self.summary())}"
+        curve, report = self.path / "images" / "history.png", quote(os.fsencode(os.path.relpath(self.path / "report.html")))
         if not self.finished or not curve.is_file():
             return summary
         source = base64.b64encode(read_bytes(curve, MOST_CHART)).decode("ascii")

@@ -352,7 +352,38 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     source = read_folder(data, 4)
     assert np.bincount(source.labels).tolist() == [3, 10]
     assert source.skipped == {"link to a folder above": 1}
-    assert source.unreadable == (f"dog/gone.png: it is a link to {tmp_path}/store/not-mounted.png, which is missing",)
+    assert source.unreadable == ("dog/gone.png: it is a link to not-mounted.png, which is missing",)
+
+
+def test_links_that_can_be_followed_in_endless_ways_are_refused(tmp_path):
+    """Each folder has two links to the next: 30 of them can be walked in a thousand million ways."""
+    for number in range(30):
+        (tmp_path / f"{number:02d}").mkdir()
+        for name in ("left", "right"):
+            (tmp_path / f"{number:02d}" / name).symlink_to(tmp_path / f"{number + 1:02d}")
+    with pytest.raises(HeadstartError, match="in more than 16 ways"):
+        read_folder(tmp_path, 4)
+
+
+def test_folders_without_end_are_refused(tmp_path):
+    deep = tmp_path.joinpath(*["a"] * 400)
+    deep.mkdir(parents=True)
+    with pytest.raises(HeadstartError, match="more than 64 folders deep"):
+        read_folder(tmp_path, 4)
+
+
+def test_a_link_to_itself_or_to_a_folder_above_the_data_is_no_image(tmp_path):
+    data = tmp_path / "data"
+    for name in ("cat", "dog"):
+        fill(data / name, 8)
+    (data / "cat" / "self.png").symlink_to("self.png")
+    (data / "cat" / "self").symlink_to("self")
+    (data / "cat" / "top").symlink_to(tmp_path)
+    (data / "cat" / "root").symlink_to("/")
+    source = read_folder(data, 4)
+    assert len(source.labels) == 16
+    assert source.skipped == {"link to a folder above": 2, "link to nothing": 1}
+    assert source.unreadable == ("cat/self.png: it is a link to self.png, which is missing",)
 
 
 def test_runs_within_the_data_are_no_class(tmp_path):

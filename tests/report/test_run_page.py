@@ -151,4 +151,4 @@ def test_the_confusions_of_many_classes_are_drawn(copy, digits):
 
 def test_the_command_gives_the_configuration_again():
     config = hs.recipe("starter", data="my photos/", flip=False, epochs=3, out="elsewhere")
-    assert command(config) == ["headstart train", "--recipe starter", "--data 'my photos/'", "--no-flip", "--epochs 3"]
+    assert command(config) == ["headstart train", "--recipe starter", "--data 'my photos'", "--no-flip", "--epochs 3"]

@@ -23,7 +23,7 @@ from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
-from headstart.system.files import refuse_unwritable
+from headstart.system.files import as_cell, refuse_unwritable
 from headstart.system.progress import ConsoleHandler
 from headstart.system.text import count, printable
 
@@ -210,9 +210,9 @@ def print_json(predictions: "hs.Predictions") -> None:
 
 def print_csv(predictions: "hs.Predictions") -> None:
     writer = csv.writer(sys.stdout)
-    writer.writerow(["image", "class", *map(printable, predictions.class_names)])
+    writer.writerow(["image", "class", *(as_cell(printable(name)) for name in predictions.class_names)])
     for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True):
-        writer.writerow([printable(name), printable(label), *row.round(6).tolist()])
+        writer.writerow([as_cell(printable(name)), as_cell(printable(label)), *row.round(6).tolist()])
 
 
 def print_left_out(predictions: "hs.Predictions") -> None:

@@ -15,8 +15,9 @@ from typing import Annotated, TypedDict
 import numpy as np
 from msgspec import Meta
 
-from headstart.data.decode import Decoded, Decoding, UnreadableImage, choose_fit, cut_away, decode, is_deep, open_image
+from headstart.data.decode import Decoded, Decoding, choose_fit, cut_away, decode, is_deep, range_of
 from headstart.data.layout import read_layout
+from headstart.data.opening import UnreadableImage, opened
 from headstart.data.source import Source
 from headstart.errors import HeadstartError
 from headstart.system.cache import cache_folder
@@ -118,8 +119,8 @@ def spread(paths: list[Path], most: int) -> list[Path]:
 def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
     """Return an image's width and height, and whether it is grey with more than 8 bits; None if it cannot be read."""
     try:
-        with open_image(path) as image:
-            return image.size, is_deep(image)
+        with opened(path) as one:
+            return one.image.size, is_deep(one.image)
     except Exception:  # Pillow raises exceptions of almost any kind; decoding reports them later
         return None
 
@@ -127,12 +128,10 @@ def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
 def read_range(path: Path) -> tuple[float, float] | None:
     """Return the 0.01 % and 99.99 % quantiles of a deep image's values; None if it cannot be read or has no finite value."""
     try:
-        with open_image(path) as image:
-            values = np.asarray(image, np.float64)
+        with opened(path) as one, one.ready(one.image.size):
+            return range_of(one.image)
     except Exception:
         return None
-    values = values[np.isfinite(values)]
-    return (float(np.quantile(values, 1e-4)), float(np.quantile(values, 1 - 1e-4))) if values.size else None
 
 
 class Found(TypedDict):

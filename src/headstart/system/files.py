@@ -30,6 +30,9 @@ FULL_DISK = re.compile(
 # How the names of temporary folders begin.
 PARTIAL = ".partial-"
 
+# A text that spreadsheets take for a formula, which they compute: it may open programs and send data away.
+FORMULA = re.compile(r"""['"\s]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]""")
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
@@ -206,12 +209,25 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as CSV, completely or not at all."""
+    """Write a table as CSV, completely or not at all; `headstart.system.reading.read_csv` reads it."""
     # A file name in the table may be invalid UTF-8.
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(map(as_cell, header))
+        writer.writerows(map(as_cell, row) for row in rows)
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value for a table: a text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    `of_cell` takes it off again, also where a text itself begins with such an apostrophe.
+    """
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def of_cell(text: str) -> str:
+    """Return the text that `as_cell` was given."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text, 1) else text
 
 
 def checksum(path: Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from msgspec import Meta
 
 from headstart.errors import DamagedError
-from headstart.system.files import open_regular, read_bytes
+from headstart.system.files import of_cell, open_regular, read_bytes
 
 Kind = TypeVar("Kind")
 
@@ -104,7 +104,7 @@ def read_csv(path: Path, kind: type[Kind], columns: Collection[str]) -> Iterator
         for row in reader:
             if len(row) != len(columns):
                 raise DamagedError(f"{path} is damaged: row {reader.line_num} has {len(row)} columns, not {len(columns)}")
-            yield as_kind(dict(zip(columns, row, strict=True)), kind, path, text=True)
+            yield as_kind(dict(zip(columns, map(of_cell, row), strict=True)), kind, path, text=True)
     except csv.Error as error:
         raise DamagedError(f"{path} is damaged: {error}") from None
 
