@@ -1,0 +1,1 @@
+def archive_cases(honest, count, seed): return []

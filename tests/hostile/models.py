@@ -1,0 +1,1 @@
+def model_cases(honest, count, seed, worker): return []
