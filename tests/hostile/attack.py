@@ -48,19 +48,22 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=[], help="names, or beginnings of names, of cases")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--work", type=Path, help="a folder to work in; it stays, with the honest files and the case --only names")
+    parser.add_argument(
+        "--work", type=Path, help="a folder to work in; it stays, with the honest files and the case --only names"
+    )
     parser.add_argument("--out", type=Path, help="a JSON file for the report")
     options = parser.parse_args()
     counts = dict(zip(options.parts, options.counts or [PARTS[part] for part in options.parts], strict=True))
     with contextlib.ExitStack() as stack:
         work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True)))
         report = attack(work.absolute(), counts, options.seed, options.workers, options.only)
+    sys.stdout.reconfigure(errors="backslashreplace")  # some names are no UTF-8
+    if options.out:
+        options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     print(table(report))
     for one in report["failures"]:
         print(f"\n{one['name']}: {', '.join(one['wrong'])}\n  {' '.join(one['command'])}: {one['status']}, {one['seconds']} s")
         print("  " + one["end"].replace("\n", "\n  "))
-    if options.out:
-        options.out.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return int(bool(report["failures"]))
 
 
@@ -70,7 +73,9 @@ def attack(work: Path, counts: dict[str, int], seed: int, workers: int, only: li
     first = Worker(work / "worker-0")
     try:
         honest = Honest(work / "honest") if (work / "honest").exists() else make_honest(work / "honest", first, set(counts))
-        cases = [case for part, count in counts.items() for case in cases_of(part, honest, 10**9 if only else count, seed, work, first)]
+        cases = [
+            case for part, count in counts.items() for case in cases_of(part, honest, 10**9 if only else count, seed, work, first)
+        ]
     finally:
         first.stop()
     if only:
@@ -143,7 +148,9 @@ class Attack:
                 try:
                     self.carry_out(case, worker, folder)
                 except Exception as error:  # of the attack itself: it must be seen
-                    self.add(case, [], {"status": "the attack failed", "seconds": 0}, ["traceback"], f"{type(error).__name__}: {error}")
+                    self.add(
+                        case, [], {"status": "the attack failed", "seconds": 0}, ["traceback"], f"{type(error).__name__}: {error}"
+                    )
                 with self.lock:
                     self.done += 1
                     if self.done % 50 == 0:
@@ -221,7 +228,7 @@ class Attack:
 
     def differs(self, case: Case, command: list[str], key: tuple[str, int], given: str, errors: str) -> bool:
         """Whether a command answered differently, without a word about it."""
-        if key not in self.answers or given == self.answers[key][0]:
+        if not case.compared or key not in self.answers or given == self.answers[key][0]:
             return False
         right, lines = self.answers[key]
         words = command[0] != "train" and set(errors.splitlines()) - lines
@@ -253,7 +260,9 @@ def table(report: dict[str, Any]) -> str:
     """Return the counts as a table in Markdown."""
     heading = ["attacked with", "tried", *WRONG.values(), "another model"]
     rows = [[kind, *map(str, row.values())] for kind, row in report["rows"].items()]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [heading, ["---"] * len(heading), *rows]) + f"\n{report['seconds']} s"
+    return (
+        "\n".join("| " + " | ".join(row) + " |" for row in [heading, ["---"] * len(heading), *rows]) + f"\n{report['seconds']} s"
+    )
 
 
 if __name__ == "__main__":

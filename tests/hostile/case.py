@@ -41,6 +41,7 @@ class Case:
     file: the file of a run that is tampered with.
     plausible: the change could have been honest: it counts only where a checksum covers the file.
     resealed: the checksums fit the tampered files: it is another model, and may answer differently.
+    compared: answers are compared with those to the honest case.
     cache: the cache folder, relative to the case; the honest one without it.
     limits: see `worker.carry_out`.
     """
@@ -52,6 +53,7 @@ class Case:
     file: str = ""
     plausible: bool = False
     resealed: bool = False
+    compared: bool = True
     cache: str = ""
     limits: dict[str, Any] = field(default_factory=dict)
 

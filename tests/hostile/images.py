@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from case import Case, Place
+from driver import emptied
 from honest import Honest
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -14,13 +15,13 @@ IMAGES = "images"
 
 def image_cases(honest: Honest, folder: Path, count: int, seed: int) -> list[Case]:
     """Return a command for each hostile image, which is classified by an honest run."""
-    if folder.exists():
-        paths = sorted(folder.iterdir())
-    else:
-        folder.mkdir(parents=True)
-        paths = sorted(make(folder, count, seed))
+    emptied(folder)
+    paths = make(folder, count, seed)
 
     def nothing(place: Place) -> None:
         pass
 
-    return [Case(f"{IMAGES}/{path.name}", IMAGES, nothing, [["predict", str(honest.run), str(path), "--format", "csv"]]) for path in paths]
+    return [
+        Case(f"{IMAGES}/{path.name}", IMAGES, nothing, [["predict", str(honest.run), str(path), "--format", "csv"]])
+        for path in paths
+    ]

@@ -1,1 +1,2 @@
-def model_cases(honest, count, seed, worker): return []
+def model_cases(honest, count, seed, worker):
+    return []

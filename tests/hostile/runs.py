@@ -173,7 +173,14 @@ def of_state(content: dict[str, Any]) -> dict[str, tuple[Change, bool]]:
         if place[0] in content:
             new = with_entry(content, place, "", text)
             found[name] = ((lambda path, *_, new=new: put(path, new)), name in ("empty history", "another stage", "finished"))
-    for key, text in (("folder", '"/tmp"'), ("file", '"x"'), ("save", "1"), ("__class__", '"x"'), ("watchers", "[1]"), ("clock", '"x"')):
+    for key, text in (
+        ("folder", '"/tmp"'),
+        ("file", '"x"'),
+        ("save", "1"),
+        ("__class__", '"x"'),
+        ("watchers", "[1]"),
+        ("clock", '"x"'),
+    ):
         new = json.dumps(content)[:-1] + f', "{key}": {text}}}'
         found[f"an entry {key}"] = ((lambda path, *_, new=new: put(path, new)), True)
     return found
@@ -229,7 +236,15 @@ def links(root: Path, kind: str) -> Iterator[tuple[str, str, Change]]:
             yield file, "a pipe that was not there", lambda path, *_: os.mkfifo(path)
     for folder in ("images", "checkpoint", "tensorboard", "explanations", ".partial-x"):
         yield folder, "a link to a folder elsewhere", link("folder")
-    for file in ("log.txt", "report.html", "manifest.json", "split.csv", "test_fine_tuned.npy", "images/history.png", "seeds.json"):
+    for file in (
+        "log.txt",
+        "report.html",
+        "manifest.json",
+        "split.csv",
+        "test_fine_tuned.npy",
+        "images/history.png",
+        "seeds.json",
+    ):
         yield file, "a link to a file that must not change", link("letter.txt")
     yield "checkpoint", "a file", lambda path, *_: put(path, b"x")
     yield "images", "a pipe", lambda path, *_: os.mkfifo(cleared(path))

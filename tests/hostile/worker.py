@@ -132,6 +132,8 @@ def serve() -> None:
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
     load_keras()
+    gc.collect()
+    gc.freeze()  # what is imported stays: to look through it for garbage after each command would take longer than most commands
     answers.write("{}\n")  # ready
     answers.flush()
     for line in requests:
