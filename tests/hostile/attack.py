@@ -30,7 +30,7 @@ from images import image_cases
 from models import model_cases
 from runs import FINISHED, INTERRUPTED, SEEDS, run_cases
 
-PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 100, "models": 160}
+PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 120, "models": 240}
 RUNS = {"runs": FINISHED, "interrupted": INTERRUPTED, "seeds": SEEDS}
 # What may go wrong, as keys of the report and headings of the table.
 WRONG = {

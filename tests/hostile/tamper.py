@@ -227,6 +227,7 @@ def npy(array: np.ndarray) -> bytes:
 def of_array(array: np.ndarray) -> dict[str, tuple[Change, bool]]:
     """Return changes of a `.npy` file. NumPy's own functions would open pickles in one, if they were allowed to."""
     data, dtype, shape = array.tobytes(), array.dtype.str, array.shape
+    signed = array.astype(np.int64 if array.dtype.kind in "ui" else np.float64)
     with_nan = array.astype(np.float32)
     with_nan.flat[0] = np.nan
     huge = (10**12, *shape[1:])
@@ -268,7 +269,7 @@ def of_array(array: np.ndarray) -> dict[str, tuple[Change, bool]]:
         "records": content(npy(np.zeros(len(array), "f4,i4"))),
         "NaN": content(npy(with_nan)), "all NaN": content(npy(np.full(shape, np.nan, np.float32))),
         "infinite": content(npy(np.full(shape, np.inf, np.float32))), "1e38": content(npy(np.full(shape, 3e38, np.float32))),
-        "negative": content(npy(-1 - np.abs(array))), "rows shuffled": content(npy(array[::-1]), True),
+        "negative": content(npy((-1 - np.abs(signed)).astype(array.dtype))), "rows shuffled": content(npy(array[::-1]), True),
         "zeros instead": content(npy(np.zeros_like(array)), True), "a row less": content(npy(array[:-1])),
         "a row more": content(npy(np.concatenate([array, array[:1]]))), "no rows": content(npy(array[:0])),
         "a column less": content(npy(array[..., :-1] if array.ndim > 1 else array[:, None])),
