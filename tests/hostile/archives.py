@@ -5,17 +5,15 @@ import gzip
 import io
 import lzma
 import os
-import pickle
 import random
-import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from case import Case, Payload, Place, chosen, payloads, put
+from case import Case, Place, chosen, payloads, put
 from honest import Honest
+from pickles import dumped, honest_files, pickles, python2
 from tamper import flipped
 
 ARCHIVES = "CIFAR pickles and archives"
@@ -30,44 +28,6 @@ def archive_cases(honest: Honest, count: int, seed: int) -> list[Case]:
 
 def case(name: str, make: Callable[[Place], None], data: str = "data") -> Case:
     return Case(f"{ARCHIVES}/{name}", ARCHIVES, make, [["load_data", data]], compared=False)
-
-
-# Honest content
-
-
-def batch(count: int = 12) -> dict[bytes, Any]:
-    rng = np.random.default_rng(count)
-    return {b"data": rng.integers(0, 256, (count, 3072), np.uint8), b"fine_labels": [row % 3 for row in range(count)]}
-
-
-def dumped(content: Any) -> bytes:
-    return pickle.dumps(content, protocol=2)
-
-
-def honest_files() -> dict[str, bytes]:
-    meta = {b"fine_label_names": [b"blue", b"green", b"red"]}
-    # As Python 2 wrote them: its text, which Python 3 opens as bytes.
-    return {"train": python2(batch(60)), "test": python2(batch(12)), "meta": python2(meta)}
-
-
-def python2(content: Any) -> bytes:
-    """Return a pickle in which bytes are what Python 2 called text."""
-    if isinstance(content, dict):
-        items = b"".join(python2(key)[:-1] + python2(value)[:-1] for key, value in content.items())
-        return b"}(" + items + b"u."
-    if isinstance(content, list):
-        return b"](" + b"".join(python2(item)[:-1] for item in content) + b"e."
-    if isinstance(content, bytes):
-        return b"T" + struct.pack("<I", len(content)) + content + b"."
-    if isinstance(content, np.ndarray):
-        shape = b"(" + b"".join(python2(side)[:-1] for side in content.shape) + b"t"
-        dtype = b"cnumpy\ndtype\n(" + python2(b"u1")[:-1] + b"I0\nI1\ntR"
-        start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt" + python2(b"b")[:-1] + b"tR"
-        return start + b"(I1\n" + shape + dtype + b"I00\n" + python2(content.tobytes())[:-1] + b"tb."
-    return b"I" + str(content).encode() + b"\n."
-
-
-# Pickles
 
 
 def folders() -> Iterator[Case]:
@@ -93,11 +53,20 @@ def folders() -> Iterator[Case]:
         if name.startswith("label"):
             yield case(f"test {name}", with_file("test", content))
     for name, names in [
-        ("numbers", [1, 2, 3]), ("none", []), ("text", b"abc"), ("a number", 3), ("a dictionary", {b"a": 1}), ("nested", [[b"a"]] * 3),
-        ("control characters", [b"\x1b[2J\a", b"\n", b"../../x"]), ("the same", [b"a"] * 3), ("empty", [b""] * 3),
-        ("not UTF-8", [b"\xff", b"\xfe", b"\xfd"]), ("a million", [b"x"] * 1_000_000), ("long", [b"x" * 10_000_000, b"b", b"c"]),
+        ("numbers", [1, 2, 3]),
+        ("none", []),
+        ("text", b"abc"),
+        ("a number", 3),
+        ("a dictionary", {b"a": 1}),
+        ("nested", [[b"a"]] * 3),
+        ("control characters", [b"\x1b[2J\a", b"\n", b"../../x"]),
+        ("the same", [b"a"] * 3),
+        ("empty", [b""] * 3),
+        ("not UTF-8", [b"\xff", b"\xfe", b"\xfd"]),
+        ("a million", [b"x"] * 1_000_000),
+        ("long", [b"x" * 10_000_000, b"b", b"c"]),
         ("too few", [b"a"]),
-    ]:  # fmt: skip
+    ]:
         yield case(
             f"names {name}",
             with_file("meta", dumped({b"fine_label_names": names}) if name != "long" else python2({b"fine_label_names": names})),
@@ -105,9 +74,13 @@ def folders() -> Iterator[Case]:
         if isinstance(names, list) and name not in ("a million", "long"):
             yield case(f"names {name}, as Python 2", with_file("meta", python2({b"fine_label_names": names})))
     for name, change in {
-        "a pipe": lambda path: os.mkfifo(path), "a folder": lambda path: path.mkdir(), "a link to itself": lambda path: path.symlink_to(path.name),
-        "/dev/zero": lambda path: path.symlink_to("/dev/zero"), "10 GB of nothing": sparse, "not to be read": lambda path: unreadable(path),
-    }.items():  # fmt: skip
+        "a pipe": lambda path: os.mkfifo(path),
+        "a folder": lambda path: path.mkdir(),
+        "a link to itself": lambda path: path.symlink_to(path.name),
+        "/dev/zero": lambda path: path.symlink_to("/dev/zero"),
+        "10 GB of nothing": sparse,
+        "not to be read": lambda path: unreadable(path),
+    }.items():
         for file in ("train", "meta"):
 
             def make(place: Place, file: str = file, change: Callable[[Path], Any] = change) -> None:
@@ -126,72 +99,6 @@ def sparse(path: Path) -> None:
 def unreadable(path: Path) -> None:
     path.write_bytes(b"")
     path.chmod(0)
-
-
-def pickles() -> dict[str, bytes]:
-    """Return pickles that hold no batch, or one that takes all memory, by name."""
-    one = batch()
-    nested: Any = [0]
-    for _ in range(9):
-        nested = [nested] * 10
-    own: list[Any] = []
-    own.append(own)
-    flat = {"strides": (0, 0), "buffer": b"\0"}
-    found = {
-        "many lists in few bytes": dumped({b"data": nested, b"fine_labels": [0]}),
-        "labels of many lists in few bytes": dumped({b"data": one[b"data"], b"fine_labels": nested}),
-        "a list in itself": dumped({b"data": own, b"fine_labels": own}),
-        "stride 0": dumped({b"data": Payload(np.ndarray, (10**7, 3072), "u1", flat["buffer"], 0, flat["strides"]), b"fine_labels": [0]}),
-        "stride 0 with labels": dumped({
-            b"data": Payload(np.ndarray, (10**7, 3072), "u1", b"\0", 0, (0, 0)),
-            b"fine_labels": Payload(np.ndarray, (10**7,), "i4", b"\0" * 4, 0, (0,)),
-        }),
-        "labels of stride 0": dumped({b"data": one[b"data"], b"fine_labels": Payload(np.ndarray, (2**40,), "u1", b"\0", 0, (0,))}),
-        "negative stride": dumped({b"data": Payload(np.ndarray, (9, 9), "u1", b"\0" * 9, 0, (-1, -1)), b"fine_labels": [0]}),
-        "a huge array": dumped({b"data": Payload(np.ndarray, (10**10,), "u1"), b"fine_labels": [0]}),
-        "a huge array of objects": dumped({b"data": Payload(np.ndarray, (10**9,), "O"), b"fine_labels": [0]}),
-        "a larger array": dumped({b"data": Payload(np.ndarray, (2**62,), "u1"), b"fine_labels": [0]}),
-        "a huge type": dumped({b"data": Payload(np.dtype, f"V{2**31 - 1}"), b"fine_labels": [0]}),
-        "a type": dumped({b"data": np.dtype("u1"), b"fine_labels": np.dtype("O")}),
-        "a deep type": dumped({b"data": Payload(np.dtype, [("a", [("b", "u1")])]), b"fine_labels": [0]}),
-        "memo 2**32": b"}r\xf0\xff\xff\x7f.", "memo 10**9": b"]q\x00r" + struct.pack("<I", 10**9) + b".",
-        "long text": b"X\xff\xff\xff\x7f.", "longer text": b"\x8d" + struct.pack("<Q", 2**62) + b".",
-        "long bytes": b"\x8e" + struct.pack("<Q", 2**40) + b".", "a long number": b"\x8b\xff\xff\xff\x7f.",
-        "a number of many digits": b"L" + b"9" * 1_000_000 + b"L\n.", "a long frame": b"\x80\x04\x95" + struct.pack("<Q", 2**60) + b"}.",
-        "deep lists": b"]" * 1_000_000 + b"a" * 999_999 + b".", "deep tuples": b")" + b"\x85" * 1_000_000 + b".",
-        "deep marks": b"(" * 2_000_000 + b".", "a persistent id": b"Pevil\n.", "an extension": b"\x82\x01.", "protocol 99": b"\x80\x63}.",
-        "no end": b"}(", "nothing": b"", "a dot": b".", "a module that is no name": b"c\n\n.", "getattr": b"cbuiltins\ngetattr\n.",
-        "a dotted name": b"\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.", "numpy.load": b"cnumpy\nload\n.",
-        "numpy.core.x": b"cnumpy.core.multiarray\nfromfile\n.", "memmap": b"cnumpy\nmemmap\n.",
-        "_reconstruct of a type": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntU\x01btR.",
-        "_reconstruct, huge": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(L10000000000L\ntU\x01btR.",
-        "_reconstruct, negative": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I-5\ntU\x01btR.",
-        "state of text": b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntU\x01btRU\x01xb.",
-        "a list": dumped([1, 2]), "text": dumped("x"), "a number": dumped(7), "None": dumped(None), "an empty dictionary": dumped({}),
-        "other keys": dumped({"data": [1], "labels": [0]}), "data alone": dumped({b"data": one[b"data"]}),
-        "a million keys": dumped({i: 0 for i in range(1_000_000)}),
-    }  # fmt: skip
-    labels: dict[str, Any] = {
-        "of text": ["x"] * 12, "of numbers in text": ["1"] * 12, "of None": [None] * 12, "that are NaN": [float("nan")] * 12, "of 1e300": [1e300] * 12,
-        "of 0.5": [0.5] * 12, "of 10**400": [10**400] * 12, "negative": [-1] * 12, "of 99": [99] * 12, "of 2**31": [2**31] * 12, "too few": [0] * 5,
-        "too many": [0] * 50, "none": [], "of lists": [[0]] * 12, "uneven": [[0], [0, 1]], "a number": 3, "a dictionary": {0: 1}, "bytes": b"\0" * 12,
-        "true": [True] * 12, "complex": np.ones(12, complex), "of objects": np.array([{}] * 12, object), "dates": np.zeros(12, "M8[s]"),
-    }  # fmt: skip
-    found |= {f"labels {name}": in_batch(b"fine_labels", new) for name, new in labels.items()}
-    data: dict[str, Any] = {
-        "floats": np.ones((12, 3072), np.float32), "NaN": np.full((12, 3072), np.nan), "of text": np.full((12, 3072), "x"), "too narrow":
-        np.zeros((12, 3071), np.uint8), "too wide": np.zeros((12, 4000), np.uint8), "flat": np.zeros(12 * 3072, np.uint8), "empty":
-        np.zeros((0, 3072), np.uint8), "a list": [[0] * 3072] * 12, "bytes": b"\0" * 3072 * 12, "text": "x", "None": None, "999": 999, "objects":
-        np.array([[{}] * 3072] * 2, object), "int64 of 10**9": np.full((12, 3072), 10**9), "negative": np.full((12, 3072), -1), "a dictionary": {},
-        "a list of 10**400": [10**400], "columns first": np.asfortranarray(np.zeros((12, 3072), np.uint8)), "records": np.zeros(12, "u1,u2"),
-    }  # fmt: skip
-    return found | {f"data {name}": in_batch(b"data", new) for name, new in data.items()}
-
-
-def in_batch(key: bytes, new: Any) -> bytes:
-    """Return an honest batch with another entry; of which type it is, pickle tells."""
-    parts = {name: (pickle.dumps(new, 2)[2:] if name == key else python2(value)) for name, value in batch().items()}
-    return b"\x80\x02}(" + b"".join(python2(name)[:-1] + part[:-1] for name, part in parts.items()) + b"u."
 
 
 # Archives
@@ -255,37 +162,69 @@ def archives(seed: int) -> Iterator[Case]:
     many = [f"x{number}" for number in range(20_000)]
     batches = {f"data_batch_{number}": 0 for number in range(1, 6)} | {"test_batch": 0}
     found: dict[str, bytes] = {
-        "gzip": gzip.compress(whole), "xz": lzma.compress(whole), "bzip2": bz2.compress(whole), "twice gzip": gzip.compress(gzip.compress(whole)),
-        "cut": gzip.compress(whole)[:-200], "cut tar": whole[:5000], "gzip, wrong sum": gzip.compress(whole)[:-8] + bytes(8),
-        "rubbish behind": gzip.compress(whole) + b"rubbish", "no tar": gzip.compress(b"x" * 5000), "empty": b"", "zeros": bytes(10240),
-        "a zip": b"PK\x03\x04" + bytes(100), "absolute names": tar(honest, named("/")), "names above": tar(honest, named("../../../")),
-        "names with zero bytes": tar(honest, named("a\0b/")), "long names": tar(honest, named("a/" * 5000), format=tarfile.GNU_FORMAT),
-        "links": tar(honest, kind(tarfile.SYMTYPE, "/etc/passwd")), "hard links": tar(honest, kind(tarfile.LNKTYPE, "train")),
-        "links to the next": tar(honest, kind(tarfile.SYMTYPE, "test")), "devices": tar(honest, kind(tarfile.CHRTYPE)),
-        "block devices": tar(honest, kind(tarfile.BLKTYPE)), "pipes": tar(honest, kind(tarfile.FIFOTYPE)), "folders": tar(honest, kind(tarfile.DIRTYPE)),
-        "unknown kind": tar(honest, kind(b"Z")), "sparse, old": tar(honest, kind(tarfile.GNUTYPE_SPARSE)),
-        "wrong sum": with_wrong(slice(0, 2), b"xx", sum_fits=False), "size of text": with_wrong(slice(124, 136), b"zzzzzzzzzzz\0"),
-        "negative size": with_wrong(slice(124, 136), b"\xff" * 11 + b"\xf0"), "size 2**80": with_wrong(slice(124, 136), b"\x80" + b"\x7f" * 11),
-        "size of 8 GB": with_wrong(slice(124, 136), b"77777777777\0"), "time 2**80": with_wrong(slice(136, 148), b"\x80" + b"\x7f" * 11),
-        "user 2**50": with_wrong(slice(108, 116), b"\x80" + b"\x7f" * 7), "name that is no UTF-8": with_wrong(slice(0, 4), b"\xff\xfe\xfd/"),
-        "pax size -1": tar(honest, packed({"size": "-1"}), **pax), "pax size x": tar(honest, packed({"size": "x"}), **pax),
-        "pax size 10**30": tar(honest, packed({"size": "1" + "0" * 30}), **pax), "pax path long": tar(honest, packed({"path": "a" * 5_000_000}), **pax),
-        "pax time NaN": tar(honest, packed({"mtime": "nan"}), **pax), "pax charset": tar(honest, packed({"hdrcharset": "BINARY"}), **pax),
+        "gzip": gzip.compress(whole),
+        "xz": lzma.compress(whole),
+        "bzip2": bz2.compress(whole),
+        "twice gzip": gzip.compress(gzip.compress(whole)),
+        "cut": gzip.compress(whole)[:-200],
+        "cut tar": whole[:5000],
+        "gzip, wrong sum": gzip.compress(whole)[:-8] + bytes(8),
+        "rubbish behind": gzip.compress(whole) + b"rubbish",
+        "no tar": gzip.compress(b"x" * 5000),
+        "empty": b"",
+        "zeros": bytes(10240),
+        "a zip": b"PK\x03\x04" + bytes(100),
+        "absolute names": tar(honest, named("/")),
+        "names above": tar(honest, named("../../../")),
+        "names with zero bytes": tar(honest, named("a\0b/")),
+        "long names": tar(honest, named("a/" * 5000), format=tarfile.GNU_FORMAT),
+        "links": tar(honest, kind(tarfile.SYMTYPE, "/etc/passwd")),
+        "hard links": tar(honest, kind(tarfile.LNKTYPE, "train")),
+        "links to the next": tar(honest, kind(tarfile.SYMTYPE, "test")),
+        "devices": tar(honest, kind(tarfile.CHRTYPE)),
+        "block devices": tar(honest, kind(tarfile.BLKTYPE)),
+        "pipes": tar(honest, kind(tarfile.FIFOTYPE)),
+        "folders": tar(honest, kind(tarfile.DIRTYPE)),
+        "unknown kind": tar(honest, kind(b"Z")),
+        "sparse, old": tar(honest, kind(tarfile.GNUTYPE_SPARSE)),
+        "wrong sum": with_wrong(slice(0, 2), b"xx", sum_fits=False),
+        "size of text": with_wrong(slice(124, 136), b"zzzzzzzzzzz\0"),
+        "negative size": with_wrong(slice(124, 136), b"\xff" * 11 + b"\xf0"),
+        "size 2**80": with_wrong(slice(124, 136), b"\x80" + b"\x7f" * 11),
+        "size of 8 GB": with_wrong(slice(124, 136), b"77777777777\0"),
+        "time 2**80": with_wrong(slice(136, 148), b"\x80" + b"\x7f" * 11),
+        "user 2**50": with_wrong(slice(108, 116), b"\x80" + b"\x7f" * 7),
+        "name that is no UTF-8": with_wrong(slice(0, 4), b"\xff\xfe\xfd/"),
+        "pax size -1": tar(honest, packed({"size": "-1"}), **pax),
+        "pax size x": tar(honest, packed({"size": "x"}), **pax),
+        "pax size 10**30": tar(honest, packed({"size": "1" + "0" * 30}), **pax),
+        "pax path long": tar(honest, packed({"path": "a" * 5_000_000}), **pax),
+        "pax time NaN": tar(honest, packed({"mtime": "nan"}), **pax),
+        "pax charset": tar(honest, packed({"hdrcharset": "BINARY"}), **pax),
         "pax sparse": tar(honest, packed({"GNU.sparse.map": "0,1," * 10_000, "GNU.sparse.size": str(10**12)}), **pax),
-        "pax sparse 1.0": tar(honest, packed({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(10**11)}), **pax),
+        "pax sparse 1.0": tar(
+            honest, packed({"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": str(10**11)}), **pax
+        ),
         "pax sparse of text": tar(honest, packed({"GNU.sparse.map": "x,y", "GNU.sparse.size": "z"}), **pax),
-        "pax global": tar(honest, pax_headers={"comment": "x" * 1_000_000}, **pax), "pax of 8 GB": header("././@PaxHeader", 8**11 - 1, b"x"),
+        "pax global": tar(honest, pax_headers={"comment": "x" * 1_000_000}, **pax),
+        "pax of 8 GB": header("././@PaxHeader", 8**11 - 1, b"x"),
         "pax that is none": header("x", 512, b"x") + b"99999999999 a=b\n".ljust(512, b"\0") + whole,
-        "long link of 8 GB": header("././@LongLink", 8**11 - 1, b"L"), "long links": header("././@LongLink", 512, b"L") * 4000,
+        "long link of 8 GB": header("././@LongLink", 8**11 - 1, b"L"),
+        "long links": header("././@LongLink", 512, b"L") * 4000,
         "long link of long links": (header("././@LongLink", 512, b"L") + bytes(512)) * 3000 + whole,
-        "the same names": tar({**honest}) [:-10240] + whole, "20,000 members": gzip.compress(tar(dict.fromkeys(many, b"")) [:-10240] + whole, 1),
-        "200,000 copies of train": gzip.compress(header("train", 0) * 200_000 + whole, 1), "of nothing we know": tar({"a": b"x"}), "meta alone":
-        tar({"meta": honest["meta"]}), "no meta": tar({"train": honest["train"], "test": honest["test"]}),
-        "256 MB of zeros": bomb(gzip.compress, 256), "1 GB of zeros": bomb(gzip.compress, 1024), "1 GB of zeros, xz": bomb(lzma.compress, 1024),
-        "4 GB of zeros that nobody reads": bomb(gzip.compress, 4096, "other"), "8 times 255 MB":
-        b"".join(bomb(gzip.compress, 255, name) for name in [*batches, "batches.meta", "train"]),
+        "the same names": tar({**honest})[:-10240] + whole,
+        "20,000 members": gzip.compress(tar(dict.fromkeys(many, b""))[:-10240] + whole, 1),
+        "200,000 copies of train": gzip.compress(header("train", 0) * 200_000 + whole, 1),
+        "of nothing we know": tar({"a": b"x"}),
+        "meta alone": tar({"meta": honest["meta"]}),
+        "no meta": tar({"train": honest["train"], "test": honest["test"]}),
+        "256 MB of zeros": bomb(gzip.compress, 256),
+        "1 GB of zeros": bomb(gzip.compress, 1024),
+        "1 GB of zeros, xz": bomb(lzma.compress, 1024),
+        "4 GB of zeros that nobody reads": bomb(gzip.compress, 4096, "other"),
+        "8 times 255 MB": b"".join(bomb(gzip.compress, 255, name) for name in [*batches, "batches.meta", "train"]),
         "8 times 255 MB of one name": b"".join(bomb(gzip.compress, 255) for _ in range(8)),
-    }  # fmt: skip
+    }
     for name, content in found.items():
         yield case(f"tar {name}", lambda place, content=content: put(place.folder / "data.tar.gz", content), "data.tar.gz")
     rng = random.Random(seed)
@@ -303,8 +242,11 @@ def archives(seed: int) -> Iterator[Case]:
     for kind_of in ("os.system", "exec"):
         yield case(
             f"tar with {kind_of}",
-            lambda place, kind_of=kind_of: put(place.folder / "data.tar", tar(honest | {"train": payloads(place.marker)[kind_of]})), "data.tar",
-        )  # fmt: skip
+            lambda place, kind_of=kind_of: put(
+                place.folder / "data.tar", tar(honest | {"train": payloads(place.marker)[kind_of]})
+            ),
+            "data.tar",
+        )
     yield case("tar that is a pipe", lambda place: os.mkfifo(place.folder / "data.tar"), "data.tar")
     yield case("tar that is a folder", lambda place: (place.folder / "data.tar").mkdir(), "data.tar")
     yield case("tar that is /dev/zero", lambda place: (place.folder / "data.tar").symlink_to("/dev/zero"), "data.tar")
@@ -323,13 +265,22 @@ def records() -> Iterator[Case]:
         "fine_label_names.txt": b"blue\nred\n",
     }
     for name, file, content in [
-        ("half a record", "train.bin", record[:-1]), ("no record", "train.bin", b""), ("no test", "test.bin", b""), ("a byte", "test.bin", b"x"),
-        ("labels of 255", "train.bin", b"\xff" * 3074 * 10), ("no names", "fine_label_names.txt", b""), ("one name", "fine_label_names.txt", b"x"),
-        ("zero bytes in names", "fine_label_names.txt", b"a\0\nb\0\n"), ("names not UTF-8", "fine_label_names.txt", b"\xff\n\xfe\n"),
-        ("control characters", "fine_label_names.txt", b"\x1b[2J\n\a\n"), ("the same names", "fine_label_names.txt", b"a a\n"),
-        ("a million names", "fine_label_names.txt", b"a\n" * 1_000_000), ("names of paths", "fine_label_names.txt", b"../../x\n/etc/passwd\n"),
-        ("a long name", "fine_label_names.txt", b"a" * 10_000_000 + b" b"), ("formulas", "fine_label_names.txt", b"=1+1\n@x\n"),
-    ]:  # fmt: skip
+        ("half a record", "train.bin", record[:-1]),
+        ("no record", "train.bin", b""),
+        ("no test", "test.bin", b""),
+        ("a byte", "test.bin", b"x"),
+        ("labels of 255", "train.bin", b"\xff" * 3074 * 10),
+        ("no names", "fine_label_names.txt", b""),
+        ("one name", "fine_label_names.txt", b"x"),
+        ("zero bytes in names", "fine_label_names.txt", b"a\0\nb\0\n"),
+        ("names not UTF-8", "fine_label_names.txt", b"\xff\n\xfe\n"),
+        ("control characters", "fine_label_names.txt", b"\x1b[2J\n\a\n"),
+        ("the same names", "fine_label_names.txt", b"a a\n"),
+        ("a million names", "fine_label_names.txt", b"a\n" * 1_000_000),
+        ("names of paths", "fine_label_names.txt", b"../../x\n/etc/passwd\n"),
+        ("a long name", "fine_label_names.txt", b"a" * 10_000_000 + b" b"),
+        ("formulas", "fine_label_names.txt", b"=1+1\n@x\n"),
+    ]:
 
         def make(place: Place, file: str = file, content: bytes = content) -> None:
             for name, old in (honest | {file: content}).items():

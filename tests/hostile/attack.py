@@ -26,9 +26,10 @@ from caches import cache_cases
 from case import Case, Place, covered
 from driver import Worker, emptied
 from honest import Honest, make_honest
-from images import image_cases
 from models import model_cases
 from runs import FINISHED, INTERRUPTED, SEEDS, run_cases
+
+from images import image_cases
 
 PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 120, "models": 240}
 RUNS = {"runs": FINISHED, "interrupted": INTERRUPTED, "seeds": SEEDS}
@@ -177,7 +178,7 @@ class Attack:
             if wrong:
                 end = (answer["failure"] or answer["stderr"] or answer["stdout"])[-600:].strip()
                 self.add(case, command, answer, wrong, end)
-            if "executed" in wrong or case.name.endswith("/honest") and wrong:
+            if "executed" in wrong or (case.name.endswith("/honest") and wrong):
                 return
 
     def add(self, case: Case, command: list[str], answer: dict[str, Any], wrong: list[str], end: str) -> None:

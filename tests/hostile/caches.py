@@ -71,7 +71,7 @@ def cases_of(
 ) -> Iterator[Case]:
     """Yield the cases of one kind of cache."""
 
-    def case(name: str, change: Callable[[Place, Path], None]) -> Case:
+    def case(name: str, change: Callable[[Place, Path], object]) -> Case:
         def make(place: Place) -> None:
             copied(honest.cache, place.folder / "cache")
             change(place, place.folder / "cache")
@@ -88,7 +88,7 @@ def cases_of(
                 lambda place, cache, file=file, change=change: change(cache / file, place.marker, place.victim),
             )
     one = files[0]
-    for name, change in {
+    whole: dict[str, Callable[[Place, Path], object]] = {
         "another entry's content": lambda place, cache: swapped(cache, files),
         "a folder of others": lambda place, cache: given_away(cache / folder, 0o777),
         "a folder that all may write": lambda place, cache: (cache / folder).chmod(0o777),
@@ -100,14 +100,19 @@ def cases_of(
         "all gone": lambda place, cache: shutil.rmtree(cache),
         "links of a foreseen name": lambda place, cache: planted(cache, files, place),
         "links of a foreseen name, entries gone": lambda place, cache: planted(cache, files, place, gone=True),
-        "entries are links elsewhere": lambda place, cache: [cleared(cache / file).symlink_to(place.victim / "letter.txt") for file in files],
-        "strange files beside": lambda place, cache: [put(cache / folder / name, b"x") for name in (".partial-x", "x.npy", "a" * 200, "\udcff.npy")],
+        "entries are links elsewhere": lambda place, cache: [
+            cleared(cache / file).symlink_to(place.victim / "letter.txt") for file in files
+        ],
+        "strange files beside": lambda place, cache: [
+            put(cache / folder / file, b"x") for file in (".partial-x", "x.npy", "a" * 200, "\udcff.npy")
+        ],
         "20,000 files beside": lambda place, cache: [(cache / folder / f"{number}.npy").touch() for number in range(20_000)],
-        "pipes beside": lambda place, cache: [os.mkfifo(cache / folder / name) for name in ("x.npy", "y.json", ".partial-1-x")],
+        "pipes beside": lambda place, cache: [os.mkfifo(cache / folder / file) for file in ("x.npy", "y.json", ".partial-1-x")],
         "all zeros": lambda place, cache: [zeros(cache / file) for file in files],
         "all turned round": lambda place, cache: [foreign(cache / file) for file in files],
         "one of others": lambda place, cache: foreign(cache / one),
-    }.items():  # fmt: skip
+    }
+    for name, change in whole.items():
         yield case(name, change)
 
 
@@ -119,9 +124,10 @@ def zeros(path: Path) -> None:
 
 
 def swapped(cache: Path, files: list[Path]) -> None:
-    """Give each entry the content of the next one of its kind."""
+    """Give each entry the content of the next one of its kind; features and their maps take turns."""
+    step = 2 if len(files) > 2 else 1
     content = [(cache / file).read_bytes() for file in files]
-    for file, new in zip(files, [*content[2:], *content[:2]], strict=True):
+    for file, new in zip(files, [*content[step:], *content[:step]], strict=True):
         (cache / file).write_bytes(new)
 
 

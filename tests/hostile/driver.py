@@ -44,10 +44,10 @@ class Worker:
 
     def start(self) -> None:
         # Output goes to a file: a worker that dies says there why. Temporary files, too, lie in its own folder.
-        self.log = tempfile.TemporaryFile()
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115
         environment = os.environ | {"TMPDIR": str(self.output), "TF_CPP_MIN_LOG_LEVEL": "2", "MPLBACKEND": "agg"}
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+            [sys.executable, "-P", str(HERE / "worker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
             text=True, env=environment, start_new_session=True,
         )  # fmt: skip
         answer = self.wait(START_SECONDS, sys.maxsize)
@@ -71,7 +71,9 @@ class Worker:
         Args:
             stop_when: kill the worker as soon as this is true; then the status is `stopped`.
         """
-        assert self.pid and self.process and self.process.stdin
+        self.pid  # noqa: B018  (starts it)
+        assert self.process
+        assert self.process.stdin
         request = {
             "command": command, "folder": str(folder), "cache": str(cache), "output": str(self.output), "limits": limits or {}
         }  # fmt: skip
@@ -91,7 +93,8 @@ class Worker:
     def wait(self, seconds: float, most_memory: int, stop_when: Callable[[], bool] | None = None) -> dict[str, Any]:
         """Return the next line that the process writes, or why there is none."""
         process = self.process
-        assert process and process.stdout
+        assert process
+        assert process.stdout
         start, largest = time.monotonic(), 0
         while True:
             ready, _, _ = select.select([process.stdout], [], [], 0.002 if stop_when else 0.02)

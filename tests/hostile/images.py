@@ -8,7 +8,7 @@ from driver import emptied
 from honest import Honest
 
 sys.path.append(str(Path(__file__).parents[1]))
-from hostile_images import make  # noqa: E402
+from hostile_images import make
 
 IMAGES = "images"
 

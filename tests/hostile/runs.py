@@ -123,28 +123,69 @@ def of_manifest(content: dict[str, Any]) -> dict[str, tuple[Change, bool]]:
     entry("temperature 0.5", ("temperature",), "0.5", True)
     classes = content["classes"]
     for name, new, plausible in [
-        ("swapped", [classes[1], classes[0], *classes[2:]], True), ("twice", [classes[0]] * len(classes), False),
-        ("too few", classes[:-1], False), ("too many", [*classes, "more"], False), ("none", [], False), ("one", classes[:1], False),
-        ("empty names", [""] * len(classes), False), ("control characters", ["\x1b[2J\a", *classes[1:]], False),
-        ("line breaks", ["a\nheadstart: b", *classes[1:]], False), ("paths", ["../../x", *classes[1:]], True),
-        ("formulas", ["=1+1", *classes[1:]], True), ("numbers", [1, 2, 3], False), ("lists", [[c] for c in classes], False),
-        ("text", "".join(classes)[:3], False), ("a long name", ["a" * 1_000_000, *classes[1:]], False),
-        ("many", [f"c{i}" for i in range(1_000_000)], False), ("half a character", ["\ud800", *classes[1:]], False),
+        ("swapped", [classes[1], classes[0], *classes[2:]], True),
+        ("twice", [classes[0]] * len(classes), False),
+        ("too few", classes[:-1], False),
+        ("too many", [*classes, "more"], False),
+        ("none", [], False),
+        ("one", classes[:1], False),
+        ("empty names", [""] * len(classes), False),
+        ("control characters", ["\x1b[2J\a", *classes[1:]], False),
+        ("line breaks", ["a\nheadstart: b", *classes[1:]], False),
+        ("paths", ["../../x", *classes[1:]], True),
+        ("formulas", ["=1+1", *classes[1:]], True),
+        ("numbers", [1, 2, 3], False),
+        ("lists", [[c] for c in classes], False),
+        ("text", "".join(classes)[:3], False),
+        ("a long name", ["a" * 1_000_000, *classes[1:]], False),
+        ("many", [f"c{i}" for i in range(1_000_000)], False),
+        ("half a character", ["\ud800", *classes[1:]], False),
         ("a dictionary", dict.fromkeys(classes, 1), False),
-    ]:  # fmt: skip
+    ]:
         entry(f"classes {name}", ("classes",), json.dumps(new), plausible)
     for text in (
-        "[0, 0, 3]", "[-32, -32, 3]", "[100000, 100000, 3]", "[32, 32, 3, 1]", "[32, 32]", "[]", "[32, 32, 1]", "[32, 32, 4]",
-        "[32, 32, 10000]", "[32, 64, 3]", "[16, 16, 3]", "[33, 33, 3]", "[32.5, 32, 3]", '["32", 32, 3]', "[null, null, 3]", "32", "null",
-        "[1, 1, 3]", "[1025, 1025, 3]", "[true, true, 3]", "[NaN, 32, 3]", "[1e999, 32, 3]", f"[{10**30}, 32, 3]", "[1000000000, 1, 3]",
-    ):  # fmt: skip
+        "[0, 0, 3]",
+        "[-32, -32, 3]",
+        "[100000, 100000, 3]",
+        "[32, 32, 3, 1]",
+        "[32, 32]",
+        "[]",
+        "[32, 32, 1]",
+        "[32, 32, 4]",
+        "[32, 32, 10000]",
+        "[32, 64, 3]",
+        "[16, 16, 3]",
+        "[33, 33, 3]",
+        "[32.5, 32, 3]",
+        '["32", 32, 3]',
+        "[null, null, 3]",
+        "32",
+        "null",
+        "[1, 1, 3]",
+        "[1025, 1025, 3]",
+        "[true, true, 3]",
+        "[NaN, 32, 3]",
+        "[1e999, 32, 3]",
+        f"[{10**30}, 32, 3]",
+        "[1000000000, 1, 3]",
+    ):
         entry(f"shape {text}", ("input", "shape"), text, text in ("[16, 16, 3]", "[33, 33, 3]", "[32, 64, 3]"))
     for text in (
-        '{"fit": "squash", "grey_range": null}', '{"fit": "pad", "grey_range": null}', '{"fit": "x", "grey_range": null}',
-        '{"fit": "crop", "grey_range": [NaN, 1]}', '{"fit": "crop", "grey_range": [5, 5]}', '{"fit": "crop", "grey_range": [9, 1]}',
-        '{"fit": "crop", "grey_range": [1]}', '{"fit": null, "grey_range": null}', "{}", "null", "[]", '{"more": 1, "fit": "crop"}',
-        '{"fit": "crop", "grey_range": "ab"}', '{"fit": "crop", "grey_range": [-1e308, 1e308]}',
-    ):  # fmt: skip
+        '{"fit": "squash", "grey_range": null}',
+        '{"fit": "pad", "grey_range": null}',
+        '{"fit": "x", "grey_range": null}',
+        '{"fit": "crop", "grey_range": [NaN, 1]}',
+        '{"fit": "crop", "grey_range": [5, 5]}',
+        '{"fit": "crop", "grey_range": [9, 1]}',
+        '{"fit": "crop", "grey_range": [1]}',
+        '{"fit": null, "grey_range": null}',
+        "{}",
+        "null",
+        "[]",
+        '{"more": 1, "fit": "crop"}',
+        '{"fit": "crop", "grey_range": "ab"}',
+        '{"fit": "crop", "grey_range": [-1e308, 1e308]}',
+    ):
         entry(f"decoding {text}", ("input", "decoding"), text, "squash" in text or "pad" in text)
     for what in ('"float32"', "null", '"bfloat16"', '"x"', "0"):
         entry(f"dtype {what}", ("input", "dtype"), what)
@@ -162,14 +203,23 @@ def of_state(content: dict[str, Any]) -> dict[str, tuple[Change, bool]]:
     """Return changes of the state of a checkpoint. Its entries became attributes of an object once."""
     found: dict[str, tuple[Change, bool]] = {}
     for name, place, text in [
-        ("a path for arrays", ("arrays",), '"../../../honest.safetensors"'), ("an absolute path", ("arrays",), '"/dev/zero"'),
-        ("a folder for arrays", ("arrays",), '".."'), ("no arrays", ("arrays",), '""'), ("a zero byte", ("arrays",), '"a\\u0000"'),
-        ("unknown stage", ("stage",), '"evil"'), ("another stage", ("stage",), '"frozen"'), ("finished", ("finished",), "true"),
-        ("times that are NaN", ("seconds",), '{"head": NaN}'), ("times that are text", ("seconds",), '{"head": "x"}'),
-        ("memory that is negative", ("memory_mb",), '{"head": -1}'), ("memory that is infinite", ("memory_mb",), '{"head": Infinity}'),
-        ("empty history", ("history",), "[]"), ("history of text", ("history",), '["x"]'), ("history without keys", ("history",), "[{}]"),
+        ("a path for arrays", ("arrays",), '"../../../honest.safetensors"'),
+        ("an absolute path", ("arrays",), '"/dev/zero"'),
+        ("a folder for arrays", ("arrays",), '".."'),
+        ("no arrays", ("arrays",), '""'),
+        ("a zero byte", ("arrays",), '"a\\u0000"'),
+        ("unknown stage", ("stage",), '"evil"'),
+        ("another stage", ("stage",), '"frozen"'),
+        ("finished", ("finished",), "true"),
+        ("times that are NaN", ("seconds",), '{"head": NaN}'),
+        ("times that are text", ("seconds",), '{"head": "x"}'),
+        ("memory that is negative", ("memory_mb",), '{"head": -1}'),
+        ("memory that is infinite", ("memory_mb",), '{"head": Infinity}'),
+        ("empty history", ("history",), "[]"),
+        ("history of text", ("history",), '["x"]'),
+        ("history without keys", ("history",), "[{}]"),
         ("history of an unknown stage", ("history",), '[{"stage": "evil", "epoch": 1}]'),
-    ]:  # fmt: skip
+    ]:
         if place[0] in content:
             new = with_entry(content, place, "", text)
             found[name] = ((lambda path, *_, new=new: put(path, new)), name in ("empty history", "another stage", "finished"))

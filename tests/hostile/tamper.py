@@ -156,9 +156,29 @@ def with_entry(content: Any, place: tuple[str | int, ...], change: str, raw: str
 
 
 TOML_VALUES = (
-    "-1", "0", "99", "100000", "1" + "0" * 400, "nan", "inf", "-inf", "1e300", "true", '""', '"../../x"', '"/dev/zero"',
-    '"\\u0000"', '"\\u001b[2J"', "[]", "{}", "1979-05-27", '"' + "a" * 100_000 + '"', "[" * 5000 + "]" * 5000, "''", '"~nobody/x"',
-)  # fmt: skip
+    "-1",
+    "0",
+    "99",
+    "100000",
+    "1" + "0" * 400,
+    "nan",
+    "inf",
+    "-inf",
+    "1e300",
+    "true",
+    '""',
+    '"../../x"',
+    '"/dev/zero"',
+    '"\\u0000"',
+    '"\\u001b[2J"',
+    "[]",
+    "{}",
+    "1979-05-27",
+    '"' + "a" * 100_000 + '"',
+    "[" * 5000 + "]" * 5000,
+    "''",
+    '"~nobody/x"',
+)
 
 
 def of_toml(text: str, random: random.Random, count: int) -> dict[str, tuple[Change, bool]]:

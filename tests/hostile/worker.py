@@ -78,9 +78,14 @@ def carry_out(request: dict[str, Any]) -> dict[str, Any]:
         if keras is not None:
             keras.backend.clear_session()
     return {
-        "status": status, "failure": failure, "seconds": round(seconds, 3), "peak_mb": round(peak), "grew_mb": round(peak - at_start),
-        "stdout": content(out), "stderr": content(err),
-    }  # fmt: skip
+        "status": status,
+        "failure": failure,
+        "seconds": round(seconds, 3),
+        "peak_mb": round(peak),
+        "grew_mb": round(peak - at_start),
+        "stdout": content(out),
+        "stderr": content(err),
+    }
 
 
 def content(file: Path) -> str:
@@ -131,6 +136,7 @@ def serve() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)
+    sys.path.insert(0, "")  # as `python -m headstart` has it: modules of the folder where it runs can be imported
     load_keras()
     gc.collect()
     gc.freeze()  # what is imported stays: to look through it for garbage after each command would take longer than most commands
