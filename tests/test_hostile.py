@@ -40,6 +40,7 @@ def test_a_few_hostile_files_of_each_kind_break_nothing(tmp_path):
     assert sum(row["tried"] for row in report["rows"].values()) >= 150
 
 
+@pytest.mark.slow  # too: whoever leaves out slow tests leaves this out as well
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1])
 def test_no_hostile_file_breaks_anything(tmp_path, seed):

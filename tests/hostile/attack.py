@@ -23,11 +23,12 @@ from typing import Any
 
 from archives import archive_cases
 from caches import cache_cases
-from case import Case, Place, covered
+from case import Case, Place
 from driver import Worker, emptied
 from honest import Honest, make_honest
 from models import model_cases
 from runs import FINISHED, INTERRUPTED, SEEDS, run_cases
+from sealing import SEALED
 
 from images import image_cases
 
@@ -237,8 +238,8 @@ class Attack:
             return False
         if len(NOT_A_NUMBER.findall(given)) > len(NOT_A_NUMBER.findall(right)):
             return True
-        honest = case.resealed and (case.plausible or case.file != "manifest.json")
-        unseen = case.plausible and not covered(self.honest.run, case.file)
+        honest = case.resealed and (case.plausible or case.file not in SEALED)
+        unseen = case.plausible and not case.covered
         if honest or unseen or command[0] == "compare":
             with self.lock:
                 self.others[case.kind] += 1

@@ -1,7 +1,5 @@
 """What an attack is: files that somebody else could have made, and the commands that meet them."""
 
-import hashlib
-import json
 import os
 import pickle
 import random
@@ -40,6 +38,7 @@ class Case:
     commands: words of the command line; or of a function in `worker.CALLS`.
     file: the file of a run that is tampered with.
     plausible: the change could have been honest: it counts only where a checksum covers the file.
+    covered: a checksum in the run covers the file.
     resealed: the checksums fit the tampered files: it is another model, and may answer differently.
     compared: answers are compared with those to the honest case.
     cache: the cache folder, relative to the case; the honest one without it.
@@ -52,6 +51,7 @@ class Case:
     commands: list[list[str]]
     file: str = ""
     plausible: bool = False
+    covered: bool = False
     resealed: bool = False
     compared: bool = True
     cache: str = ""
@@ -110,33 +110,3 @@ def payloads(marker: Path) -> dict[str, bytes]:
         "mkdir": Payload(os.mkdir, str(marker)),
     }
     return {name: pickle.dumps(payload, protocol=2) for name, payload in found.items()}
-
-
-def covered(folder: Path, file: str) -> bool:
-    """Whether a run's manifest holds a checksum of one of its files."""
-    try:
-        return file in json.loads((folder / "manifest.json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def reseal(folder: Path) -> bool:
-    """Let the checksums in a run's manifest fit the files that lie there; return whether the manifest changed.
-
-    This is the one place that knows how a manifest is sealed.
-    """
-    file = folder / "manifest.json"
-    try:
-        text = file.read_text()
-        manifest = json.loads(text)
-        sums = manifest["sha256"]
-        for name in sums:
-            if (folder / name).is_file():
-                sums[name] = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
-    changed = json.dumps(manifest, indent=2) + "\n"
-    if changed == text:
-        return False
-    put(file, changed)
-    return True

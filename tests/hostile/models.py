@@ -6,10 +6,11 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from case import Case, Place, chosen, copied, payloads, put, reseal
+from case import Case, Place, chosen, copied, payloads, put
 from driver import Worker
 from graphs import Graph, graphs
 from honest import Honest
+from sealing import reseal
 from tamper import flipped
 from weights import hdf5
 from zips import CONFIG, WEIGHTS, archive, archives, read_members

@@ -3,14 +3,14 @@
 import json
 import os
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from case import Case, Place, chosen, cleared, copied, covered, put, reseal
+from case import Case, Place, chosen, cleared, copied, put
 from honest import Honest
+from sealing import covered, reseal
 from tamper import Change, of_any_file, of_array, of_csv, of_json, of_safetensors, of_text, of_toml, with_entry
 
 FINISHED, INTERRUPTED, SEEDS = "runs", "interrupted runs", "runs of two seeds"
@@ -52,10 +52,9 @@ def cases_of(kind: str, honest: Honest, rng: random.Random) -> Iterator[Case]:
                 reseal(place.folder / "run")
 
         name = f"{kind}/{file}/{what}" + (", resealed" if resealed else "")
-        return Case(name, kind, make, lines, file=file, plausible=plausible, resealed=resealed)
+        return Case(name, kind, make, lines, file=file, plausible=plausible, covered=covered(root, file), resealed=resealed)
 
     yield Case(f"{kind}/honest", kind, lambda place: copied(root, place.folder / "run"), lines)
-    sealed = seals_itself(honest.run)
     for path in sorted(root.rglob("*")):
         file = str(path.relative_to(root))
         if path.is_dir() or path.suffix == ".png" or (kind == SEEDS and "/" in file and not file.startswith("seed-1/m")):
@@ -65,11 +64,11 @@ def cases_of(kind: str, honest: Honest, rng: random.Random) -> Iterator[Case]:
             changes = dict(list(changes.items())[-8:]) | of_any_file(rng, 0)
         for what, (change, plausible) in changes.items():
             yield case(file, what, change, plausible)
-            if kind == FINISHED and (sealed if path.name == "manifest.json" else covered(root, file)):
+            if kind != SEEDS and covered(root, file):
                 yield case(file, what, change, plausible, resealed=True)
         if other := from_another(path, file, honest, kind):
             yield case(file, "of another run", other, True)
-            if kind == FINISHED and covered(root, file):
+            if kind != SEEDS and covered(root, file):
                 yield case(file, "of another run", other, True, resealed=True)
     for file, what, change in links(root, kind):
         yield case(file, what, change)
@@ -298,13 +297,3 @@ def links(root: Path, kind: str) -> Iterator[tuple[str, str, Change]]:
         yield file, "a link to a file that must not change", link("letter.txt")
     yield "checkpoint", "a file", lambda path, *_: put(path, b"x")
     yield "images", "a pipe", lambda path, *_: os.mkfifo(cleared(path))
-
-
-def seals_itself(run: Path) -> bool:
-    """Whether a manifest holds a checksum of itself, so that a change in it alone is found."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "run"
-        copied(run, copy)
-        manifest = json.loads((copy / "manifest.json").read_text())
-        put(copy / "manifest.json", json.dumps(manifest | {"precision": "bfloat16", "output": "x"}, indent=2) + "\n")
-        return reseal(copy)
