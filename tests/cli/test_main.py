@@ -75,7 +75,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["evaluate", "one", "two"], "no use for 'two'"),
         (["predict", "nothing", "a.jpg"], "is not a run"),
         (["train", "--data", "~nobody-here/photos"], "a path begins with ~"),
-        (["train", "--config", "."], ".: Is a directory"),
+        (["train", "--config", "."], ". is a folder"),
     ],
 )
 def test_bad_input_gets_one_or_two_lines_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):

@@ -66,8 +66,8 @@ def test_large_files_pipes_and_folders_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     refused(lambda: read_bytes(tmp_path / "large", 100), "larger than 100 bytes")
-    for path in (tmp_path / "pipe", tmp_path / "device", tmp_path):
-        refused(lambda path=path: open_regular(path), "is no regular file")
+    for path, what in ((tmp_path / "pipe", "no regular file"), (tmp_path / "device", "no regular file"), (tmp_path, "a folder")):
+        refused(lambda path=path: open_regular(path), f"is {what}")
     with pytest.raises(FileNotFoundError):
         open_regular(tmp_path / "missing")
 

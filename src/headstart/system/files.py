@@ -173,9 +173,10 @@ def open_regular(path: Path) -> BinaryIO:
         FileNotFoundError: there is none.
     """
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
+    mode = os.fstat(opened).st_mode
+    if not stat.S_ISREG(mode):
         os.close(opened)
-        raise DamagedError(f"{path} is no regular file")
+        raise DamagedError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
     return os.fdopen(opened, "rb")
 
 
