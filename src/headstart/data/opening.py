@@ -189,10 +189,14 @@ def refuse_more_pixels(image: Image.Image, most: int) -> None:
         raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {most:,}")
 
 
-def scans_of(file: BinaryIO) -> int:
-    """Return in how many scans a JPEG's coefficients come; 0 if one scan has all, so that they can be decoded as they come."""
+def scans_of(file: BinaryIO, most: int = 1 << 16) -> int:
+    """Return in how many scans a JPEG's coefficients come; 0 if one scan has all, so that they can be decoded as they come.
+
+    Args:
+        most: how many bytes are read at first; mostly they say enough.
+    """
     file.seek(0)
-    content = file.read()
+    content = file.read(most)
     scans = components = place = 0
     progressive = False
     while (found := MARKER.search(content, place)) and content[found.start() + 1] != END:
@@ -207,7 +211,7 @@ def scans_of(file: BinaryIO) -> int:
                 return 0
             scans += 1
         place += max(2, int.from_bytes(segment[:2], "big"))
-    return scans
+    return scans if len(content) < most or most < 0 else scans_of(file, -1)
 
 
 def is_image(path: Path) -> bool:
