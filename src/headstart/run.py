@@ -25,6 +25,7 @@ from headstart.metrics.figures import Figures
 from headstart.record.folder import RunFolder
 from headstart.record.history import shown
 from headstart.record.split import recorded_data
+from headstart.system.files import open_regular, read_bytes
 from headstart.system.progress import track
 from headstart.system.text import printable, shortened
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from headstart.inference.explain import Explanations
 
 logger = logging.getLogger("headstart")
+
+MOST_CHART = 16 << 20  # bytes
 
 
 class Run(RunFolder):
@@ -182,7 +185,7 @@ class Run(RunFolder):
 
     def image(self, name: str) -> Image.Image:
         """Return one of the run's charts, such as `history`, `gain` or `confusion`; a notebook shows it."""
-        return Image.open(self.path / "images" / f"{name}.png")
+        return Image.open(open_regular(self.path / "images" / f"{name}.png"), formats=["PNG"])
 
     def _repr_html_(self) -> str:
         """Show a finished run in a notebook: accuracy, curve, and a link to its report."""
@@ -192,6 +195,6 @@ class Run(RunFolder):
         curve, report = self.path / "images" / "history.png", quote(os.fsencode(os.path.relpath(self.path / "report.html")))
         if not self.finished or not curve.is_file():
             return summary
-        source = base64.b64encode(curve.read_bytes()).decode("ascii")
+        source = base64.b64encode(read_bytes(curve, MOST_CHART)).decode("ascii")
         chart = f'<img src="data:image/png;base64,{source}" width="800" alt="accuracy and loss over the epochs">'
         return f'<p>{summary}, <a href="{report}">report</a></p>{chart}'

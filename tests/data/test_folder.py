@@ -1,7 +1,10 @@
 """A folder of images: classes, splits, a fixed order, damaged files, and the memory-mapped cache."""
 
 import errno
+import json
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from PIL import Image
 from headstart.data.folder import read_folder
 from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.errors import HeadstartError
+from headstart.system.entries import seal, write_sealed
 
 
 def fill(folder, count, red=0):
@@ -232,6 +236,51 @@ def test_read_after_the_large_files_of_the_cache_were_deleted(tmp_path, cache):
     for path in cache.rglob("*.npy"):
         path.unlink()
     assert read_folder(data, 4).fingerprint == first
+
+
+@pytest.mark.parametrize("harm", ["other images", "other findings", "cut", "unreadable", "no sizes", "zeros", "pipe"])
+def test_decoded_images_that_do_not_belong_to_their_findings_are_decoded_again(harm, tmp_path, cache, monkeypatch, caplog):
+    data = tmp_path / "data"
+    fill(data / "cat", 3, red=9)
+    fill(data / "dog", 3)
+    first = read_folder(data, 4).fingerprint
+    (images,), (findings,) = cache.rglob("*.npy"), cache.rglob("*.json")
+    content = json.loads(findings.read_text())["content"]
+    if harm == "other images":
+        np.save(images, np.zeros((6, 4, 4, 3), np.uint8))
+        seal(images, images.name)
+    elif harm == "other findings":
+        write_sealed(findings, content | {"images": 64 * "0"})
+    elif harm == "cut":
+        write_sealed(findings, content | {"found": content["found"] | {"cut": -1}})
+    elif harm == "unreadable":
+        write_sealed(findings, content | {"found": content["found"] | {"unreadable": {str(i): "" for i in range(6)}}})
+    elif harm == "no sizes":
+        write_sealed(findings, content | {"found": content["found"] | {"sizes": {}}})
+    elif harm == "zeros":
+        images.write_bytes(images.read_bytes()[:-100] + bytes(100))
+    else:
+        findings.unlink()
+        os.mkfifo(findings)
+    monkeypatch.setattr("headstart.system.entries.VERIFIED", set())
+    caplog.clear()
+    assert read_folder(data, 4).fingerprint == first
+    assert len(caplog.messages) == 1
+    assert " again" in caplog.text
+
+
+def test_two_processes_that_decode_the_same_folder_do_not_meet(tmp_path, cache):
+    data = tmp_path / "data"
+    fill(data / "cat", 40, red=9)
+    fill(data / "dog", 40)
+    code = (
+        f"import sys; from pathlib import Path; from headstart.data import folder; folder.MOST_BYTES_IN_MEMORY = 0; "
+        f"print(folder.read_folder(Path({str(data)!r}), 64).fingerprint)"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = {process.communicate()[0].strip() for process in processes}
+    assert found == {read_folder(data, 64).fingerprint}
+    assert len(list(cache.rglob("*"))) == 3  # the kind's folder, images and findings
 
 
 def test_failed_read_leaves_nothing_large_in_the_cache(tmp_path, cache):

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -20,7 +21,7 @@ from headstart.metrics.figures import Metrics
 from headstart.record.history import EpochRow, read_history
 from headstart.record.manifest import read_entries, refuse_changed
 from headstart.record.split import SplitRow, read_split, write_split
-from headstart.system.files import PARTIAL, refuse_unwritable, unwritable, write_json, written_whole
+from headstart.system.files import PARTIAL, lock_if_possible, refuse_unwritable, unwritable, write_json, written_whole
 from headstart.system.reading import read_array
 from headstart.system.text import printable
 
@@ -64,9 +65,8 @@ class RunFolder:
         path = refuse_taken(config, overwrite=overwrite)
         config = dataclasses.replace(config, out=str(path))
         try:
-            if path.is_dir() and any(path.iterdir()):
-                shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
+            empty(path)
         except OSError as error:
             raise unwritable(path, error) from None
         write_split(path, data)
@@ -160,13 +160,13 @@ class RunFolder:
         are the labels, int32 (N,), in the same order.
         """
         kind, _, stage = name.partition("_")
-        classes = len(self.read_json("data.json")["classes"])
+        classes = len(self.read_json("data.json", {}).get("classes", ())) or None  # None: a run of an older version
         refuse_changed(self.path, f"{name}.npy")
         file = self.path / f"{name}.npy"
         if kind == "labels":
             labels = read_array(file, ("int32",), (None,))
-            if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-                raise DamagedError(f"{file} is damaged: labels must lie between 0 and {classes - 1}")
+            if len(labels) and not 0 <= labels.min() <= labels.max() < (classes or 2**31):
+                raise DamagedError(f"{file} is damaged: its labels are not those of {classes} classes")
             return labels
         logits = read_array(file, ("float32",), (len(self.array(f"labels_{kind}")), classes))
         if not np.isfinite(logits).all():
@@ -229,6 +229,41 @@ def refuse_taken(config: Config, *, overwrite: bool) -> Path:
                 f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, or choose another --out"
             )
     return path
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep all other processes from training in a run's folder, which is made if it is missing.
+
+    Where the disk cannot lock folders, as some network disks, nothing is kept from anybody.
+
+    Raises:
+        HeadstartError: the folder is locked already, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        held = lock_if_possible(path)
+    except BlockingIOError:
+        raise HeadstartError(f"{path} is being trained by another process: wait for it, or choose another --out") from None
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def empty(path: Path) -> None:
+    """Remove what is in a folder, `config.toml` last: as long as it is there, what is left counts as a run.
+
+    The folder itself stays, and so does its lock.
+    """
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "config.toml"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def only_a_split(path: Path) -> bool:

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
@@ -125,20 +125,27 @@ def read_array(
         FileNotFoundError: there is none.
     """
     with open_regular(path) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            found, fortran, dtype = read_header(file)
-        except (ValueError, KeyError, EOFError, RecursionError, MemoryError, SyntaxError, TypeError) as error:
-            raise DamagedError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'no header'}") from None
-        if str(dtype) not in dtypes or fortran:
-            raise DamagedError(f"{path} is damaged: it holds {dtype}, not {' or '.join(dtypes)} in C order")
-        if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
-            wanted = " x ".join("any" if length is None else str(length) for length in shape)
-            raise DamagedError(f"{path} is damaged: its shape is {' x '.join(map(str, found))}, not {wanted}")
-        values, start = math.prod(found), file.tell()
-        if os.fstat(file.fileno()).st_size != start + values * dtype.itemsize + extra:
-            raise DamagedError(f"{path} is damaged: its length does not fit its shape {' x '.join(map(str, found))}")
-        if mapped and values:
-            return np.memmap(file, dtype, "r", start, found)
-        return np.fromfile(file, dtype, values).reshape(found)
+        return array_in(file, path, dtypes, shape, extra=extra, mapped=mapped)
+
+
+def array_in(
+    file: BinaryIO, path: Path, dtypes: Collection[str], shape: tuple[int | None, ...], *, extra: int = 0, mapped: bool = False
+) -> np.ndarray:
+    """Return the array in an open `.npy` file, see `read_array`; `path` is named in an error."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        found, fortran, dtype = read_header(file)
+    except (ValueError, KeyError, EOFError, RecursionError, MemoryError, SyntaxError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'no header'}") from None
+    if str(dtype) not in dtypes or fortran:
+        raise DamagedError(f"{path} is damaged: it holds {dtype}, not {' or '.join(dtypes)} in C order")
+    if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
+        wanted = " x ".join("any" if length is None else str(length) for length in shape)
+        raise DamagedError(f"{path} is damaged: its shape is {' x '.join(map(str, found))}, not {wanted}")
+    values, start = math.prod(found), file.tell()
+    if os.fstat(file.fileno()).st_size != start + values * dtype.itemsize + extra:
+        raise DamagedError(f"{path} is damaged: its length does not fit its shape {' x '.join(map(str, found))}")
+    if mapped and values:
+        return np.memmap(file, dtype, "r", start, found)
+    return np.fromfile(file, dtype, values).reshape(found)
