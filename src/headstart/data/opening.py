@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from headstart.errors import HeadstartError
 from headstart.system.files import open_regular
+from headstart.system.memory import trim
 
 # The formats that occur in image folders. Pillow's other decoders are not used on files of unknown origin: EPS would start
 # Ghostscript. JPEG opens MPO too, which many cameras write and for which Pillow has no opener of its own.
@@ -42,8 +43,9 @@ MOST_SIDE = 1_000_000
 MOST_BYTES = 1 << 30
 # A JPEG may come in several scans over the image, usually about 10. Each takes time, whatever it holds.
 MOST_SCANS, MOST_PIXELS_OF_SCANS = 100, 2_000_000_000
-# In bytes: what the images that threads decode at the same time may take together, and the size from which a file is alone.
-MOST_MEMORY, LARGE_FILE = 1_500_000_000, 32 << 20
+# In bytes: what the images that threads decode at the same time may take together; the size from which a file is alone, and
+# from which a decoded image's memory is given back at once.
+MOST_MEMORY, LARGE_FILE, LARGE_IMAGE = 1_500_000_000, 32 << 20, 64 << 20
 
 # How files begin that often lie where an image should be.
 INSTEAD = {
@@ -123,7 +125,12 @@ class Opened(NamedTuple):
         """
         wanted = memory_to_decode(self.image, self.file, size)
         with ROOM.taken(0 if self.alone else wanted):
-            yield
+            try:
+                yield
+            finally:
+                self.image.close()  # its memory is free before others take it
+                if wanted > LARGE_IMAGE:
+                    trim()  # the C library would keep it for this thread alone
 
 
 @contextlib.contextmanager
@@ -182,10 +189,14 @@ def refuse_more_pixels(image: Image.Image, most: int) -> None:
         raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {most:,}")
 
 
-def scans_of(file: BinaryIO) -> int:
-    """Return in how many scans a JPEG's coefficients come; 0 if one scan has all, so that they can be decoded as they come."""
+def scans_of(file: BinaryIO, most: int = 1 << 16) -> int:
+    """Return in how many scans a JPEG's coefficients come; 0 if one scan has all, so that they can be decoded as they come.
+
+    Args:
+        most: how many bytes are read at first; mostly they say enough.
+    """
     file.seek(0)
-    content = file.read()
+    content = file.read(most)
     scans = components = place = 0
     progressive = False
     while (found := MARKER.search(content, place)) and content[found.start() + 1] != END:
@@ -200,7 +211,7 @@ def scans_of(file: BinaryIO) -> int:
                 return 0
             scans += 1
         place += max(2, int.from_bytes(segment[:2], "big"))
-    return scans
+    return scans if len(content) < most or most < 0 else scans_of(file, -1)
 
 
 def is_image(path: Path) -> bool:
