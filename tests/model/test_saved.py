@@ -149,8 +149,9 @@ def test_networks_within_networks_end_somewhere(tmp_path):
 
 
 def test_huge_layers_are_refused_and_get_no_memory_later(tmp_path):
-    rewritten(tmp_path / "net.keras", configured(filters=10**9), network=image_network(None, None, 3))
-    refused(tmp_path / "net.keras", "its layers want 28,000,000,000 weights, and it has")
+    network = keras.Sequential([keras.Input((3, 3, 3)), keras.layers.Conv2D(4, 3)])
+    rewritten(tmp_path / "net.keras", configured(filters=10**8), network=network)
+    refused(tmp_path / "net.keras", "its layers want 2,800,000,000 weights, and it has")
     keras.layers.Dense(2)(keras.Input((3,)))  # the next layer that is built: Keras gives memory to all that wait for it
 
 
@@ -257,6 +258,12 @@ def image_network(*shape: int | None, dtype: str = "float32", outputs: int = 1) 
     return keras.Model(inputs, features if outputs > 1 else features[0])
 
 
+def deep_network() -> keras.Model:
+    """Return a network that halves an image six times, and then looks at 3 x 3 positions."""
+    halves = [keras.layers.MaxPooling2D() for _ in range(6)]
+    return keras.Sequential([keras.Input((None, None, 3)), *halves, keras.layers.Conv2D(4, 3)])
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
@@ -265,6 +272,7 @@ def image_network(*shape: int | None, dtype: str = "float32", outputs: int = 1) 
         (lambda: image_network(None, None, 1), "takes float32 images of 1 channels"),
         (lambda: image_network(None, None, 4), "takes float32 images of 4 channels"),
         (lambda: image_network(None, None, 3, outputs=2), "is no backbone"),
+        (deep_network, "cannot be run on images of 32 x 32 px: Computed output size would be zero or negative"),
         (lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)]), "is no backbone"),
     ],
 )

@@ -12,6 +12,7 @@ from headstart.system.keras_internals import (
     output_shapes,
     readers,
     times_called,
+    traced_shape,
     without_memory,
 )
 
@@ -97,3 +98,11 @@ def test_the_outputs_of_all_layers_are_known_of_nested_networks_too(network):
     assert found["large"] == (1, 32, 32, 4)
     assert found["inner"] == (1, 8, 8, 4)
     assert times_called(network.get_layer("left")) == 1
+
+
+def test_the_backend_says_what_it_cannot_run(network):
+    """`compute_output_spec` of the backend: else a network that cannot run is found out in the middle of a training."""
+    assert traced_shape(network, (2, 8, 8, 3)) == (2, 8, 8, 4)
+    wrong = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Softmax(axis=99)])
+    with pytest.raises(Exception, match="99"):
+        traced_shape(wrong, (1, 8, 8, 3))

@@ -7,7 +7,7 @@ from headstart.config import Config
 from headstart.errors import HeadstartError
 from headstart.model import starter
 from headstart.model.registry import BACKBONES, Backbone, preprocess_by_name, refuse_unusable
-from headstart.model.saved import load_keras_file, load_weights_file
+from headstart.model.saved import load_keras_file, load_weights_file, try_out
 from headstart.system.backend import keras
 from headstart.system.download import explained_download
 
@@ -68,6 +68,7 @@ def backbone_file(path: Path, config: Config) -> keras.Model:
         raise HeadstartError(f"{path} takes {model.input.dtype} images of {channels} channels: a backbone must take float RGB")
     if any(side not in (size, None) for side in sides):
         raise HeadstartError(f"{path} takes images of {sides[0]} x {sides[1]} px alone, and not of --image-size {size}")
+    try_out(model, (size, size, 3), path)
     if not model.output_shape[-1]:
         raise HeadstartError(f"{path} is no backbone: the channels of its feature map have no fixed number")
     return model

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import math
+import re
 import tempfile
 import zipfile
 import zlib
@@ -25,7 +26,7 @@ from headstart.config import LARGEST_IMAGE
 from headstart.errors import DamagedError, HeadstartError
 from headstart.system.backend import keras
 from headstart.system.files import open_regular, read_bytes, written_whole
-from headstart.system.keras_internals import give_memory, output_shapes, without_memory
+from headstart.system.keras_internals import give_memory, output_shapes, traced_shape, without_memory
 from headstart.system.reading import MOST_JSON, parse_json
 
 # The files of a network in a run's folder.
@@ -117,6 +118,7 @@ def load_network(folder: Path, *, trust: bool = False) -> keras.Model:
     if found != wanted:
         first = min(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
         raise DamagedError(f"{weights} does not fit {GRAPH}: weight {first} is {found.get(first)}, not {wanted.get(first)}")
+    try_out(network, network.input_shape[1:], graph)
     give_memory(network, [arrays[name] for name in names(network)])
     return network
 
@@ -251,6 +253,19 @@ def without_compiling(content: Any) -> Any:
     return {name: without_compiling(value) for name, value in content.items() if name != "compile_config"}
 
 
+def try_out(network: keras.Model, shape: tuple[int, ...], path: Path) -> None:
+    """Refuse a network that is well-formed, but that the backend cannot run on images of a shape. Nothing is computed for that.
+
+    Raises:
+        HeadstartError: it gives the backend's reason.
+    """
+    try:
+        with without_memory():
+            traced_shape(network, (1, *shape))
+    except Exception as error:  # the backends raise many kinds of exception
+        raise HeadstartError(f"{path} cannot be run on images of {shape[0]} x {shape[1]} px: {first_line(error)}") from None
+
+
 def refuse_huge_outputs(network: keras.Model, path: Path) -> None:
     """Refuse a network with a layer whose output for one image would not fit the memory."""
     _, *sides = network.input_shape
@@ -270,8 +285,8 @@ def opened_keras_file(path: Path) -> Iterator[zipfile.ZipFile]:
         try:
             with zipfile.ZipFile(stream) as archive:
                 yield archive
-        # A damaged member: a wrong checksum, an unknown compression, a password, data that end too early.
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        # A damaged member: a wrong checksum or place, an unknown compression, a password, data that end too early.
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
             raise DamagedError(f"{path} is not a Keras model that can be loaded: {first_line(error)}") from None
 
 
@@ -317,4 +332,7 @@ def count_arrays(stream: BinaryIO, path: Path) -> int:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    """Return the first line of an exception that says something. Keras puts its own head above what a layer has raised."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    return (said or [type(error).__name__])[0][:300]

@@ -94,6 +94,16 @@ def give_memory(network: keras.Model, arrays: list[np.ndarray] | None = None) ->
             layer.finalize_state()
 
 
+def traced_shape(network: keras.Model, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Return a network's output shape for an input of a shape, as the backend finds it by tracing all operations.
+
+    Raises:
+        Exception: the backend cannot run an operation.
+    """
+    found = keras.src.backend.compute_output_spec(network.call, keras.KerasTensor(shape, network.inputs[0].dtype))
+    return tuple(keras.tree.flatten(found)[0].shape)
+
+
 def output_shapes(network: Any, shape: tuple[int, ...]) -> list[tuple[str, tuple[int | None, ...]]]:
     """Return the name and the output shape of each operation of a network, nested ones included, for an input of a shape."""
     found: list[tuple[str, tuple[int | None, ...]]] = []

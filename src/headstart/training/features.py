@@ -102,6 +102,11 @@ class FrozenLayers:
         with contextlib.ExitStack() as stack:
             opened = [stack.enter_context(written_array(file)) for file in files]
             for number, outputs in enumerate(self.engine.outputs(batches, self.images)):
+                if not all(np.isfinite(values).all() for values in outputs):
+                    raise HeadstartError(
+                        f"--backbone {self.config.backbone} gives numbers that are not finite: its weights are damaged, or "
+                        "do not fit --preprocess"
+                    )
                 if number == 0:
                     dtypes = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
                     for stream, values, dtype in zip(opened, outputs, dtypes, strict=True):
