@@ -163,3 +163,15 @@ def killed_at(name, unlink):
         unlink(path, **options)
 
     return killed
+
+
+@pytest.mark.parametrize("name", ["log.txt", "images", "checkpoint", "explanations"])
+def test_links_in_a_run_do_not_lead_elsewhere_what_is_written(name, small_run, tmp_path):
+    copy, elsewhere = shutil.copytree(small_run.path, tmp_path / "copy"), tmp_path / "elsewhere"
+    if (copy / name).is_dir():
+        shutil.rmtree(copy / name)
+    (copy / name).unlink(missing_ok=True)
+    (copy / name).symlink_to(elsewhere)
+    with pytest.raises(hs.HeadstartError, match=f"{name} is a link or a pipe"), hs.Run(copy).log():
+        raise AssertionError("it was written to")
+    assert not elsewhere.exists()

@@ -20,7 +20,7 @@ from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.model.registry import BACKBONES, refuse_unusable
 from headstart.recipes import MEASURED, RECIPES
-from headstart.record.folder import refuse_taken
+from headstart.record.folder import refuse_links, refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
 from headstart.system.files import as_cell, refuse_unwritable
@@ -70,6 +70,8 @@ def predict(options: Predict) -> None:
 def explain(options: Explain) -> None:
     run = hs.Run(options.run, trust=options.trust)
     out = Path(options.out).expanduser() if options.out else run.path / "explanations"
+    if not options.out:
+        refuse_links(run.path)
     refuse_unwritable(out)
     start_keras()
     explanations = run.explain(options.images)

@@ -179,7 +179,12 @@ class RunFolder:
 
     @contextlib.contextmanager
     def log(self) -> Iterator[None]:
-        """Append what is logged inside the block to `log.txt`. An interruption or a write error gets a note on how to resume."""
+        """Append what is logged inside the block to `log.txt`. An interruption or a write error gets a note on how to resume.
+
+        Raises:
+            HeadstartError: there is a link in the folder, see `refuse_links`.
+        """
+        refuse_links(self.path)
         handler = LogFile(self.path / "log.txt")
         level = logger.level
         logger.setLevel(logging.INFO)
@@ -252,6 +257,17 @@ def locked(path: Path) -> Iterator[None]:
     finally:
         if held is not None:
             os.close(held)
+
+
+def refuse_links(path: Path) -> None:
+    """Refuse to write into a run's folder that has links or pipes: they would lead elsewhere what is written.
+
+    Raises:
+        HeadstartError: it names the first of them.
+    """
+    for entry in path.iterdir():
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
+            raise HeadstartError(f"{entry} is a link or a pipe, and would lead elsewhere what is written: remove it")
 
 
 def empty(path: Path) -> None:
