@@ -66,9 +66,11 @@ def main(options: Options) -> None:
                 add_row(table, f"{len(rows):,} files of {side or data.image_shape[0]} px", precision, found, AIM)
             table.write()
         file = str(Path(folder) / f"files-{options.side[0]}" / "000000.jpg")
+        exported = str(Path(folder) / "model.keras")
+        hs.Run(run).model.save(exported)
         found = common.alternate({
             "headstart": lambda: script(["-m", "headstart", "predict", run, file, "--format", "csv"]),
-            trained_in: lambda: script(["-c", SCRIPT, str(Path(run) / "model.keras"), file]),
+            trained_in: lambda: script(["-c", SCRIPT, exported, file]),
         }, options.repeats)  # fmt: skip
         for sample in found[trained_in]:
             sample["labels"] = [data.class_names[int(sample["output"])]]
@@ -117,7 +119,7 @@ def prepare_keras(path: str, folder: Path, batch_size: int, precision: str) -> C
     from headstart.inference.engine import precision_of
     from headstart.model.fast.copies import recast
 
-    names, model = hs.Run(path).class_names, keras.models.load_model(Path(path) / "model.keras", compile=False)
+    names, model = hs.Run(path).class_names, hs.Run(path).model
     if precision != precision_of(model):
         model = recast(model, precision)
     shape = model.input_shape[1:3]

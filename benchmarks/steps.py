@@ -90,6 +90,7 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
     from headstart.model.network import build_network
     from headstart.model.unfreeze import frozen_cut
     from headstart.system.backend import resolve_precision, seed_everything
+    from headstart.system.entries import read_stored, seal
     from headstart.system.kernels import without_autotuning
     from headstart.system.memory import keep_freed_memory
     from headstart.training.batches import Batches
@@ -107,7 +108,10 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
         maps = network.feature_extractor().predict(images, config.batch_size, verbose=0)[1]
         file = Path(folder) / "maps.npy"
         np.save(file, maps.astype(np.float16))
-        rows = StoredRows([file])
+        seal(file, file.name)
+        stored = read_stored(file, ("float16",), maps.shape)
+        assert stored
+        rows = StoredRows([stored])
     batches = Batches(rows, labels, np.arange(len(labels)), config.batch_size, 0, classes)
     learner = tuning_learner(network, config, 100 * batches.num_batches)
     end, side = learner.layers[-3], config.image_size  # before pooling and head

@@ -162,6 +162,12 @@ def test_a_class_that_the_model_does_not_know_is_refused(small_run, digits):
         small_run.evaluate(stranger)
 
 
+def test_a_run_whose_name_is_a_script_is_none_in_a_notebook(small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    copy = hs.Run(shutil.copytree(small_run.path, 'javascript:alert(1)"'))
+    assert 'href="javascript%3Aalert%281%29%22/report.html"' in copy._repr_html_()
+
+
 def test_a_notebook_shows_the_run_itself(small_run, tmp_path):
     """Its name is escaped, its curve is there, and its report is linked."""
     copy = hs.Run(shutil.copytree(small_run.path, tmp_path / "a<b"))
@@ -171,5 +177,6 @@ def test_a_notebook_shows_the_run_itself(small_run, tmp_path):
     curve = re.search(r'src="data:image/png;base64,([^"]+)"', shown)
     assert base64.b64decode(curve[1]) == (copy.path / "images" / "history.png").read_bytes()
     assert 'report.html">report</a>' in shown
+    assert str(tmp_path) not in shown
     (copy.path / "manifest.json").unlink()
     assert hs.Run(copy.path)._repr_html_().endswith(": not finished")

@@ -128,6 +128,8 @@ def test_private_names_of_others_lie_in_one_module():
     def private(node: ast.AST) -> bool:
         if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
             return False
+        if ast.unparse(node) == "os._exit":  # its documented name
+            return False
         owner = ast.unparse(node.value)
         return owner not in ("self", "cls", "super()")
 

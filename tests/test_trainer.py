@@ -31,8 +31,8 @@ def comparable(run: hs.Run) -> tuple:
 def test_a_run_holds_what_it_promises(small_run):
     names = {str(path.relative_to(small_run.path)) for path in small_run.path.rglob("*") if path.is_file()}
     assert names == {
-        "config.toml", "data.json", "environment.json", "history.csv", "log.txt", "manifest.json", "metrics.json", "model.keras",
-        "model.xml", "model.bin",
+        "config.toml", "data.json", "environment.json", "history.csv", "log.txt", "manifest.json", "metrics.json", "network.json",
+        "weights.safetensors", "model.xml", "model.bin",
         "test_frozen.npy", "test_fine_tuned.npy", "validation_frozen.npy", "validation_fine_tuned.npy", "labels_test.npy",
         "labels_validation.npy", "images/history.png", "images/gain.png", "images/confusion.png", "images/samples.png",
         "images/mistakes.png", "report.html", "images/calibration.png",

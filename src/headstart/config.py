@@ -110,6 +110,10 @@ class Config:
         NETWORK, "auto", "auto: the backbone's pretrained weights; imagenet: those of ImageNet; none: random ones, to train "
         "from scratch; or path of a weights file", metavar="WEIGHTS",
     )  # fmt: skip
+    trust: bool = option(
+        NETWORK, False, "load a .keras file with layers that may run code: of a kind that is not plain Keras; never kept in a "
+        "file of options",
+    )  # fmt: skip
     preprocess: Literal["auto", "caffe", "torch", "tf", "unit", "none"] = option(
         NETWORK, "auto", "how pixels are scaled for the backbone. auto: as in its pretraining; caffe, torch, tf: as in Keras' "
         "modes of these names; unit: to [0, 1]; none: left in 0 to 255",
@@ -343,18 +347,22 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         # Paths that are no UTF-8 stand in it as they are; an editor may have marked it as UTF-8 at its beginning.
-        return tomllib.loads(read_bytes(path, MOST_TOML).decode("utf-8-sig", errors="surrogateescape"))
+        options = tomllib.loads(read_bytes(path, MOST_TOML).decode("utf-8-sig", errors="surrogateescape"))
     except FileNotFoundError:
         raise HeadstartError(f"there is no configuration file {path}") from None
     except RecursionError:
         raise DamagedError(f"{path} is not TOML: its entries are nested too deeply") from None
     except ValueError as error:
         raise DamagedError(f"{path} is not TOML: {error}") from None
+    if "trust" in options:  # a file from somebody else would trust itself
+        raise HeadstartError(f"{path} sets trust, which only the command line can: remove it, and give --trust")
+    return options
 
 
 def write_toml(config: Config, path: Path) -> None:
     """Write `config` as a TOML file that `read_toml` gives back unchanged."""
     # JSON's scalars are TOML's, but for characters that JSON writes as two halves, or need not escape.
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in dataclasses.asdict(config).items()]
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in dataclasses.asdict(config).items()
+             if key != "trust"]  # fmt: skip
     with written_whole(path) as partial:
         partial.write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8", errors="surrogateescape")

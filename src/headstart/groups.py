@@ -2,7 +2,6 @@
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from headstart.data.dataset import Dataset
 from headstart.metrics.claim import known_images, what_it_holds_for
 from headstart.metrics.classification import single_figures
-from headstart.record.folder import RunFolder
+from headstart.record.folder import RunFolder, empty, locked
 from headstart.record.history import shown
 from headstart.report.seeds import write_seeds_report
 from headstart.system.backend import keras
@@ -36,18 +35,19 @@ def carry_out_seeds(run: RunFolder, data: Dataset, train_one: Callable[[RunFolde
         runs = []
         for seed in range(run.config.seed, run.config.seed + run.config.seeds):
             path = run.path / f"seed-{seed}"
-            if (path / "config.toml").exists():
-                one = RunFolder(path)
-            else:
-                shutil.rmtree(path, ignore_errors=True)  # what a killed process left
-                config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
-                one = RunFolder.create(config, data)
-                if run.mirror:
-                    write_json(one.path / "mirror.json", run.mirror)
-            logger.info("seed %d", seed)
-            keras.utils.clear_session()  # frees memory, and resets the numbers in layer names, which are in the cache key
-            if not one.done:
-                train_one(one, data)
+            with locked(path):
+                if (path / "config.toml").exists():
+                    one = RunFolder(path, trust=run.config.trust)
+                else:
+                    empty(path)  # what a killed process left
+                    config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)
+                    one = RunFolder.create(config, data)
+                    if run.mirror:
+                        write_json(one.path / "mirror.json", run.mirror)
+                logger.info("seed %d", seed)
+                keras.utils.clear_session()  # frees memory, and resets the numbers in layer names, which are in the cache key
+                if not one.done:
+                    train_one(one, data)
             runs.append(RunFolder(path))
         write_seeds(run, runs)
         checkpoint.remove()

@@ -3,10 +3,12 @@
 import base64
 import html
 import logging
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
@@ -23,8 +25,9 @@ from headstart.metrics.figures import Figures
 from headstart.record.folder import RunFolder
 from headstart.record.history import shown
 from headstart.record.split import recorded_data
+from headstart.system.files import open_regular, read_bytes
 from headstart.system.progress import track
-from headstart.system.text import shortened
+from headstart.system.text import printable, shortened
 
 if TYPE_CHECKING:
     from headstart.inference.classifier import Classifier
@@ -32,12 +35,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("headstart")
 
+MOST_CHART = 16 << 20  # bytes
+
 
 class Run(RunFolder):
     """A run folder, finished or not, with its model.
 
     Args:
         path: the folder.
+        trust: load layers that may run code, see `headstart.Config`. Without it, nothing of a run is executed.
 
     Raises:
         HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
@@ -49,7 +55,7 @@ class Run(RunFolder):
     @cached_property
     def classifier(self) -> "Classifier":
         self.require_model()
-        return inference.classifier.Classifier(self.path)
+        return inference.classifier.Classifier(self.path, trust=self.config.trust)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -155,7 +161,9 @@ class Run(RunFolder):
         """Return the Keras model's logits on some images of a data set, float32 (len(rows), classes)."""
         starts: Iterable[int] = track(range(0, len(rows), batch_size), "evaluating")
         batches = (data.images(rows[start : start + batch_size]) for start in starts)
-        return np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
+        logits = np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))
+        inference.classifier.refuse_infinite(logits, self.path)
+        return logits
 
     def refuse_mirror_images(self, mirror: bool) -> None:
         """Refuse `mirror` if the run was trained with `--no-flip`: mirror images may mean something else."""
@@ -177,14 +185,16 @@ class Run(RunFolder):
 
     def image(self, name: str) -> Image.Image:
         """Return one of the run's charts, such as `history`, `gain` or `confusion`; a notebook shows it."""
-        return Image.open(self.path / "images" / f"{name}.png")
+        return Image.open(open_regular(self.path / "images" / f"{name}.png"), formats=["PNG"])
 
     def _repr_html_(self) -> str:
         """Show a finished run in a notebook: accuracy, curve, and a link to its report."""
-        summary = f"<b>{html.escape(str(self.path))}</b>: {html.escape(self.summary())}"
-        curve, report = self.path / "images" / "history.png", html.escape(str(self.path / "report.html"))
+        # A notebook may be sent to others: it names no folder above, where it can do without. A name such as `javascript:x` is
+        # no address once it is quoted.
+        summary = f"<b>{html.escape(printable(self.path.absolute().name))}</b>: {html.escape(self.summary())}"
+        curve, report = self.path / "images" / "history.png", quote(os.fsencode(os.path.relpath(self.path / "report.html")))
         if not self.finished or not curve.is_file():
             return summary
-        source = base64.b64encode(curve.read_bytes()).decode("ascii")
+        source = base64.b64encode(read_bytes(curve, MOST_CHART)).decode("ascii")
         chart = f'<img src="data:image/png;base64,{source}" width="800" alt="accuracy and loss over the epochs">'
         return f'<p>{summary}, <a href="{report}">report</a></p>{chart}'

@@ -25,7 +25,7 @@ from headstart.model.registry import refuse_unusable
 from headstart.model.unfreeze import refuse_unknown_layer
 from headstart.plan import budget
 from headstart.recipes import recipe
-from headstart.record.folder import RunFolder, refuse_taken
+from headstart.record.folder import RunFolder, locked, refuse_taken
 from headstart.record.history import FROZEN
 from headstart.record.split import recorded_data, write_split
 from headstart.record.tracking import refuse_missing_extras, tracked
@@ -66,8 +66,8 @@ def train(
     Raises:
         HeadstartError: bad input, an existing run, a failed download or too little memory; the message says which.
     """
-    with show_progress():
-        run, loaded, loading = begin(config, data, overwrite, explicit, options)
+    with show_progress(), contextlib.ExitStack() as held:
+        run, loaded, loading = begin(config, data, overwrite, explicit, options, held)
         return finish(run, loaded, loading)
 
 
@@ -83,31 +83,32 @@ def steps(
     Raises:
         HeadstartError: as for `train`; or `config.seeds` is above 1.
     """
-    with show_progress():
+    with show_progress(), contextlib.ExitStack() as held:
         explicit, config = options.keys(), changed(config, options)
         if config.seeds > 1:
             raise HeadstartError(f"--seeds {config.seeds} makes a run for each seed: leave it out to go step by step")
-        run, loaded, loading = begin(config, data, overwrite, explicit, {})
+        run, loaded, loading = begin(config, data, overwrite, explicit, {}, held)
         yield from carry_out(run, loaded, loading)
-        yield Run(run.path)
+        yield Run(run.path, trust=run.config.trust)
 
 
-def resume(path: str | Path, data: Dataset | None = None) -> Run:
+def resume(path: str | Path, data: Dataset | None = None, *, trust: bool = False) -> Run:
     """Resume an interrupted run after its last finished epoch, and return the finished run.
 
     Args:
         path: the folder of the run.
         data: the data set, if it is loaded already. It is needed if it was made of arrays.
+        trust: load layers that may run code, see `headstart.Config`. A run does not keep that it was trusted.
 
     Raises:
         HeadstartError: the folder is no run, its data are gone or have changed; or as for `train`.
     """
-    run = RunFolder(path)
+    run = RunFolder(path, trust=trust)
     refuse_missing_extras(run.config)
-    with show_progress():
+    with show_progress(), locked(run.path):
         if run.done:
             logger.info("%s is finished", run.path)
-            return Run(run.path)
+            return Run(run.path, trust=trust)
         remove_partial(run.path)
         start = time.monotonic()
         loaded = recorded_data(run.path, run.config, data)
@@ -116,9 +117,13 @@ def resume(path: str | Path, data: Dataset | None = None) -> Run:
 
 def begin(
     config: Config | str, data: Dataset | str | Path | None, overwrite: bool, explicit: Collection[str] | None,
-    options: dict[str, Any],
+    options: dict[str, Any], held: contextlib.ExitStack,
 ) -> tuple[RunFolder, Dataset, float]:  # fmt: skip
-    """Load the data, plan, and make the run's folder. Return the folder, the data and the seconds that loading them took."""
+    """Load the data, plan, and make the run's folder. Return the folder, the data and the seconds that loading them took.
+
+    Args:
+        held: what the folder is locked until the end of.
+    """
     if data is not None and not isinstance(data, Dataset):
         data, options = None, options | {"data": str(data)}
     explicit = options.keys() if explicit is None else explicit
@@ -126,13 +131,18 @@ def begin(
     refuse_missing_extras(config)
     refuse_unusable(config)
     config = resolved(config, data)
-    refuse_taken(config, overwrite=overwrite)
+    out = refuse_taken(config, overwrite=overwrite)
+    # A folder that is there is locked before minutes of work. A new one is made after the data are read: it may lie among them.
+    if there := out.is_dir():
+        held.enter_context(locked(out))
     start = time.monotonic()
     loaded = data or configured_data(config)
     loading = time.monotonic() - start
     planned = budget.prepare(config, loaded, explicit, loading)
     if not data and loaded.source.files and planned.image_size != config.image_size:
         loaded = configured_data(planned)  # files are decoded at the image size
+    if not there:
+        held.enter_context(locked(out))
     run = RunFolder.create(planned, loaded, overwrite=overwrite)
     budget.record_choice(run, config)
     if "flip" in explicit and config.flip:
@@ -154,7 +164,7 @@ def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
     else:
         for _ in carry_out(run, data, loading):
             pass
-    return Run(run.path)
+    return Run(run.path, trust=run.config.trust)
 
 
 def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network | Training]:

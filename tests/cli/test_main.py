@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import headstart as hs
-from headstart.cli.main import main
+from headstart.cli.main import STOPS, main
 from headstart.model.registry import BACKBONES
 from headstart.recipes import RECIPES
 
@@ -75,7 +75,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["evaluate", "one", "two"], "no use for 'two'"),
         (["predict", "nothing", "a.jpg"], "is not a run"),
         (["train", "--data", "~nobody-here/photos"], "a path begins with ~"),
-        (["train", "--config", "."], ".: Is a directory"),
+        (["train", "--config", "."], ". is a folder"),
     ],
 )
 def test_bad_input_gets_one_or_two_lines_and_status_2(arguments, message, capsys, tmp_path, monkeypatch):
@@ -102,7 +102,27 @@ def full(*_, **__):
 SMALLEST = ["train", "--data", "digits", "--recipe", "starter", "--image-size", "8", "--limit", "50", "--out"]
 
 
-@pytest.mark.parametrize(("stop", "status", "what"), [(kill, 130, "interrupted"), (full, 2, "the disk is full")])
+def hang_up(*_, **__):
+    os.kill(os.getpid(), signal.SIGHUP)
+
+
+def gone(*_, **__):
+    raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.fixture(autouse=True)
+def usual_signals():
+    """Let no test change what signals do after it."""
+    usual = {number: signal.getsignal(number) for number in STOPS}
+    yield
+    for number, handler in usual.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("stop", "status", "what"),
+    [(kill, 130, "interrupted"), (hang_up, 130, "interrupted"), (full, 2, "the disk is full"), (gone, 2, "a disk: Input/output")],
+)
 def test_what_stops_a_run_says_how_to_go_on_with_it(stop, status, what, capsys, monkeypatch, tmp_path):
     out = tmp_path / "my run"
     monkeypatch.setattr("headstart.trainer.load_backbone", stop)
@@ -111,6 +131,43 @@ def test_what_stops_a_run_says_how_to_go_on_with_it(stop, status, what, capsys, 
     assert said.startswith(f"headstart: {what}")
     assert said.endswith(f"go on with headstart train --resume '{out}'")
     assert stopped(["train", "--resume", str(out)], capsys) == (code, said)
+
+
+# The first signal is handled for ever, as by a worker that does not end.
+TWICE = """
+import os, signal, sys, time
+from headstart import trainer
+from headstart.cli.main import main
+
+def stopped(*_):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    finally:
+        print("handled", flush=True)
+        os.kill(os.getpid(), int(sys.argv[1]))
+        time.sleep(60)
+
+trainer.load_backbone = stopped
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whoever_interrupts_twice_does_not_wait(second, tmp_path):
+    arguments = [sys.executable, "-c", TWICE, str(int(second)), *SMALLEST, str(tmp_path / "run")]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (130, "handled\n")
+    assert done.stderr.splitlines()[-1] == "headstart: interrupted again"
+    assert "Traceback" not in done.stderr
+
+
+def test_a_hang_up_that_is_ignored_stays_so(capsys, monkeypatch):
+    """As under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    monkeypatch.setattr("headstart.cli.main.run", hang_up)
+    main(["recipes"])
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_the_runs_of_all_seeds_are_gone_on_with_together(capsys, monkeypatch, tmp_path):
@@ -269,7 +326,7 @@ def test_a_taken_folder_is_refused(small_run, capsys):
 # What can be refused or answered without Keras; the whole of it runs in one process, which must not have imported any.
 WITHOUT_KERAS = """
 import contextlib, io, sys
-from headstart.cli.main import main
+from headstart.cli.main import STOPS, main
 from headstart.model.registry import BACKBONES
 from headstart.recipes import RECIPES
 

@@ -148,3 +148,10 @@ def test_a_run_on_arrays_goes_on_with_them_alone(given, tiny, tmp_path, monkeypa
     assert len(run.predict(given.images(given.test))) == len(given.test)
     with pytest.raises(hs.HeadstartError, match="given as arrays"):
         run.evaluate()
+
+
+def test_what_no_saved_model_could_take_is_refused_at_once():
+    with pytest.raises(hs.HeadstartError, match=r"1025 x 1 are larger .* at most 1024 a side"):
+        hs.Dataset.from_arrays(np.zeros((4, 1025, 1, 3), np.uint8), labels(4))
+    with pytest.raises(hs.HeadstartError, match="two classes have the name 'cat'"):
+        hs.Dataset.from_arrays(images(), labels(), class_names=("cat", "cat"))

@@ -1,7 +1,11 @@
 """CIFAR in its four layouts, as folder and archive; damaged and malicious files are refused."""
 
+import bz2
+import gzip
+import lzma
 import os
 import pickle
+import resource
 import shutil
 import struct
 import tarfile
@@ -241,6 +245,175 @@ def test_corrupt_archive(cifar10, damage):
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(HeadstartError, match=r"cifar\.tar\.gz is .*download it again"):
         read_cifar(path)
+
+
+DOUBLED = b"".join(b"q" + bytes([i]) + b"](" + b"h" + bytes([i]) + b"h" + bytes([i]) + b"e" for i in range(60))
+KEY = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
+ARRAY = b"cnumpy\nndarray\n"
+COSTLY = {
+    "lists that mean 2**60 lists": b"\x80\x02}U\x04data]" + DOUBLED + b"s.",
+    "a key that means 2**60 numbers": b"\x80\x02}K\x01" + KEY + b"K\x01s.",
+    "copies of the top": b"\x80\x02](" + 100 * b"2" + b"e.",
+    "an array of stride 0": b"\x80\x02}U\x04data" + ARRAY + b"(J\x00\xca\x9a;\x85U\x02u1U\x01aK\x00K\x00\x85tRs.",
+    "an array of 10**9 numbers": b"\x80\x02}U\x04data" + ARRAY + b"J\x00\xca\x9a;\x85\x85Rs.",
+    "reconstructed with 10**9 numbers": b"\x80\x02}U\x04datacnumpy.core.multiarray\n_reconstruct\n" + ARRAY
+    + b"J\x00\xca\x9a;\x85U\x01b\x87Rs.",
+    "a memory of 2**31 places": b"\x80\x02}r\xff\xff\xff\x7f.",
+    "2,000,001 lists": b"\x80\x02(" + 2_000_001 * b"]" + b"t.",
+    "3,000,000 numbers": b"\x80\x02](" + 3_000_000 * b"K\x01" + b"e.",
+    "a number of 10**8 digits": b"\x80\x02\x8b\x00\x00\x00\x03" + bytes(50_331_648) + b".",
+    "a text that is longer than the file": b"\x80\x02T\xff\xff\xff\x7fabc.",
+    "an endless frame": b"\x80\x04\x95" + 8 * b"\x7f" + b"].",
+    "an array of objects": b"\x80\x02}U\x04datacnumpy\ndtype\nU\x02O8K\x00K\x01\x87Rs.",
+    "a type with fields": b"\x80\x02}U\x04datacnumpy\ndtype\nU\x03V99K\x00K\x01\x87Rs.",
+    "an attribute of a type": b"\x80\x02cnumpy\ndtype\nU\x02u1\x85R}U\x05dtypeK\x01sb.",
+    "no number at its place": b"\x80\x02h\x05.",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["test_batch", "batches.meta"])
+@pytest.mark.parametrize("costly", COSTLY)
+def test_a_pickle_that_means_more_than_it_holds_is_refused_at_once(tmp_path, costly, name):
+    write_python(tmp_path / "cifar", 10)
+    (tmp_path / "cifar" / name).write_bytes(COSTLY[costly])
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(HeadstartError, match=name):
+        read_cifar(tmp_path / "cifar")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # in kB
+
+
+def state(shape, kind=b"u1", content=b"", fortran=False):
+    """Return a pickle as NumPy writes an array, with whatever shape, type and content."""
+
+    class Pickled:
+        def __reduce__(self):
+            dtype = Typed()
+            return np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, shape, dtype, fortran, content)
+
+    class Typed:
+        def __reduce__(self):
+            return np.dtype, (kind.decode(), False, True), (3, "|", None, None, None, -1, -1, 0)
+
+    return Pickled()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [state((10**9, 3072)), state((-1, 3072), content=bytes(3072)), state((1, 3071), content=bytes(3072)), state((2**62, 4)),
+     state((1, 3072), b"f8", bytes(8 * 3072)), state((1, 384), b"O8", bytes(3072)), state((1, 192), b"M8[s]", bytes(1536)),
+     state((), content=b"a"), state(5 * (1,), content=b"a"), state((1, 3072.0), content=bytes(3072))],
+)  # fmt: skip
+def test_an_array_whose_shape_or_type_is_not_that_of_its_bytes_is_refused(tmp_path, data):
+    write_python(tmp_path / "cifar", 10)
+    (tmp_path / "cifar" / "test_batch").write_bytes(pickled({b"labels": [0], b"data": data}))
+    with pytest.raises(HeadstartError, match="test_batch is"):
+        read_cifar(tmp_path / "cifar")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.dtype(">i2"), np.uint8])
+@pytest.mark.parametrize("order", "CF")
+def test_arrays_of_any_whole_numbers_and_order_are_read(tmp_path, kind, order):
+    write_python(tmp_path / "cifar", 10)
+    batch = {b"labels": LABELS[:4].astype(kind), b"data": np.array(PLANES[:4], order=order)}
+    (tmp_path / "cifar" / "test_batch").write_bytes(pickled(batch))
+    source = read_cifar(tmp_path / "cifar")
+    assert source.labels[-4:].tolist() == LABELS[:4].tolist()
+    assert np.array_equal(source.images[-4:], PLANES[:4].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_batches_that_were_pickled_anew_are_read(tmp_path, protocol):
+    write_python(tmp_path / "cifar", 10)
+    before = read_cifar(tmp_path / "cifar").fingerprint
+    for name in BATCHES:
+        batch = {b"labels": pickle.loads((tmp_path / "cifar" / name).read_bytes(), encoding="bytes")[b"labels"]}
+        rows = np.split(PLANES, 6)[BATCHES.index(name)]
+        content = pickled(batch | {b"data": rows}) if protocol == 2 else pickle.dumps(batch | {b"data": rows}, min(protocol, 4))
+        (tmp_path / "cifar" / name).write_bytes(content)
+    assert read_cifar(tmp_path / "cifar").fingerprint == before
+
+
+def test_a_pipe_or_a_large_file_in_the_place_of_a_batch(cifar10, monkeypatch):
+    path = batch_file(cifar10, "data_batch_1")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(HeadstartError, match=r"data_batch_1.* is missing"):
+        read_cifar(cifar10)
+    path.unlink()
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(HeadstartError, match=r"data_batch_1.* is larger than 268,435,456 bytes"):
+        read_cifar(cifar10)
+
+
+def test_more_class_names_than_there_can_be(cifar10):
+    meta = next(cifar10.glob("batches.meta*"))
+    names = [b"%d" % i for i in range(100_000)]
+    meta.write_bytes(b"\n".join(names) if meta.suffix == ".txt" else pickled({b"label_names": names}))
+    with pytest.raises(HeadstartError, match=r"batches\.meta.* is damaged .it holds no list of 1 to 1000 names"):
+        read_cifar(cifar10)
+
+
+def member(name, **changes):
+    made = tarfile.TarInfo(f"cifar/{name}")
+    for key, value in changes.items():
+        setattr(made, key, value)
+    return made
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE, tarfile.DIRTYPE])
+def test_links_and_devices_in_an_archive_are_no_files(tmp_path, kind):
+    write_python(tmp_path / "cifar", 10)
+    path = tmp_path / "c.tar.gz"
+    with tarfile.open(path, "w:gz", compresslevel=1) as file:
+        for name in ("batches.meta", *BATCHES[1:]):
+            file.add(tmp_path / "cifar" / name, f"cifar/{name}")
+        file.addfile(member("data_batch_1", type=kind, linkname="cifar/data_batch_2"))
+    with pytest.raises(HeadstartError, match="data_batch_1 is missing"):
+        read_cifar(path)
+
+
+@pytest.mark.parametrize("name", ["readme", "data_batch_1", "after"])
+@pytest.mark.parametrize("opened", [gzip.open, bz2.open, lzma.open])
+def test_an_archive_that_unpacks_to_anything_is_refused_at_once(tmp_path, name, opened):
+    path = tmp_path / "c.tar.gz"
+    header = b"" if name == "after" else member(name, size=20 << 30).tobuf()
+    with opened(path, "wb") as file:
+        file.write(header + (bytes(1024) if name == "after" else b""))
+        for _ in range(20):
+            file.write(bytes(1 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(HeadstartError, match=r"c\.tar\.gz is no archive of CIFAR files: more than 16,777,216 bytes"):
+        read_cifar(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+def test_an_archive_of_a_million_members_is_refused_at_once(tmp_path):
+    path = tmp_path / "c.tar.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(40_000 * member("x").tobuf())
+    with pytest.raises(HeadstartError, match="is no archive of CIFAR files"):
+        read_cifar(path)
+
+
+def test_a_sparse_member_is_no_file(tmp_path):
+    write_python(tmp_path / "cifar", 10)
+    path = tmp_path / "c.tar"
+    with tarfile.open(path, "w") as file:
+        for name in ("batches.meta", *BATCHES[1:]):
+            file.add(tmp_path / "cifar" / name, f"cifar/{name}")
+        sparse = member("data_batch_1", pax_headers={"GNU.sparse.map": "0,1", "GNU.sparse.size": str(1 << 27)}, size=1)
+        file.addfile(sparse, BytesIO(b"x"))
+    with pytest.raises(HeadstartError, match="data_batch_1 is missing"):
+        read_cifar(path)
+
+
+@pytest.mark.parametrize("suffix", ["gz", "bz2", "xz", ""])
+def test_archives_of_each_compression_are_read(cifar10, suffix):
+    path = cifar10.with_name("packed.tar")
+    with tarfile.open(path, f"w:{suffix}") as file:
+        file.add(cifar10, "cifar")
+    assert read_cifar(path).fingerprint == read_cifar(cifar10).fingerprint
 
 
 def test_archive_member_that_claims_too_much(cifar10, monkeypatch):

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.data.decode import Decoding, UnreadableImage, decode, fit, is_image, read_image
+from headstart.data.decode import Decoding, decode, fit, read_image
+from headstart.data.opening import UnreadableImage, is_image
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -147,7 +148,7 @@ def test_missing_file(tmp_path):
 
 
 def test_too_many_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr("headstart.data.decode.MOST_PIXELS", 100)
+    monkeypatch.setattr("headstart.data.opening.MOST_PIXELS", 100)
     Image.new("RGB", (10, 10)).save(tmp_path / "fits.png")
     Image.new("RGB", (11, 10)).save(tmp_path / "huge.png")
     read_image(tmp_path / "fits.png", 4, 4)
@@ -156,7 +157,7 @@ def test_too_many_pixels(tmp_path, monkeypatch):
 
 
 def test_a_jpeg_with_too_many_pixels_is_decoded_at_a_fraction(tmp_path, monkeypatch):
-    monkeypatch.setattr("headstart.data.decode.MOST_PIXELS", 1500)
+    monkeypatch.setattr("headstart.data.opening.MOST_PIXELS", 1500)
     Image.new("RGB", (160, 120), RED).save(tmp_path / "camera.jpg")
     assert_colour(read_image(tmp_path / "camera.jpg", 8, 8), RED)
 

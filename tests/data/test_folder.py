@@ -1,7 +1,10 @@
 """A folder of images: classes, splits, a fixed order, damaged files, and the memory-mapped cache."""
 
 import errno
+import json
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from PIL import Image
 from headstart.data.folder import read_folder
 from headstart.data.source import TEST, TRAIN, VALIDATION
 from headstart.errors import HeadstartError
+from headstart.system.entries import seal, write_sealed
 
 
 def fill(folder, count, red=0):
@@ -234,6 +238,51 @@ def test_read_after_the_large_files_of_the_cache_were_deleted(tmp_path, cache):
     assert read_folder(data, 4).fingerprint == first
 
 
+@pytest.mark.parametrize("harm", ["other images", "other findings", "cut", "unreadable", "no sizes", "zeros", "pipe"])
+def test_decoded_images_that_do_not_belong_to_their_findings_are_decoded_again(harm, tmp_path, cache, monkeypatch, caplog):
+    data = tmp_path / "data"
+    fill(data / "cat", 3, red=9)
+    fill(data / "dog", 3)
+    first = read_folder(data, 4).fingerprint
+    (images,), (findings,) = cache.rglob("*.npy"), cache.rglob("*.json")
+    content = json.loads(findings.read_text())["content"]
+    if harm == "other images":
+        np.save(images, np.zeros((6, 4, 4, 3), np.uint8))
+        seal(images, images.name)
+    elif harm == "other findings":
+        write_sealed(findings, content | {"images": 64 * "0"})
+    elif harm == "cut":
+        write_sealed(findings, content | {"found": content["found"] | {"cut": -1}})
+    elif harm == "unreadable":
+        write_sealed(findings, content | {"found": content["found"] | {"unreadable": {str(i): "" for i in range(6)}}})
+    elif harm == "no sizes":
+        write_sealed(findings, content | {"found": content["found"] | {"sizes": {}}})
+    elif harm == "zeros":
+        images.write_bytes(images.read_bytes()[:-100] + bytes(100))
+    else:
+        findings.unlink()
+        os.mkfifo(findings)
+    monkeypatch.setattr("headstart.system.entries.VERIFIED", set())
+    caplog.clear()
+    assert read_folder(data, 4).fingerprint == first
+    assert len(caplog.messages) == 1
+    assert " again" in caplog.text
+
+
+def test_two_processes_that_decode_the_same_folder_do_not_meet(tmp_path, cache):
+    data = tmp_path / "data"
+    fill(data / "cat", 40, red=9)
+    fill(data / "dog", 40)
+    code = (
+        f"import sys; from pathlib import Path; from headstart.data import folder; folder.MOST_BYTES_IN_MEMORY = 0; "
+        f"print(folder.read_folder(Path({str(data)!r}), 64).fingerprint)"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    found = {process.communicate()[0].strip() for process in processes}
+    assert found == {read_folder(data, 64).fingerprint}
+    assert len(list(cache.rglob("*"))) == 3  # the kind's folder, images and findings
+
+
 def test_failed_read_leaves_nothing_large_in_the_cache(tmp_path, cache):
     data = tmp_path / "data"
     fill(data / "cat", 3)
@@ -303,7 +352,38 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
     source = read_folder(data, 4)
     assert np.bincount(source.labels).tolist() == [3, 10]
     assert source.skipped == {"link to a folder above": 1}
-    assert source.unreadable == (f"dog/gone.png: it is a link to {tmp_path}/store/not-mounted.png, which is missing",)
+    assert source.unreadable == ("dog/gone.png: it is a link to not-mounted.png, which is missing",)
+
+
+def test_links_that_can_be_followed_in_endless_ways_are_refused(tmp_path):
+    """Each folder has two links to the next: 30 of them can be walked in a thousand million ways."""
+    for number in range(30):
+        (tmp_path / f"{number:02d}").mkdir()
+        for name in ("left", "right"):
+            (tmp_path / f"{number:02d}" / name).symlink_to(tmp_path / f"{number + 1:02d}")
+    with pytest.raises(HeadstartError, match="in more than 16 ways"):
+        read_folder(tmp_path, 4)
+
+
+def test_folders_without_end_are_refused(tmp_path):
+    deep = tmp_path.joinpath(*["a"] * 400)
+    deep.mkdir(parents=True)
+    with pytest.raises(HeadstartError, match="more than 64 folders deep"):
+        read_folder(tmp_path, 4)
+
+
+def test_a_link_to_itself_or_to_a_folder_above_the_data_is_no_image(tmp_path):
+    data = tmp_path / "data"
+    for name in ("cat", "dog"):
+        fill(data / name, 8)
+    (data / "cat" / "self.png").symlink_to("self.png")
+    (data / "cat" / "self").symlink_to("self")
+    (data / "cat" / "top").symlink_to(tmp_path)
+    (data / "cat" / "root").symlink_to("/")
+    source = read_folder(data, 4)
+    assert len(source.labels) == 16
+    assert source.skipped == {"link to a folder above": 2, "link to nothing": 1}
+    assert source.unreadable == ("cat/self.png: it is a link to self.png, which is missing",)
 
 
 def test_runs_within_the_data_are_no_class(tmp_path):

@@ -119,7 +119,7 @@ def test_what_was_understood_and_left_out_is_said(tmp_path):
     assert found(layout) == {"a": BOTH, "b": {TRAIN}}
     assert dict(layout.skipped) == {"image outside the splits": 2, "image in no class folder": 1, "no image (.txt)": 1}
     assert layout.remarks == [
-        f"the classes lie in {tmp_path}/photos",
+        "the classes lie in photos/",
         "2 images left out: in extra/, which is no split",
         "Testing/ is the test split",
         "train/ is the training split",

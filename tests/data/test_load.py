@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import inspect
 import io
 import os
 import pickle
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from headstart.data import builtin
 from headstart.data.load import load_data
 from headstart.errors import HeadstartError
 from headstart.system.download import explained_download
@@ -58,14 +60,12 @@ def fetch(tmp_path, monkeypatch):
     import keras
 
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    get_file = keras.utils.get_file
+    monkeypatch.setattr(keras.utils, "get_file", lambda *wanted, **more: get_file(*wanted, **more, cache_dir=str(tmp_path)))
 
     def fetch(address, file_hash):
-        elsewhere = {"origin": address, "file_hash": file_hash, "cache_dir": str(tmp_path)}
         for name in ("cifar10", "cifar100"):
-            monkeypatch.setattr(
-                f"keras.src.datasets.{name}.get_file", lambda **wanted: keras.utils.get_file(**wanted | elsewhere)
-            )
+            monkeypatch.setitem(builtin.ARCHIVES, name, builtin.Archive(address, file_hash))
 
     return fetch
 
@@ -159,6 +159,8 @@ def test_cifar10_is_downloaded(tmp_path, server, fetch):
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     labels = [i % 10 for i in range(10_000)]
     files = {name: {b"labels": labels, b"data": planes(10_000 * i, 10_000)} for i, name in enumerate(names)}
+    words = b"airplane automobile bird cat deer dog frog horse ship truck".split()
+    files["batches.meta"] = {b"label_names": words}
     fetch(f"{server}/c.tar.gz", write_archive(tmp_path / "c.tar.gz", "cifar-10-batches-py", files))
     data = load_data("cifar10")
     assert data.source.images.shape == (60_000, 32, 32, 3)
@@ -185,6 +187,50 @@ def test_cifar100_after_failed_downloads_and_then_without_a_network(tmp_path, se
     assert downloaded.source.fingerprint == load_data(path).source.fingerprint
     fetch(f"{server}/silent", file_hash)
     assert load_data("cifar100").source.fingerprint == downloaded.source.fingerprint
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_archives_are_those_that_keras_names(name):
+    """By the source of its loader, which also names the folder where an archive lies that it has downloaded."""
+    import keras
+
+    loader = inspect.getsource(getattr(keras.datasets, name).load_data)
+    assert all(f'"{part}"' in loader for part in builtin.ARCHIVES[name])
+    assert f'dirname = "{builtin.NAMES[name].removesuffix("_archive")}"' in loader
+
+
+def test_what_lies_unpacked_beside_the_archive_is_not_read(tmp_path, server, fetch):
+    """Keras' own loader runs what is pickled there."""
+
+    class Malicious:
+        def __reduce__(self):
+            return os.system, (f"touch '{tmp_path}/marker'",)
+
+    fetch(f"{server}/c.tar.gz", write_cifar100(tmp_path / "c.tar.gz"))
+    beside = tmp_path / "datasets" / "cifar-100-python-target" / "cifar-100-python"
+    beside.mkdir(parents=True)
+    for file in ("train", "test", "meta"):
+        (beside / file).write_bytes(pickle.dumps(Malicious()))
+    assert load_data("cifar100").source.class_names[99] == "class_99"
+    assert not (tmp_path / "marker").exists()
+
+
+def test_real_images_order_and_labels_are_those_of_keras(tmp_path, server, fetch, real_data):
+    import keras
+
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz", compresslevel=1) as archive:
+        archive.add(real_data / "cifar-10-batches-py", "cifar-10-batches-py")
+    digest = hashlib.sha256((tmp_path / "c.tar.gz").read_bytes()).hexdigest()
+    fetch(f"{server}/c.tar.gz", digest)
+    source = builtin.downloaded("cifar10")
+    batches = [
+        keras.src.datasets.cifar.load_batch(str(real_data / "cifar-10-batches-py" / f"data_batch_{i}")) for i in range(1, 6)
+    ]
+    batches.append(keras.src.datasets.cifar.load_batch(str(real_data / "cifar-10-batches-py" / "test_batch")))
+    assert np.array_equal(source.images, np.concatenate([images for images, _ in batches]).transpose(0, 2, 3, 1))
+    assert np.array_equal(source.labels, np.concatenate([labels for _, labels in batches]))
+    assert source.class_names[::9] == ("airplane", "truck")
+    assert np.bincount(source.splits).tolist() == [50_000, 0, 10_000]
 
 
 @pytest.mark.parametrize("source", ["cifar10", "cifar100"])

@@ -13,6 +13,7 @@ from scipy.special import softmax
 import headstart as hs
 from headstart.data.decode import read_image
 from headstart.inference import classifier
+from helpers import change_manifest
 
 
 @pytest.fixture(scope="module")
@@ -39,10 +40,7 @@ def test_probabilities_are_calibrated_unless_the_run_knows_no_temperature(small_
     images = digits.images(digits.test)
     logits = small_run.test_logits("fine_tuned")
     for temperature in (2.5, None):
-        manifest = json.loads((small_run.path / "manifest.json").read_text()) | {"temperature": temperature}
-        if temperature is None:
-            del manifest["temperature"]
-        (copy.path / "manifest.json").write_text(json.dumps(manifest))
+        change_manifest(copy.path, temperature=temperature)
         expected = softmax(logits / (temperature or 1), axis=1)
         run = hs.Run(copy.path)
         np.testing.assert_allclose(run.predict(images).probabilities, expected, rtol=1e-3, atol=1e-4)
@@ -157,5 +155,5 @@ def test_many_images_are_classified_as_a_few(gpu, small_run, digits, monkeypatch
 def test_a_network_for_openvino_that_is_not_the_runs_own_is_refused(small_run, folder, tmp_path):
     copy = shutil.copytree(small_run.path, tmp_path / "copy")
     (copy / "model.bin").write_bytes(b"something else")
-    with pytest.raises(hs.HeadstartError, match=r"model\.bin is missing or not the file"):
+    with pytest.raises(hs.HeadstartError, match=r"model\.bin is not the file that its manifest describes"):
         hs.Run(copy).predict(folder / "0.png")

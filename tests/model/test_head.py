@@ -5,6 +5,7 @@ import pytest
 import headstart as hs
 from headstart.model.head import build_head, forward, logit_gradients, standardise
 from headstart.model.network import Network, build_network
+from headstart.model.saved import load_network, save_network
 from helpers import random_images
 
 CLASSES = 5
@@ -45,8 +46,8 @@ def test_the_gradient_is_that_of_numerical_differences(hidden_units, options, tm
     if standardised := not ("cache_features" in options or "weights" in options):
         standardise(network.head, [features])
     assert ("standardise" in [layer.name for layer in network.head.layers]) == standardised
-    network.classifier().save(tmp_path / "model.keras")
-    saved = Network.of_saved(keras.models.load_model(tmp_path / "model.keras"))
+    save_network(tmp_path, network.classifier())
+    saved = Network.of_saved(load_network(tmp_path))
     features, classes = features[:20], np.arange(20) % CLASSES
     sizes = features.std(axis=0) if standardised else np.ones(8)
     expected = numerical_gradients(network.head, features, classes, steps=3e-3 * sizes)

@@ -1,8 +1,8 @@
-import keras
 import numpy as np
 import pytest
 
 from headstart.model.network import Network, all_layers, without_augmentation
+from headstart.model.saved import load_network, save_network
 from headstart.model.unfreeze import frozen_cut, unfreeze
 from helpers import random_images, tiny_network
 
@@ -92,8 +92,8 @@ def test_what_fine_tuning_trains_is_taken_back(start):
 @pytest.mark.parametrize("options", [{}, {"hidden_units": 0}, {"cache_features": False}])
 def test_a_saved_classifier_is_taken_apart_again(options, tmp_path):
     network, _ = tiny_network(**options)
-    network.classifier().save(tmp_path / "model.keras")
-    found = Network.of_saved(keras.models.load_model(tmp_path / "model.keras"))
+    save_network(tmp_path, network.classifier())
+    found = Network.of_saved(load_network(tmp_path))
     images = random_images(3)
     assert (found.image_shape, found.map_shape) == (network.image_shape, network.map_shape)
     for ours, theirs in ((found.feature_map(), network.feature_map()), (found.classifier(), network.classifier())):

@@ -171,7 +171,7 @@ def test_mlflow_gets_the_run_and_outlives_its_server(options, mlflow_server, dig
             assert metric_history(client, run_id, f"{stage}/val_accuracy") == rows
         kept = {entry.path for folder in (None, "images") for entry in client.list_artifacts(run_id, folder)}
         assert {"metrics.json", "history.csv", "config.toml", "images/calibration.png"} <= kept
-        assert "model.keras" not in kept
+        assert "weights.safetensors" not in kept
         assert capsys.readouterr().out == ""
 
         # A run that is killed by Ctrl-C, goes on, and loses its server on the way.

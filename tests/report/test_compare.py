@@ -72,7 +72,7 @@ def test_a_run_against_itself_is_equal(small_run, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "no option differs" in printed
     assert "p = 1)" in printed
-    assert str(same) in printed  # both folders have one name
+    assert f"{tmp_path.name}/{same.name}" in printed  # both folders have one name
 
 
 def test_an_unfinished_run_is_refused(small_run, tmp_path):

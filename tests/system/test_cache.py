@@ -1,4 +1,7 @@
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,11 +13,16 @@ from headstart.system.cache import cache_folder
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     """Nothing of a cache is known yet, and the system's temporary files lie in a folder of the test's."""
-    cache.writable_cache.cache_clear()
+    forget()
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     yield tmp_path / "tmp"
+    forget()
+
+
+def forget():
     cache.writable_cache.cache_clear()
+    cache.private_folder.cache_clear()
 
 
 @pytest.mark.parametrize("place", ["file", "file/below", "read-only", "no home"])
@@ -53,6 +61,97 @@ def test_a_folder_that_others_can_reach_is_not_used(taken, temporary, tmp_path, 
     assert folder.parent == temporary
     assert folder != expected
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file", "theirs", "a disk without modes"])
+def test_a_folder_of_a_kind_that_is_not_the_users_alone_is_not_used(kind, temporary, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    place = tmp_path / "cache" / "features"
+    if kind == "link":
+        place.symlink_to(tmp_path / "elsewhere")
+    elif kind == "dangling link":
+        place.symlink_to(tmp_path / "nowhere")
+    elif kind == "file":
+        place.touch()
+    else:
+        place.mkdir(mode=0o755)
+    user = os.getuid()
+    with monkeypatch.context() as patch:
+        if kind == "theirs":
+            folder = tmp_path / "cache"
+            patch.setattr(cache, "writable_cache", lambda _: folder)
+            (temporary / f"headstart-{user + 1}").mkdir(mode=0o700)
+            patch.setattr("os.getuid", lambda: user + 1)
+        if kind == "a disk without modes":
+            patch.setattr("pathlib.Path.chmod", lambda *_: None)
+        folders = [cache_folder("features") for _ in range(2)]
+    assert folders[0] == folders[1]
+    assert folders[0].name == "features"
+    assert folders[0].is_relative_to(temporary)
+    assert len(caplog.messages) == 1
+    assert f"{place} is not used" in caplog.text
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o755, 0o770])
+def test_a_folder_of_a_kind_becomes_the_users_alone(mode, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    place = tmp_path / "cache" / "features"
+    place.mkdir(parents=True)
+    place.chmod(mode)
+    assert cache_folder("features") == place
+    assert place.stat().st_mode & 0o777 == 0o700
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("which", ["cache", "above"])
+def test_a_cache_that_all_users_could_exchange_is_not_used(which, temporary, tmp_path, monkeypatch, caplog):
+    root = tmp_path / "above" / "cache"
+    root.mkdir(parents=True)
+    monkeypatch.setenv("HEADSTART_CACHE", str(root))
+    (root if which == "cache" else root.parent).chmod(0o777)
+    assert cache_folder("features").is_relative_to(temporary)
+    assert "all users can write to" in caplog.text
+    cache.writable_cache.cache_clear()
+    (root if which == "cache" else root.parent).chmod(0o1777)
+    assert cache_folder("features") == root / "features"
+
+
+def test_a_cache_may_be_a_link_to_another_disk(tmp_path, monkeypatch, caplog):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "cache").symlink_to(tmp_path / "large")
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    cache_folder("features")
+    assert (tmp_path / "large" / "features").is_dir()
+    assert not caplog.messages
+
+
+KILLED = """
+import os, signal, sys
+from headstart.system.cache import cache_folder
+from headstart.system.files import temporary_folder
+with temporary_folder(cache_folder("features") / "a.npy") as folder:
+    (folder / "a.npy").touch()
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    processes = [
+        subprocess.Popen([sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    abandoned, used = [Path(process.stdout.readline().strip()) for process in processes]
+    processes[0].kill()
+    processes[0].wait()
+    cache_folder("features")
+    assert not abandoned.exists()
+    assert (used / "a.npy").exists()
+    processes[1].communicate("")
+    assert list((tmp_path / "cache" / "features").iterdir()) == []
 
 
 def test_without_any_place_it_is_said_how_to_choose_one(temporary, tmp_path, monkeypatch):

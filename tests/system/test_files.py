@@ -1,9 +1,11 @@
 import contextlib
+import csv
 import json
 import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import TypedDict
 
 import keras
 import numpy as np
@@ -13,7 +15,8 @@ from safetensors.numpy import save_file
 
 from headstart.errors import UnwritableError
 from headstart.system import files
-from headstart.system.files import refuse_unwritable, remove_partial, written_whole
+from headstart.system.files import refuse_unwritable, remove_partial, write_csv, written_whole
+from headstart.system.reading import read_csv
 
 
 @contextlib.contextmanager
@@ -125,3 +128,30 @@ def test_what_a_killed_process_left_is_removed(tmp_path):
     assert len(list(path.parent.iterdir())) == 1
     remove_partial(tmp_path)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [kept]
+
+
+class Row(TypedDict):
+    name: str
+    number: float
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n", " =1", '"=1', "'=1", "''=1", "'\"' -x", "\uff1d1",
+        '=HYPERLINK("http://x","y")', "-rf.jpg", b"=caf\xe9".decode("utf-8", "surrogateescape"),
+    ],
+)  # fmt: skip
+def test_a_text_is_no_formula_in_a_spreadsheet_and_comes_back_as_it_was(tmp_path, text):
+    write_csv(tmp_path / "a.csv", ["name", "number"], [[text, -1.5]])
+    assert list(read_csv(tmp_path / "a.csv", Row, ["name", "number"])) == [{"name": text, "number": -1.5}]
+    with (tmp_path / "a.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        assert list(csv.reader(file))[1] == [f"'{text}", "-1.5"]
+
+
+@pytest.mark.parametrize("text", ["", "cat", "'cat'", "'", "''", "a=b", "'a=b", "3-4", '"', "\N{CAT FACE}", "o'=x"])
+def test_any_other_text_stands_as_it_is(tmp_path, text):
+    write_csv(tmp_path / "a.csv", ["name", "number"], [[text, 2.0]])
+    assert list(read_csv(tmp_path / "a.csv", Row, ["name", "number"])) == [{"name": text, "number": 2.0}]
+    with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file))[1] == [text, "2.0"]

@@ -4,7 +4,17 @@ import keras
 import numpy as np
 import pytest
 
-from headstart.system.keras_internals import adam_slots, calls, maker, readers, times_called
+from headstart.system.keras_internals import (
+    adam_slots,
+    calls,
+    give_memory,
+    maker,
+    output_shapes,
+    readers,
+    times_called,
+    traced_shape,
+    without_memory,
+)
 
 
 @pytest.fixture
@@ -62,3 +72,37 @@ def test_the_only_variable_is_the_first():
     optimizer, variable = keras.optimizers.Adam(0.1), keras.Variable(np.ones(2, np.float32))
     optimizer.build([variable])
     assert adam_slots(optimizer, variable).place == 0
+
+
+def test_layers_are_built_without_memory_and_get_it_later():
+    """`uninitialized_variables`, `_value`, `_initializer`, `_deferred_initialize`: else a file costs what it claims."""
+    with without_memory():
+        huge = keras.Sequential([keras.Input((3,)), keras.layers.Dense(10**12)])
+        small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
+    assert huge.weights[0].shape == (3, 10**12)
+    keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])  # it would give memory to all that wait
+    give_memory(small, [np.ones((3, 2)), np.ones(2)])
+    np.testing.assert_array_equal(small.predict(np.ones((1, 3)), verbose=0), [[4, 4]])
+    with without_memory():
+        other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    give_memory(other)
+    np.testing.assert_array_equal(other.predict(np.ones((1, 3)), verbose=0), [[0, 0]])
+
+
+def test_the_outputs_of_all_layers_are_known_of_nested_networks_too(network):
+    """`_run_through_graph`, `_functional`: else a network within a network may have outputs of any size."""
+    inner = keras.Sequential([keras.layers.UpSampling2D(4, name="large"), keras.layers.MaxPooling2D(4)], name="inner")
+    outer = keras.Sequential([network, inner])
+    found = dict(output_shapes(outer, (1, 8, 8, 3)))
+    assert found["first"] == (1, 8, 8, 4)
+    assert found["large"] == (1, 32, 32, 4)
+    assert found["inner"] == (1, 8, 8, 4)
+    assert times_called(network.get_layer("left")) == 1
+
+
+def test_the_backend_says_what_it_cannot_run(network):
+    """`compute_output_spec` of the backend: else a network that cannot run is found out in the middle of a training."""
+    assert traced_shape(network, (2, 8, 8, 3)) == (2, 8, 8, 4)
+    wrong = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Softmax(axis=99)])
+    with pytest.raises(Exception, match="99"):
+        traced_shape(wrong, (1, 8, 8, 3))

@@ -10,6 +10,7 @@ from headstart.inference import engine
 from headstart.model.backbones import load_backbone
 from headstart.model.network import build_network
 from headstart.model.unfreeze import unfreeze
+from headstart.system.entries import read_stored, seal
 from headstart.training.features import FrozenLayers, StoredRows, cut_where_worthwhile, prune
 
 
@@ -86,11 +87,27 @@ def test_one_engine_computes_the_features_of_all_splits(fewest, used, network, d
     assert len(started) == 2 * used
 
 
-def test_a_damaged_cache_file_is_made_again(network, digits, tmp_path):
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_damaged_cache_file_is_made_again(zeros, network, digits, tmp_path, monkeypatch, caplog):
     first = features(network, digits)
     file = next(tmp_path.glob("features/*.npy"))
-    file.write_bytes(file.read_bytes()[:100])
+    content = file.read_bytes()
+    file.write_bytes(content[:1000] + bytes(len(content) - 1000) if zeros else content[:100])
+    monkeypatch.setattr("headstart.system.entries.VERIFIED", set())
     np.testing.assert_array_equal(features(network, digits), first)
+    assert len(caplog.messages) == 1
+    assert file.read_bytes() == content
+
+
+def test_maps_stay_readable_when_the_cache_is_cleared_meanwhile(network, digits, tmp_path):
+    parts, config = network
+    config = replace(config, fine_tune_from="last-stage")
+    cut_where_worthwhile(parts, digits, config)
+    maps = FrozenLayers(parts, digits, config).maps(digits.train[:20], 1, "test images")
+    before = maps[np.arange(20)]
+    for file in tmp_path.glob("features/*.npy"):
+        file.unlink()
+    np.testing.assert_array_equal(maps[np.arange(20)], before)
 
 
 def test_pruning_keeps_what_was_used_last(tmp_path):
@@ -131,10 +148,12 @@ def test_maps_too_big_for_the_cache_are_not_kept(network, digits, monkeypatch, c
     assert "GB of disk" in caplog.text
 
 
-def test_stored_rows_are_read_across_files(tmp_path):
-    whole = np.arange(24, dtype=np.float16).reshape(8, 3)
-    for name, part in (("a.npy", whole[:5]), ("b.npy", whole[5:])):
-        np.save(tmp_path / name, part)
-    stored = StoredRows([tmp_path / "a.npy", tmp_path / "b.npy"])
+def test_stored_rows_are_read_across_arrays(tmp_path):
+    whole, arrays = np.arange(24, dtype=np.float16).reshape(8, 3), []
+    for name, rows in (("a.npy", whole[:5]), ("b.npy", whole[5:])):
+        np.save(tmp_path / name, rows)
+        seal(tmp_path / name, name)
+        arrays.append(read_stored(tmp_path / name, ("float16",), rows.shape))
+    stored = StoredRows(arrays)
     assert len(stored) == 8
     np.testing.assert_array_equal(stored[np.array([7, 0, 5, 4])], whole[[7, 0, 5, 4]])

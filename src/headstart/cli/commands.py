@@ -23,7 +23,7 @@ from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
-from headstart.system.files import refuse_unwritable
+from headstart.system.files import as_cell, refuse_unwritable
 from headstart.system.progress import ConsoleHandler
 from headstart.system.text import count, printable
 
@@ -32,7 +32,7 @@ def train(options: SimpleNamespace) -> None:
     if options.resume:
         hs.Run(options.resume)  # what is no run is refused
         start_keras()
-        return print_result(hs.resume(options.resume))
+        return print_result(hs.resume(options.resume, trust=options.config.trust))
     config = refuse_early(options.config)
     refuse_taken(config, overwrite=options.overwrite)
     start_keras()
@@ -49,7 +49,7 @@ def plan(options: SimpleNamespace) -> None:
 
 
 def evaluate(options: Evaluate) -> None:
-    run = hs.Run(options.run)
+    run = hs.Run(options.run, trust=options.trust)
     if options.data:
         refuse_missing(options.data)
     start_keras()
@@ -60,7 +60,7 @@ def evaluate(options: Evaluate) -> None:
 def predict(options: Predict) -> None:
     if options.batch_size < 1:
         raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
-    run = hs.Run(options.run)
+    run = hs.Run(options.run, trust=options.trust)
     show_log()
     predictions = run.predict(options.images, options.batch_size, mirror=options.mirror)
     print_left_out(predictions)
@@ -68,7 +68,7 @@ def predict(options: Predict) -> None:
 
 
 def explain(options: Explain) -> None:
-    run = hs.Run(options.run)
+    run = hs.Run(options.run, trust=options.trust)
     out = Path(options.out).expanduser() if options.out else run.path / "explanations"
     refuse_unwritable(out)
     start_keras()
@@ -210,9 +210,9 @@ def print_json(predictions: "hs.Predictions") -> None:
 
 def print_csv(predictions: "hs.Predictions") -> None:
     writer = csv.writer(sys.stdout)
-    writer.writerow(["image", "class", *map(printable, predictions.class_names)])
+    writer.writerow(["image", "class", *(as_cell(printable(name)) for name in predictions.class_names)])
     for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True):
-        writer.writerow([printable(name), printable(label), *row.round(6).tolist()])
+        writer.writerow([as_cell(printable(name)), as_cell(printable(label)), *row.round(6).tolist()])
 
 
 def print_left_out(predictions: "hs.Predictions") -> None:

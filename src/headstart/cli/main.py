@@ -5,21 +5,32 @@ refusals come at once.
 """
 
 import contextlib
+import errno
 import importlib
 import importlib.metadata
+import os
 import signal
 import sys
+from typing import Any
 
 from headstart.cli.options import SHELLS, parse, summary
 from headstart.errors import HeadstartError, UnwritableError
 from headstart.system.files import is_disk_full
 from headstart.system.text import printable
 
+# Ctrl-C; how a batch system ends jobs; a terminal that is closed, or a connection to it that breaks off.
+STOPS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# What reading and writing open files raise when their disk has gone.
+LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.EROFS, getattr(errno, "ESTALE", None), getattr(errno, "ENOTCONN", None))
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line; the exit status is 2 for what the user can mend, 130 after Ctrl-C or `kill`."""
+    """Run the command line; the exit status is 2 for what the user can mend, 130 after Ctrl-C, `kill` or a closed terminal."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system ends jobs so: they should say how to go on
+    for number in STOPS:
+        # What is ignored stays so: SIGHUP under nohup, Ctrl-C in the background of a shell script.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError):  # some that take their place cannot be told
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -36,9 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         if is_disk_full(error):
             fail(f"the disk is full ({error}); make room{way_on(error)}")
-        if not error.filename:
+        if not error.filename and error.errno not in LOST:
             raise
-        fail(f"{error.filename}: {error.strerror}{way_on(error)}")
+        fail(f"{error.filename or 'a disk'}: {error.strerror}{way_on(error)}")
     except RuntimeError as error:
         if "home directory" not in str(error):  # of `expanduser`
             raise
@@ -61,6 +72,20 @@ def run(arguments: list[str]) -> None:
         raise HeadstartError(f"headstart begins with a command, not with {first} (headstart --help lists them)")
     name, options = parse(arguments)
     getattr(importlib.import_module("headstart.cli.commands"), name)(options)
+
+
+def stop(*_: Any) -> None:
+    """End the command with an exception. If that is asked for once more, meanwhile, end the process at once."""
+    for number in STOPS:
+        if signal.getsignal(number) == stop:
+            signal.signal(number, stop_at_once)
+    raise KeyboardInterrupt
+
+
+def stop_at_once(*_: Any) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"headstart: interrupted again\n")
+    os._exit(130)
 
 
 def way_on(error: BaseException) -> str:

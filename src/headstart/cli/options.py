@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Annotated, Any, Literal, Union
 
 import tyro
-from tyro.conf import Positional, arg, subcommand
+from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from headstart.config import GROUPS, RUN, Config, option_name, range_text, read_toml, replace, suggestion
 from headstart.errors import HeadstartError
@@ -42,6 +42,7 @@ you type; switch it on with  eval "$(headstart --completion bash)"
 """
 SHELLS = ("bash", "zsh", "fish")
 
+TRUST = "load layers of the model that may run code, if you trust whoever made it"
 MIRROR = "average over each image and its mirror image: more accurate, for twice the work"
 RunArgument = Annotated[Positional[str], arg(metavar="RUN", help="folder of a finished run")]
 
@@ -62,7 +63,8 @@ class Evaluate:
     data: Annotated[
         str, described("other data with the same classes; all of their images, if they have no test split", "DATA")
     ] = ""
-    mirror: Annotated[bool, described(MIRROR)] = False
+    mirror: Annotated[bool, described(MIRROR), FlagCreatePairsOff] = False
+    trust: Annotated[bool, described(TRUST), FlagCreatePairsOff] = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,8 @@ class Predict:
         Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: the probabilities of all")
     ] = "table"
     batch_size: Annotated[int, arg(help="images at a time; 1 or more")] = 64
-    mirror: Annotated[bool, described(MIRROR)] = False
+    mirror: Annotated[bool, described(MIRROR), FlagCreatePairsOff] = False
+    trust: Annotated[bool, described(TRUST), FlagCreatePairsOff] = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class Explain:
     run: RunArgument
     images: ImagesArgument
     out: Annotated[str, described("folder for the PNG files (default: explanations in the run's folder)", "FOLDER")] = ""
+    trust: Annotated[bool, described(TRUST), FlagCreatePairsOff] = False
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ PLAIN_GROUPS = (RUN,)
 # What determines splits and features: with the same values, a training finds the features of an audit in the cache.
 AUDIT_OPTIONS = (
     "layout", "fit", "flip", "validation_fraction", "test_fraction", "limit", "seed",
-    "backbone", "weights", "preprocess", "image_size", "precision",
+    "backbone", "weights", "trust", "preprocess", "image_size", "precision",
 )  # fmt: skip
 DATA_HELP = {one.name: one.metadata["help"] for one in dataclasses.fields(Config)}["data"]
 
@@ -307,8 +311,8 @@ def configured(
 
 
 def refuse_beside_resume(arguments: list[str], source: str) -> None:
-    """Refuse whatever is given beside `--resume`, since the run has all of its options."""
-    given = [word for word in arguments if word.startswith("--") and not word.startswith("--resume")]
+    """Refuse whatever is given beside `--resume` but `--trust`, since the run has all of its options."""
+    given = [word for word in arguments if word.startswith("--") and not word.startswith("--resume") and word != "--trust"]
     if given or source:
         raise HeadstartError(f"--resume takes all options from the run: leave out {[*given, source][0]}")
 

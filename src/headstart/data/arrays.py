@@ -1,11 +1,13 @@
 """Images and labels given as arrays, in every usual shape."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from headstart.config import LARGEST_IMAGE
 from headstart.data.decode import to_rgb
 from headstart.data.source import SPLIT_NAMES, TRAIN, Source
 from headstart.errors import HeadstartError
@@ -67,6 +69,11 @@ def source_of_arrays(given: Sequence[tuple[Any, Any]], class_names: Sequence[str
             raise HeadstartError(f"all images must have one size: training has {images[0].shape[1:3]}, {name} {found.shape[1:3]}")
         if labels and (classes.dtype.kind in "iu") != (labels[0].dtype.kind in "iu"):
             raise HeadstartError(f"labels of training and {name} are integers in one split and names in the other: give one kind")
+        if max(found.shape[1:3]) > LARGEST_IMAGE:
+            raise HeadstartError(
+                f"images of {found.shape[1]} x {found.shape[2]} are larger than any network here takes: resize them to at most "
+                f"{LARGEST_IMAGE} a side"
+            )
         images.append(found)
         labels.append(classes)
         splits.append(np.full(len(found), split, np.int8))
@@ -98,6 +105,8 @@ def labels_of_array(array: np.ndarray, split: str) -> np.ndarray:
 
 def numbered(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:
     """Return the class names, and the labels as int32 indices into these."""
+    if class_names and (twice := [name for name, number in Counter(class_names).items() if number > 1]):
+        raise HeadstartError(f"two classes have the name {twice[0]!r}: give each its own")
     if labels.dtype.kind in "iu":
         names = tuple(class_names or map(str, range(int(labels.max(initial=0)) + 1)))
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):

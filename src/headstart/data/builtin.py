@@ -1,20 +1,18 @@
 """The data sets that have a name: CIFAR-10 and CIFAR-100, which Keras downloads, and the digits of scikit-learn."""
 
 import dataclasses
-import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from sklearn.datasets import load_digits
 
-from headstart.data.cifar import unpickle
-from headstart.data.source import TEST, TRAIN, Source
+from headstart.data.cifar import read_cifar
+from headstart.data.source import TRAIN, Source
+from headstart.errors import HeadstartError
 from headstart.system.backend import load_keras
 from headstart.system.download import explained_download
-
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 def digits() -> Source:
@@ -30,39 +28,43 @@ def digits() -> Source:
     )
 
 
-def cifar10() -> Source:
-    """CIFAR-10 (Krizhevsky, 2009), downloaded and hash-checked by Keras at the first use."""
-    return downloaded("cifar10", load_keras().datasets.cifar10.load_data, CIFAR10_CLASSES)
+class Archive(NamedTuple):
+    """Where the authors of a data set distribute it, and the archive's SHA-256."""
+
+    address: str
+    sha256: str
 
 
-def cifar100() -> Source:
-    """CIFAR-100 (Krizhevsky, 2009) with its fine labels, downloaded and hash-checked by Keras."""
-    source = downloaded("cifar100", load_keras().datasets.cifar100.load_data, tuple(str(i) for i in range(100)))
-    # Keras gives no class names, but keeps the file of the distribution that has them.
-    datasets = Path(os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")) / "datasets"
-    meta = next(datasets.glob("cifar-100-python*/**/meta"), None)
-    if meta is None:
-        return source
-    names = tuple(name.decode() for name in unpickle(meta, meta.read_bytes())[b"fine_label_names"])
-    return dataclasses.replace(source, class_names=names)
+# As Keras names them.
+ARCHIVES = {
+    "cifar10": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
+    ),
+    "cifar100": Archive(
+        "https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7",
+    ),
+}
+# What Keras itself calls the two archives in its folder: they are not downloaded again.
+NAMES = {"cifar10": "cifar-10-batches-py-target_archive", "cifar100": "cifar-100-python-target_archive"}
 
 
-LOADERS = {"cifar10": cifar10, "cifar100": cifar100, "digits": digits}
+def downloaded(name: str) -> Source:
+    """CIFAR-10 or CIFAR-100 with its fine labels (Krizhevsky, 2009), downloaded once by Keras, which checks the hash.
 
-
-def downloaded(name: str, load: Callable[[], Any], class_names: tuple[str, ...]) -> Source:
-    """Load one of Keras' data sets.
+    The archive is read as it is. Keras' own loaders would trust what lies unpacked beside it, and run what is pickled there.
 
     Raises:
         HeadstartError: it cannot be downloaded; the message says how to go on without a network.
     """
-    archive = f"{name.replace('cifar', 'cifar-')}-python.tar.gz"
-    with explained_download(f"bring {archive} from another machine and give --data {archive}"):
-        (train_images, train_labels), (test_images, test_labels) = load()
-    return Source(
-        images=np.concatenate([train_images, test_images]),
-        labels=np.concatenate([train_labels, test_labels]).ravel().astype(np.int32),
-        class_names=class_names,
-        splits=np.repeat(np.array([TRAIN, TEST], np.int8), [len(train_labels), len(test_labels)]),
-        name=name,
-    )
+    archive, local = ARCHIVES[name], f"{name.replace('cifar', 'cifar-')}-python.tar.gz"
+    with explained_download(f"bring {local} from another machine and give --data {local}"):
+        path = load_keras().utils.get_file(NAMES[name], archive.address, file_hash=archive.sha256)
+    source = read_cifar(Path(path))
+    if source is None:
+        raise HeadstartError(f"{path} holds no CIFAR files: remove it")
+    return dataclasses.replace(source, name=name)
+
+
+LOADERS = {"cifar10": partial(downloaded, "cifar10"), "cifar100": partial(downloaded, "cifar100"), "digits": digits}

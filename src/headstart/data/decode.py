@@ -1,51 +1,24 @@
 """Decode one image file of any kind to RGB at one size, as a person would see it."""
 
-import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-# The formats that occur in image folders. Pillow's other decoders are not used on files of unknown origin: EPS would start
-# Ghostscript. JPEG opens MPO too, which many cameras write and for which Pillow has no opener of its own.
-FORMATS = (
-    "JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "HEIF", "JPEG2000", "JXL", "TGA", "PCX", "SGI", "QOI",
-)  # fmt: skip
-# Pillow loads these when it starts. Loading the others takes as long as classifying a few images.
-COMMON = ("JPEG", "PNG", "GIF", "BMP", "PPM")
-# A file with one of these endings is meant as an image, so it is reported if it cannot be read.
-ENDINGS = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".ppm", ".pgm",
-    ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx", ".jxl", ".tga", ".pcx", ".sgi", ".qoi",
-}  # fmt: skip
-# A camera raw file looks like TIFF, and Pillow would read its thumbnail instead of the image.
-RAW_ENDINGS = {".dng", ".nef", ".cr2", ".cr3", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"}
-# A decoded image takes 3 bytes per pixel, so this is 300 MB: enough for any camera.
-MOST_PIXELS = 100_000_000
-# JPEG is decoded at a half, a quarter or an eighth of its size if that suffices, so it may be larger.
-MOST_PIXELS_OF_JPEG = 250_000_000
-Image.MAX_IMAGE_PIXELS = MOST_PIXELS_OF_JPEG // 2  # Pillow refuses more than twice this; MOST_PIXELS is checked here
+from headstart.data.opening import RAW_ENDINGS, UnreadableImage, opened, reason
 
 # Photographs have aspect ratios of up to 3 : 2. A crop to a central square then cuts only margins.
 LONGEST_PHOTOGRAPH, LONGEST_OF_MOST = 1.51, 2.0
 # Images whose shapes differ by at most this factor look alike when they are squashed to one square.
 ALIKE_SHAPES = 1.5
-# How files begin that often lie where an image should be.
-INSTEAD = {
-    b"version https://git-lfs": "it is a pointer of Git LFS: fetch the images with git lfs pull",
-    b"<!doctype": "it is a web page, saved under an image's name", b"<html": "it is a web page, saved under an image's name",
-}  # fmt: skip
 # The colour of padding is ImageNet's mean, which most networks see as zero.
 PADDING = (124, 116, 104)
-
-
-class UnreadableImage(Exception):
-    """A file is no image, is damaged, or is too large; the message says why."""
+# What is converted at a time. Converted in float64, it takes 8 bytes a pixel, three times.
+PIXELS_OF_STRIP = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -76,37 +49,6 @@ class Decoded(NamedTuple):
     remarks: tuple[str, ...]
 
 
-@cache
-def formats() -> tuple[str, ...]:
-    """Return those of `FORMATS` that Pillow can open on this machine."""
-    with contextlib.suppress(ImportError):  # HEIC, from phones, needs this optional package
-        import pillow_heif
-
-        pillow_heif.register_heif_opener()
-    Image.init()
-    return tuple(name for name in FORMATS if name in Image.OPEN)
-
-
-def open_image(path: Path | BinaryIO) -> Image.Image:
-    """Open an image file of one of `FORMATS`. Only its header is read; no pixel is decoded."""
-    try:
-        return Image.open(path, formats=COMMON)
-    except UnidentifiedImageError:
-        return Image.open(path, formats=formats())
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is an image: by its ending or, if the ending is unknown, by its content."""
-    ending = path.suffix.lower()
-    if ending in ENDINGS or ending in RAW_ENDINGS:
-        return ending in ENDINGS
-    try:
-        with warnings.catch_warnings(action="ignore"), Image.open(path, formats=[name for name in formats() if name != "TGA"]):
-            return True  # without TGA, which has no signature: a text file could be taken for one
-    except Exception:  # Pillow raises exceptions of almost any kind
-        return False
-
-
 def read_image(path: Path, height: int, width: int, decoding: Decoding = Decoding()) -> np.ndarray:
     """Return the image in a file, uint8 (height, width, 3); see `decode`."""
     return decode(path, height, width, decoding).pixels
@@ -127,41 +69,21 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -
         with warnings.catch_warnings():
             # Pillow warns about oddities in files that it can read.
             warnings.simplefilter("ignore")
-            with open_image(path) as image:
+            with opened(path) as one:
+                image = one.image
                 size, remarks = image.size, [*frames_remark(image), *depth_remark(image, decoding)]
-                # A JPEG can be decoded directly at a half, a quarter or an eighth: much faster, and any camera's fits.
-                image.draft("RGB", (2 * width, 2 * height))
-                refuse_huge(image)
-                turned = ImageOps.exif_transpose(image)
-                if turned.size != image.size:
-                    size = size[::-1]
-                return Decoded(fit(turned, height, width, decoding), size, tuple(remarks))
+                with one.ready((2 * width, 2 * height)):
+                    lying = image.size
+                    ImageOps.exif_transpose(image, in_place=True)
+                    if image.size != lying:
+                        size = size[::-1]
+                    return Decoded(fit(image, height, width, decoding), size, tuple(remarks))
     except UnreadableImage:
         raise
     # Pillow's decoders raise exceptions of almost any kind on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:
         why = reason(path, error) if isinstance(path, Path) else "these bytes are no image, or a damaged one"
         raise UnreadableImage(why) from error
-
-
-def reason(path: Path, error: Exception) -> str:
-    """Return why a file cannot be read, in words."""
-    if path.is_symlink() and not path.exists():
-        return f"it is a link to {path.readlink()}, which is missing"
-    if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats():
-        return "HEIC needs a package that is not installed: pip install pillow-heif"
-    for begin, what in INSTEAD.items():
-        if beginning(path).lstrip().lower().startswith(begin):
-            return what
-    return f"{type(error).__name__}: {error}".replace(f" {str(path)!r}", "")
-
-
-def beginning(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return file.read(64)
-    except OSError:
-        return b""
 
 
 def frames_remark(image: Image.Image) -> list[str]:
@@ -194,30 +116,73 @@ def fit(image: Image.Image, height: int, width: int, decoding: Decoding = Decodi
     return np.asarray(ImageOps.fit(image, size, Image.Resampling.BICUBIC))
 
 
-def refuse_huge(image: Image.Image) -> None:
-    """Raise `UnreadableImage` if an image is too large. Nothing is decoded for that."""
-    if image.width * image.height > MOST_PIXELS:
-        raise UnreadableImage(f"{image.width} x {image.height} pixels are more than {MOST_PIXELS:,}")
-
-
 def to_rgb(image: Image.Image, grey_range: tuple[float, float] | None = None) -> Image.Image:
     """Return the image in mode RGB as a person would see it."""
     if is_deep(image):
-        # convert("RGB") would clip instead of scale: a 16-bit image would turn white.
-        values = np.asarray(image, dtype=np.float64)
-        low, high = grey_range or (0.0, own_range(image.mode, values))
-        shades = np.nan_to_num((values - low) / max(high - low, 1e-30) * 255, nan=0.0)
-        image = Image.fromarray(np.uint8(np.clip(shades, 0, 255)))
+        low, high = grey_range or (0.0, own_range(image))
+        return by_strips(image, lambda strip: shades_to_rgb(strip, low, high))
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+        return by_strips(image, on_white)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def own_range(mode: str, values: np.ndarray) -> float:
+def strips(image: Image.Image) -> Iterator[Image.Image]:
+    """Yield an image in pieces, from top to bottom, so that what is made of it takes little memory at a time."""
+    rows = max(1, PIXELS_OF_STRIP // image.width)
+    if rows >= image.height:
+        yield image
+        return
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def by_strips(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return the image, in mode RGB, that a function of single pixels makes of an image."""
+    whole, top = Image.new("RGB", image.size), 0
+    for strip in strips(image):
+        whole.paste(convert(strip), (0, top))
+        top += strip.height
+    return whole
+
+
+def shades_to_rgb(image: Image.Image, low: float, high: float) -> Image.Image:
+    # convert("RGB") would clip instead of scale: a 16-bit image would turn white.
+    values = np.asarray(image, dtype=np.float64)
+    shades = np.nan_to_num((values - low) / max(high - low, 1e-30) * 255, nan=0.0)
+    return Image.fromarray(np.uint8(np.clip(shades, 0, 255))).convert("RGB")
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
+def own_range(image: Image.Image) -> float:
     """Return the value that becomes white in a deep image for which no scale is known."""
-    highest = np.nanmax(values, initial=0.0)
-    return 65535.0 if mode.startswith("I;16") or highest > 255 else 1.0 if highest <= 1 else 255.0
+    if image.mode.startswith("I;16"):
+        return 65535.0
+    highest = max(np.nanmax(np.asarray(strip), initial=0.0) for strip in strips(image))
+    return 65535.0 if highest > 255 else 1.0 if highest <= 1 else 255.0
+
+
+def range_of(image: Image.Image) -> tuple[float, float] | None:
+    """Return the 0.01 % and 99.99 % quantiles of a deep image's values; None if no value is finite."""
+    values, found = np.empty(image.width * image.height, np.asarray(image.crop((0, 0, 1, 1))).dtype), 0
+    for strip in strips(image):
+        part = np.asarray(strip)
+        part = part[np.isfinite(part)]
+        values[found : found + len(part)] = part
+        found += len(part)
+    values = values[:found]
+    places = [(found - 1) * share for share in (1e-4, 1 - 1e-4)]
+    if not found:
+        return None
+    # NumPy's quantiles of all values, in float64, would take seven times the memory: only the neighbours of each are needed.
+    values.partition(sorted({row for place in places for row in (int(place), min(int(place) + 1, found - 1))}))
+    low, high = (
+        float(np.quantile(values[int(place) : int(place) + 2].astype(np.float64), place - int(place))) for place in places
+    )
+    return low, high
 
 
 def choose_fit(sizes: Sequence[tuple[int, int]]) -> str:

@@ -10,17 +10,21 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
-from headstart.data.decode import Decoded, Decoding, UnreadableImage, choose_fit, cut_away, decode, is_deep, open_image
+from headstart.data.decode import Decoded, Decoding, choose_fit, cut_away, decode, is_deep, range_of
 from headstart.data.layout import read_layout
+from headstart.data.opening import UnreadableImage, opened
 from headstart.data.source import Source
 from headstart.errors import HeadstartError
 from headstart.system.cache import cache_folder
-from headstart.system.files import is_disk_full, unwritable, write_json, written_whole
+from headstart.system.entries import read_sealed, read_stored, seal, write_sealed
+from headstart.system.files import is_disk_full, unwritable, written_whole
 from headstart.system.progress import track
+from headstart.system.reading import Checksum, Count, Fraction
 
 logger = logging.getLogger("headstart")
 
@@ -33,6 +37,8 @@ MOST_UNREADABLE, FEW_UNREADABLE, MOST_UNREADABLE_OF_FEW = 0.01, 10, 0.25
 NAMED = 10
 # How many headers are sampled for the shapes of a data set, and how many deep images for its range of values.
 HEADERS, DEEP_IMAGES = 1000, 200
+# The images whose width and height are told.
+SIZES = ("smallest", "median", "largest")
 
 
 def read_folder(
@@ -58,7 +64,7 @@ def read_folder(
         decoding, why = choose_decoding(paths, fit)
         remarks += why
     images, files = decode_all(root, paths, size, decoding)
-    unreadable: dict[str, str] = files["unreadable"]
+    unreadable = files["unreadable"]
     names = [str(path.relative_to(root)) for path in paths]
     readable = [row for row, name in enumerate(names) if name not in unreadable]
     remarks += [f"{number:,} x {what}" for what, number in files["remarks"].items()]
@@ -113,8 +119,8 @@ def spread(paths: list[Path], most: int) -> list[Path]:
 def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
     """Return an image's width and height, and whether it is grey with more than 8 bits; None if it cannot be read."""
     try:
-        with open_image(path) as image:
-            return image.size, is_deep(image)
+        with opened(path) as one:
+            return one.image.size, is_deep(one.image)
     except Exception:  # Pillow raises exceptions of almost any kind; decoding reports them later
         return None
 
@@ -122,15 +128,29 @@ def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
 def read_range(path: Path) -> tuple[float, float] | None:
     """Return the 0.01 % and 99.99 % quantiles of a deep image's values; None if it cannot be read or has no finite value."""
     try:
-        with open_image(path) as image:
-            values = np.asarray(image, np.float64)
+        with opened(path) as one, one.ready(one.image.size):
+            return range_of(one.image)
     except Exception:
         return None
-    values = values[np.isfinite(values)]
-    return (float(np.quantile(values, 1e-4)), float(np.quantile(values, 1 - 1e-4))) if values.size else None
 
 
-def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> tuple[np.ndarray, dict[str, Any]]:
+class Found(TypedDict):
+    """What was found when the images of a folder were decoded, see `decode_into`."""
+
+    unreadable: dict[str, str]
+    sizes: dict[str, Annotated[list[Count], Meta(min_length=2, max_length=2)]]
+    cut: Fraction
+    remarks: dict[str, Count]
+
+
+class Findings(TypedDict):
+    """The cached findings, and the seal of the images that they belong to."""
+
+    found: Found
+    images: Checksum
+
+
+def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> tuple[np.ndarray, Found]:
     """Return the readable images, uint8 (N, size, size, 3), and the findings of `decode_into`."""
     shape = (len(paths), size, size, 3)
     if np.prod(shape, dtype=np.int64) <= MOST_BYTES_IN_MEMORY:
@@ -140,21 +160,34 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
     stats = [(str(path), *fingerprint(path)) for path in paths]
     key = hashlib.sha256(json.dumps([2, size, asdict(decoding), stats]).encode()).hexdigest()[:32]
     file = cache_folder("images") / f"{key}.npy"
-    # The findings are written last: if this file exists, the images are complete.
-    done = file.with_suffix(".json")
-    if not (done.exists() and file.exists()):
-        images = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
-        try:
-            reserve(file)
+    if not (stored := read_decoded(file, shape)):
+        # If there are too many unreadable files, the user will change them, and nothing would use these gigabytes again: the
+        # partial file goes.
+        with written_whole(file) as partial:
+            images = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+            reserve(partial)
             found = decode_into(images, root, paths, decoding)
-        except HeadstartError:
-            # The user will change the files, and then nothing would use these gigabytes again.
-            file.unlink()
-            raise
-        images.flush()
-        write_json(done, found)
-    found = json.loads(done.read_text(encoding="utf-8"))
-    return np.load(file, mmap_mode="r")[: len(paths) - len(found["unreadable"])], found
+            images.flush()
+            del images
+            digest = seal(partial, file.name)
+        write_sealed(file.with_suffix(".json"), {"found": found, "images": digest})
+        if not (stored := read_decoded(file, shape)):
+            raise HeadstartError(f"{file.parent}: what was just written there is gone; is the cache being cleared?")
+    array, found = stored
+    return array[: len(paths) - len(found["unreadable"])], found
+
+
+def read_decoded(file: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, Found] | None:
+    """Return decoded images from the cache, memory-mapped, and their findings; None if they must be decoded."""
+    findings = read_sealed(file.with_suffix(".json"), Findings)
+    if not findings or not (stored := read_stored(file, ("uint8",), shape)):
+        return None
+    found = findings["found"]
+    fitting = found["sizes"].keys() == set(SIZES) and len(found["unreadable"]) < shape[0]
+    if not fitting or stored.seal != findings["images"]:
+        logger.warning("%s does not belong to its findings; the images are decoded again", file)
+        return None
+    return stored.mapped(), found
 
 
 def reserve(file: Path) -> None:
@@ -181,7 +214,7 @@ def fingerprint(path: Path) -> tuple[int, int]:
         return 0, 0
 
 
-def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Decoding) -> dict[str, Any]:
+def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Decoding) -> Found:
     """Fill the first rows of `images` with the readable images, in order.
 
     Returns:
@@ -216,10 +249,10 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Dec
                     row += 1
     refuse_unreadable(root, unreadable, len(paths))
     ordered = sorted(sizes, key=lambda one: one[0] * one[1])
-    kinds = {"smallest": 0, "median": len(ordered) // 2, "largest": -1}
+    places = dict(zip(SIZES, (0, len(ordered) // 2, -1), strict=True))
     return {
         "unreadable": unreadable,
-        "sizes": {name: list(ordered[place]) for name, place in kinds.items()},
+        "sizes": {name: list(ordered[place]) for name, place in places.items()},
         "cut": float(np.mean([cut_away(one) for one in sizes])),
         "remarks": dict(remarks),
     }

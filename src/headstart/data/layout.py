@@ -111,7 +111,7 @@ def without_wrapper(folder: Folder, known: Collection[str], found: Layout) -> Fo
         deeper = filled[0]
     if deeper is folder or deeper.images:
         return folder
-    found.remarks.append(f"the classes lie in {deeper.path}")
+    found.remarks.append(f"the classes lie in {deeper.path.relative_to(folder.path)}/")
     outside, folder.folders = folder.all_skipped(), [deeper]
     found.skipped += outside - deeper.all_skipped()
     return deeper

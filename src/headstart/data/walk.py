@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from headstart.data.decode import RAW_ENDINGS, is_image
+from headstart.data.opening import RAW_ENDINGS, is_image
 from headstart.errors import HeadstartError
 
 # Files and folders that systems and programs leave among a user's own. Hidden ones, with a dot in front, are skipped too.
@@ -17,6 +18,8 @@ SYSTEM = {
 # These are skipped only inside a class: a class itself may have such a name.
 THUMBNAILS = {"thumbnails", "thumbs", "_thumbs"}
 RUN = "run or audit of Headstart"
+# Links among folders can be followed in more ways than there is time for, and deep folders take Python's stack.
+DEEPEST, MOST_VISITS = 64, 16
 # Files that, beside config.toml, mark a folder as a run.
 RUN_FILES = ("manifest.json", "split.csv", "log.txt", "checkpoint", "seeds.json")
 
@@ -56,40 +59,69 @@ class Folder:
         return [folder for folder in self.folders if folder.path.name.lower() not in THUMBNAILS]
 
 
-def walk(root: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Folder:
+def walk(root: Path) -> Folder:
     """Return a folder with everything below it. Links are followed unless they lead back to a folder above.
 
-    Args:
-        above: device and inode of each folder above.
-
     Raises:
-        HeadstartError: a folder cannot be read.
+        HeadstartError: a folder cannot be read, lies too deep, or is reached by too many links.
     """
     try:
-        with os.scandir(root) as listing:
-            entries, status = sorted(listing, key=lambda entry: entry.name), root.stat()
+        above = frozenset(map(identity, root.resolve().parents))
+        return walk_below(root, above, Counter(), 0)
     except OSError as error:
-        raise HeadstartError(f"{root} cannot be read: {error.strerror}") from None
-    here, found = above | {(status.st_dev, status.st_ino)}, Folder(root)
+        raise HeadstartError(f"{error.filename or root} cannot be read: {error.strerror}") from None
+    except RuntimeError:  # of `resolve`
+        raise HeadstartError(f"{root} cannot be read: it is a link to itself") from None
+
+
+def identity(folder: Path) -> tuple[int, int]:
+    """Return a folder's device and inode: the same for every path that leads to it."""
+    status = folder.stat()
+    return status.st_dev, status.st_ino
+
+
+def walk_below(root: Path, above: frozenset[tuple[int, int]], visits: Counter[tuple[int, int]], depth: int) -> Folder:
+    """Return a folder with everything below it.
+
+    Args:
+        above: the identities of the folders above.
+        visits: how often each folder was reached so far.
+    """
+    if depth > DEEPEST:
+        raise HeadstartError(f"{root} cannot be read: it lies more than {DEEPEST} folders deep")
+    own = identity(root)
+    visits[own] += 1
+    if visits[own] > MOST_VISITS:
+        raise HeadstartError(f"{root} cannot be read: links lead to this folder in more than {MOST_VISITS} ways")
+    with os.scandir(root) as listing:
+        entries = sorted(listing, key=lambda entry: entry.name)
+    here, found = above | {own}, Folder(root)
     for entry in entries:
         path, name = root / entry.name, entry.name.lower()
         if name.startswith(".") or name in SYSTEM:
-            found.skipped["hidden or system folder" if entry.is_dir() else "hidden or system file"] += 1
-        elif entry.is_dir():
-            status = path.stat()
-            if (status.st_dev, status.st_ino) in here:
+            found.skipped["hidden or system folder" if leads_to(entry.is_dir) else "hidden or system file"] += 1
+        elif leads_to(entry.is_dir):
+            if identity(path) in here:
                 found.skipped["link to a folder above"] += 1
             elif is_ours(path):
                 found.skipped[RUN] += 1
             else:
-                found.folders.append(walk(path, here))
-        elif not entry.is_file() and not entry.is_symlink():
+                found.folders.append(walk_below(path, here, visits, depth + 1))
+        elif not leads_to(entry.is_file) and not entry.is_symlink():
             found.skipped["device, pipe or socket"] += 1
         elif is_image(path):
             found.images.append(path)
         else:
             found.skipped[kind(path)] += 1
     return found
+
+
+def leads_to(question: Callable[[], bool]) -> bool:
+    """Whether an entry leads to a folder or file: `entry.is_dir` or `entry.is_file`. A link to itself leads to nothing."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def kind(path: Path) -> str:

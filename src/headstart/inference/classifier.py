@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from headstart import inference
+from headstart import inference, model
 from headstart.data.decode import Decoding
-from headstart.errors import HeadstartError
+from headstart.errors import DamagedError, HeadstartError
 from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
 from headstart.inference.logits import network_logits
-from headstart.inference.openvino import FEWEST_IMAGES, compiled_file, overlapped
+from headstart.inference.openvino import FEWEST_IMAGES, compiled_file, overlapped, shapes
 from headstart.inference.predictions import Predictions
 from headstart.metrics.calibration import probabilities
 from headstart.record.manifest import read_manifest, verify
@@ -20,12 +20,16 @@ from headstart.record.split import decoding_of
 from headstart.system.backend import has_gpu, load_keras
 from headstart.system.progress import track
 
+# The model of runs of format 1.
+OLD_FILE = "model.keras"
+
 
 class Classifier:
     """A model that a run has saved. Keras is not started if OpenVINO computes.
 
     Args:
         path: the folder of the model.
+        trust: load layers that may run code, see `headstart.Config`.
 
     Raises:
         HeadstartError: the folder holds no finished model, its manifest is damaged, or a newer version of Headstart wrote it.
@@ -36,8 +40,8 @@ class Classifier:
         model: the Keras model, its checksum verified; uint8 images (B, H, W, 3) to logits (B, classes).
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.manifest = path, read_manifest(path)
+    def __init__(self, path: Path, *, trust: bool = False) -> None:
+        self.path, self.trust, self.manifest = path, trust, read_manifest(path)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -61,23 +65,40 @@ class Classifier:
 
     @cached_property
     def model(self) -> Any:
-        file, keras = self.path / "model.keras", load_keras()
-        verify(self.path, self.manifest, file.name)
+        keras = load_keras()
         try:
-            return keras.models.load_model(file, compile=False, safe_mode=True)
-        except Exception as error:  # Keras raises many kinds of exception for what it does not know
+            if self.manifest["format"] == 1:
+                verify(self.path, self.manifest, OLD_FILE)
+                network = model.saved.load_keras_file(self.path / OLD_FILE, trust=self.trust)
+            else:
+                verify(self.path, self.manifest, model.saved.GRAPH, model.saved.WEIGHTS)
+                network = model.saved.load_network(self.path, trust=self.trust)
+        except DamagedError:
+            raise
+        except HeadstartError as error:
             wanted = self.manifest.get("versions", {}).get("keras", keras.version())
-            why = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            how = f"; Keras {wanted} saved it: pip install keras=={wanted}" if wanted != keras.version() else ""
-            raise HeadstartError(f"{file} cannot be loaded by Keras {keras.version()} ({why[0]}){how}") from error
+            how = f"\nKeras {wanted} saved it: pip install keras=={wanted}" if wanted != keras.version() else ""
+            raise HeadstartError(f"{error}{how}") from None
+        self.refuse_misfit(network.input_shape, network.output_shape)
+        return network
 
     @cached_property
     def compiled(self) -> Any:
         """The same model compiled by OpenVINO; None if OpenVINO is not installed or fails, or the run saved no files for it."""
         if "model.xml" not in self.manifest["sha256"]:
             return None
-        verify(self.path, self.manifest, "model.xml", "model.bin")
-        return compiled_file(self.path / "model.xml", self.manifest["precision"])
+        compiled = compiled_file(self.path / "model.xml", self.manifest["precision"], self.manifest["sha256"])
+        if compiled is not None:
+            self.refuse_misfit(*shapes(compiled))
+        return compiled
+
+    def refuse_misfit(self, input_shape: tuple[int | None, ...], output_shape: tuple[int | None, ...]) -> None:
+        """Refuse a network that takes other images than the manifest says, or has another number of outputs."""
+        if input_shape[1:] != self.image_shape or output_shape[1:] != (len(self.class_names),):
+            raise DamagedError(
+                f"{self.path / 'manifest.json'} does not fit the network, which gives {output_shape[1:]} for images of "
+                f"{input_shape[1:]}: bring the original back, or train again"
+            )
 
     def outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
         """Yield the logits, float32 (B, classes), of each batch of images.
@@ -118,7 +139,14 @@ class Classifier:
         # The engine takes the next batch while it computes the last one, so decoding and computing overlap.
         logits = list(network_logits(self.outputs, filter(len, decoded), len(named), mirror))
         refuse_only_unreadable(inputs)
-        of_classes = probabilities(np.concatenate(logits), self.temperature).astype(np.float32)
+        refuse_infinite(of_images := np.concatenate(logits), self.path)
+        of_classes = probabilities(of_images, self.temperature).astype(np.float32)
         return Predictions(
             inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
         )
+
+
+def refuse_infinite(logits: np.ndarray, path: Path) -> None:
+    """Refuse logits that are no numbers: whatever is made of them would be no answer."""
+    if not np.isfinite(logits).all():
+        raise HeadstartError(f"the model of {path} gives no finite numbers: its training has failed, or its files are damaged")

@@ -12,7 +12,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from headstart.data.arrays import images_of_array
-from headstart.data.decode import Decoding, UnreadableImage, decode, fit
+from headstart.data.decode import Decoding, decode, fit
+from headstart.data.opening import UnreadableImage
 from headstart.data.walk import skipped_words, walk
 from headstart.errors import HeadstartError
 from headstart.system.text import count
@@ -59,6 +60,8 @@ def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.
             yield from folder.all_images()
         elif path.is_file():
             yield path
+        elif path.exists():
+            raise HeadstartError(f"{path} is a device, pipe or socket, and no image")
         else:
             raise HeadstartError(f"there is no file or folder {path}")
     elif isinstance(images, (bytes, bytearray, memoryview)):

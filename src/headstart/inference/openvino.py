@@ -1,18 +1,37 @@
 """OpenVINO, the fastest engine on CPUs, for networks in its own file format. Keras is not needed."""
 
+import hashlib
+import io
 import logging
+import math
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from headstart.errors import DamagedError
+from headstart.system.files import open_regular, read_bytes
+
 logger = logging.getLogger("headstart")
 
 # For fewer images, Keras is done before OpenVINO has converted and compiled a network.
 FEWEST_IMAGES = 2000
+# The size of a graph, in bytes, and of an operation's output for one image, in values: 512 MB.
+MOST_GRAPH, MOST_VALUES = 64 << 20, 1 << 27
+# The operations that OpenVINO makes of plain Keras layers. Others could loop without end, or load code.
+PLAIN = {
+    "Abs", "Add", "AvgPool", "BatchNormInference", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution",
+    "ConvolutionBackpropData", "Divide", "Elu", "Equal", "Erf", "Exp", "Floor", "FloorMod", "Gather", "Gelu", "Greater",
+    "GreaterEqual", "GroupConvolution", "GroupNormalization", "HSigmoid", "HSwish", "HardSigmoid", "Interpolate", "Less",
+    "LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "MVN", "MatMul", "MaxPool", "Maximum", "Minimum", "Multiply",
+    "Negative", "NormalizeL2", "NotEqual", "PRelu", "Pad", "Parameter", "Power", "Range", "ReLU", "Relu", "ReduceMax",
+    "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Result", "Select", "ShapeOf", "Sigmoid", "Slice",
+    "SoftPlus", "Softmax", "Split", "Sqrt", "SquaredDifference", "Squeeze", "StridedSlice", "Subtract", "Swish", "Tanh", "Tile",
+    "Transpose", "Unsqueeze", "VariadicSplit",
+}  # fmt: skip
 
 
 def import_openvino() -> Any:
@@ -28,25 +47,76 @@ def import_openvino() -> Any:
     return openvino
 
 
-def compile_file(file: Path, precision: str) -> Any:
+def compile_file(file: Path, precision: str, checksums: Mapping[str, str] | None = None) -> Any:
     """Return the network in OpenVINO's files, compiled for this CPU.
 
     Args:
         file: the `.xml` file; the `.bin` file lies beside it.
         precision: what it computes in, `float32` or `bfloat16`.
+        checksums: the SHA-256 that the files must have, by their names; None for files that were written just now.
+
+    Raises:
+        DamagedError: a file is missing or has another checksum, or the network is not one that we write.
     """
+    openvino, weights = import_openvino(), file.with_suffix(".bin")
+    try:
+        # What is hashed is what is read: the files could be exchanged in between.
+        graph, arrays = read_bytes(file, MOST_GRAPH), mapped(weights)
+    except OSError as error:
+        raise DamagedError(f"{error.filename} is missing or cannot be read: {error.strerror}") from None
+    for path, content in ((file, memoryview(graph)), (weights, arrays.data)):
+        if checksums is not None and hashlib.sha256(content).hexdigest() != checksums.get(path.name):
+            raise DamagedError(f"{path} is not the file that its manifest describes: train again, or bring the original back")
+    if b"<!" in graph:
+        raise DamagedError(f"{file} is damaged: it defines entities of its own")
+    network = openvino.Core().read_model(graph, openvino.Tensor(arrays, shared_memory=True))
+    for operation in network.get_ordered_ops():
+        refuse_unusual(operation, file)
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
-    return import_openvino().Core().compile_model(file, "CPU", options)
+    compiled = openvino.Core().compile_model(network, "CPU", options)
+    compiled.weights = arrays  # OpenVINO reads them where they lie, so they must live as long as it does
+    return compiled
 
 
-def compiled_file(file: Path, precision: str) -> Any:
-    """Return the network as `compile_file` does, or log why OpenVINO cannot run it and return None."""
+def mapped(file: Path) -> np.ndarray:
+    """Return the bytes of a file, uint8 (N,), which are read from disk when they are needed."""
+    with open_regular(file) as stream:
+        # Copy-on-write, since OpenVINO takes no array that cannot be written; it writes nothing.
+        return np.memmap(stream, np.uint8, "c") if stream.seek(0, io.SEEK_END) else np.zeros(1, np.uint8)
+
+
+def refuse_unusual(operation: Any, file: Path) -> None:
+    """Refuse an operation that our networks do not have, or whose output for one image would not fit the memory."""
+    kind = operation.get_type_name()
+    if kind not in PLAIN:
+        raise DamagedError(f"{file} has an operation {kind}, which no network of ours has")
+    for output in operation.outputs():
+        lengths = [1 if length.is_dynamic else length.get_length() for length in output.get_partial_shape()]
+        if math.prod(lengths) > MOST_VALUES:
+            raise DamagedError(f"{file}: the output of {operation.get_friendly_name()} is too large: {lengths}")
+
+
+def compiled_file(file: Path, precision: str, checksums: Mapping[str, str]) -> Any:
+    """Return the network as `compile_file` does, or log why OpenVINO cannot run it and return None.
+
+    Raises:
+        DamagedError: as for `compile_file`.
+    """
     try:
-        return compile_file(file, precision)
+        return compile_file(file, precision, checksums)
+    except DamagedError:
+        raise
     except Exception as error:  # not installed, an unknown processor, ...
         logger.info("OpenVINO cannot run the model in %s (%s): Keras computes it", file.parent, reason(error))
         return None
+
+
+def shapes(compiled: Any) -> tuple[tuple[int | None, ...], tuple[int | None, ...]]:
+    """Return the shapes of a compiled network's input and first output; a length that is open is None."""
+    ports = (compiled.inputs[0].get_partial_shape(), compiled.outputs[0].get_partial_shape())
+    found = [tuple(None if length.is_dynamic else length.get_length() for length in shape) for shape in ports]
+    return found[0], found[1]
 
 
 def overlapped(compiled: Any, batches: Iterable[np.ndarray], outputs: int) -> Iterator[list[np.ndarray]]:

@@ -5,17 +5,19 @@ from pathlib import Path
 
 from headstart.data.dataset import Dataset
 from headstart.inference.engine import compiled_by_openvino, precision_of
+from headstart.model.saved import save_network
 from headstart.record.manifest import write_manifest
 from headstart.system.backend import keras
 from headstart.system.environment import versions
-from headstart.system.files import written_whole
 
 # So many images of the test split are used to compare OpenVINO's outputs with Keras'.
 IMAGES_TO_COMPARE = 64
 
 
 def save_classifier(folder: Path, model: keras.Model, data: Dataset, temperature: float) -> None:
-    """Write a model for Keras and, if OpenVINO can run it, for OpenVINO. The manifest comes last: it marks a run as finished.
+    """Write a model as plain arrays with the graph of its layers and, if OpenVINO can run it, for OpenVINO.
+
+    The manifest comes last: it marks a run as finished.
 
     Args:
         folder: an existing folder.
@@ -23,9 +25,7 @@ def save_classifier(folder: Path, model: keras.Model, data: Dataset, temperature
         data: what it was trained on. Its classes, image shape and decoding are recorded.
         temperature: the number that logits are divided by before the softmax.
     """
-    files = ["model.keras"]
-    with written_whole(folder / "model.keras") as partial:
-        model.save(partial)
+    files = save_network(folder, model)
     if compiled_by_openvino(model, data.images(data.test[:IMAGES_TO_COMPARE]), folder / "model.xml") is not None:
         files += ["model.xml", "model.bin"]
     write_manifest(folder, files, {

@@ -1,30 +1,38 @@
 """Types of the figures that a run reports, as they are written to `metrics.json`."""
 
-from typing import NotRequired, TypedDict
+from typing import Annotated, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from headstart.system.reading import Count, Fraction, NotNegative, Positive
+
+# A key of `headstart.record.history.STAGES`.
+StageKey = Annotated[str, Meta(pattern="^(frozen|fine_tuned|scratch)$")]
+Interval = Annotated[list[Fraction], Meta(min_length=2, max_length=2)]
 
 
 class ProbabilityFigures(TypedDict):
     """How far probabilities can be trusted: log loss in nats, Brier score (0 to 2), calibration error (0 to 1)."""
 
     loss: float
-    brier: float
-    ece: float
+    brier: NotNegative
+    ece: Fraction
 
 
 class SubsetFigures(TypedDict):
     """Accuracy on some images (0 to 1), its 95 % interval, how many images these are, and how many others were left out."""
 
-    accuracy: NotRequired[float]
-    interval: NotRequired[list[float]]
-    images: int
-    left_out: int
+    accuracy: NotRequired[Fraction]
+    interval: NotRequired[Interval]
+    images: Count
+    left_out: Count
 
 
 class CalibrationFigures(TypedDict):
     """The fitted temperature, and whether the validation images support it: `headstart.metrics.calibration.Calibration`."""
 
-    images: int
-    fitted: float
+    images: Count
+    fitted: Positive
     gain: float
     standard_error: float
     applied: bool
@@ -42,39 +50,39 @@ class Figures(TypedDict):
     says that most images resemble each other, and `without_near_duplicates` has the figures on the other test images.
     """
 
-    accuracy: float
-    interval: list[float]
-    top_5: NotRequired[float]
+    accuracy: Fraction
+    interval: Interval
+    top_5: NotRequired[Fraction]
     loss: float
-    brier: float
-    ece: float
-    images: int
-    macro: dict[str, float]
-    per_class: dict[str, dict[str, float]]
-    confusion: list[list[int]]
-    temperature: float
+    brier: NotNegative
+    ece: Fraction
+    images: Count
+    macro: dict[str, Fraction]
+    per_class: dict[str, dict[str, NotNegative]]
+    confusion: list[list[Count]]
+    temperature: Positive
     calibrated: ProbabilityFigures
     calibration: NotRequired[CalibrationFigures]
-    near_duplicates_in_training: NotRequired[int]
+    near_duplicates_in_training: NotRequired[Count]
     images_alike: NotRequired[bool]
     without_near_duplicates: NotRequired[SubsetFigures]
-    left_out: NotRequired[dict[str, int]]
+    left_out: NotRequired[dict[str, Count]]
 
 
 class PairedTest(TypedDict):
     """On how many images only one of two networks is right, and the p value of McNemar's exact test."""
 
-    only_frozen_right: int
-    only_fine_tuned_right: int
-    p_value: float
+    only_frozen_right: Count
+    only_fine_tuned_right: Count
+    p_value: Fraction
 
 
 class Metrics(TypedDict):
     """Content of `metrics.json`: figures by stage; seconds and peak memory (MB of 10**6 bytes) by part of the run."""
 
-    test: dict[str, Figures]
+    test: Annotated[dict[StageKey, Figures], Meta(min_length=1)]
     comparison: NotRequired[PairedTest]
-    seconds: dict[str, float]
-    memory_mb: dict[str, float]
-    peak_memory_mb: float
-    parameters: int
+    seconds: dict[str, NotNegative]
+    memory_mb: NotRequired[dict[str, NotNegative]]
+    peak_memory_mb: NotNegative
+    parameters: Count

@@ -7,6 +7,7 @@ from headstart.config import Config
 from headstart.errors import HeadstartError
 from headstart.model import starter
 from headstart.model.registry import BACKBONES, Backbone, preprocess_by_name, refuse_unusable
+from headstart.model.saved import load_keras_file, load_weights_file, try_out
 from headstart.system.backend import keras
 from headstart.system.download import explained_download
 
@@ -27,7 +28,7 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
         entry = BACKBONES[config.backbone]
         preprocess = entry.preprocess if config.preprocess == "auto" else config.preprocess
         return registered(config.backbone, entry, config.weights), preprocess
-    model = backbone_file(Path(config.backbone).expanduser())
+    model = backbone_file(Path(config.backbone).expanduser(), config)
     preprocess = preprocess_by_name(model.name) if config.preprocess == "auto" else config.preprocess
     return keras.models.clone_model(model) if config.from_scratch else model, preprocess
 
@@ -52,20 +53,22 @@ def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
     return model
 
 
-def load_weights_file(model: keras.Model, path: Path) -> None:
-    """Load the user's own weights file into a registered backbone."""
-    try:
-        model.load_weights(path)
-    except Exception as error:  # h5py and Keras raise many kinds of exception for a file that does not fit
-        raise HeadstartError(f"{path} holds no weights for {model.name}: {str(error).splitlines()[0]}") from None
+def backbone_file(path: Path, config: Config) -> keras.Model:
+    """Load a model without top from a `.keras` file.
 
-
-def backbone_file(path: Path) -> keras.Model:
-    """Load a model without top from a `.keras` file, in safe mode."""
-    try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # a damaged zip, an unknown layer, code that safe mode refuses, ...
-        raise HeadstartError(f"{path} is not a Keras model that can be loaded: {str(error).splitlines()[0]}") from None
-    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.output_shape) != 4:
+    Raises:
+        HeadstartError: the file cannot be loaded, or its model does not map RGB images of this size to a feature map.
+    """
+    model, size = load_keras_file(path, trust=config.trust), config.image_size
+    if len(model.inputs) != 1 or len(model.outputs) != 1 or len(model.input_shape) != 4 or len(model.output_shape) != 4:
         raise HeadstartError(f"{path} is no backbone: it must map one image to one feature map (B, h, w, channels)")
+    model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)  # a Sequential has no single input
+    _, *sides, channels = model.input_shape
+    if channels != 3 or "float" not in model.input.dtype:
+        raise HeadstartError(f"{path} takes {model.input.dtype} images of {channels} channels: a backbone must take float RGB")
+    if any(side not in (size, None) for side in sides):
+        raise HeadstartError(f"{path} takes images of {sides[0]} x {sides[1]} px alone, and not of --image-size {size}")
+    try_out(model, (size, size, 3), path)
+    if not model.output_shape[-1]:
+        raise HeadstartError(f"{path} is no backbone: the channels of its feature map have no fixed number")
     return model

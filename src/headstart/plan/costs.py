@@ -11,11 +11,12 @@ import os
 import platform
 import subprocess
 import sys
-import tempfile
 from collections.abc import Collection
 from pathlib import Path
+from typing import Annotated, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from headstart.config import Config
 from headstart.data.dataset import Dataset
@@ -23,13 +24,26 @@ from headstart.errors import HeadstartError
 from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.system.backend import keras
 from headstart.system.cache import cache_folder
+from headstart.system.entries import discard, read_sealed, write_sealed
 from headstart.system.environment import computing, installed, processor, usable_cores
-from headstart.system.files import write_json
+from headstart.system.files import temporary_folder, write_json
+from headstart.system.reading import read_json
 from headstart.training.features import images_in_use
 
 logger = logging.getLogger("headstart")
 
 Costs = dict[str, float]
+
+# In seconds and bytes. Beyond the limit, what is computed from them would no longer be finite.
+Known = dict[Annotated[str, Meta(pattern="^[1-9][0-9]{0,4}$")], dict[str, Annotated[float, Meta(ge=-1e15, le=1e15)]]]
+
+
+class Answer(TypedDict, total=False):
+    """What `headstart.plan.rehearse` answers: the costs by image size, or an error."""
+
+    costs: Known
+    error: str
+
 
 # The options that costs depend on, without the data, the image size and how often each part is done.
 COSTLY = (
@@ -67,15 +81,14 @@ def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: boo
 
 def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, Costs]:
     """Run `headstart.plan.rehearse` on a sample of the training images, in a separate process; return its costs by size."""
-    with tempfile.TemporaryDirectory(dir=cache_folder("plan")) as name:
-        folder = Path(name)
+    with temporary_folder(cache_folder("plan") / "request") as folder:
         rows = np.random.default_rng(0).choice(data.train, min(SAMPLE, len(data.train)), replace=False)
         np.savez(folder / "images.npz", images=data.images(rows), labels=data.labels(rows))
         write_json(folder / "request.json", {
             "config": dataclasses.asdict(config), "sizes": sizes, "images": images_in_use(data),
             "classes": len(data.class_names), "decoded_at_image_size": bool(data.source.files),
         })  # fmt: skip
-        command = [sys.executable, "-m", "headstart.plan.rehearse", name]
+        command = [sys.executable, "-m", "headstart.plan.rehearse", str(folder)]
         # The same backend and the same package as in this process.
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}
@@ -83,13 +96,13 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
         )
         try:
-            answer = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+            answer = read_json(folder / "answer.json", Answer)
         except OSError:
             reason = done.stderr.strip().splitlines()[-1:] or [f"its process ended with status {done.returncode}"]
             raise NotMeasured(f"this machine could not be measured: {reason[0]}") from None
     if "error" in answer:
         raise HeadstartError(answer["error"])
-    return {int(size): costs for size, costs in answer.items()}
+    return {int(size): costs for size, costs in answer["costs"].items()}
 
 
 def costs_at(measured: dict[int, Costs], size: int) -> Costs:
@@ -124,11 +137,27 @@ def costs_file(config: Config, data: Dataset) -> Path:
 
 def load_costs(config: Config, data: Dataset) -> dict[int, Costs]:
     """Return the costs that were measured before, by image size; none if the file is missing or damaged."""
-    try:
-        return {int(size): costs for size, costs in json.loads(costs_file(config, data).read_text(encoding="utf-8")).items()}
-    except (OSError, ValueError):
+    file = costs_file(config, data)
+    known = read_sealed(file, Known) or {}
+    if not all(fitting(config, costs) for costs in known.values()):
+        logger.warning("%s is damaged: it holds other costs than these options have; it is made again", file)
+        discard(file)
         return {}
+    return {int(size): costs for size, costs in known.items()}
+
+
+def fitting(config: Config, costs: Costs) -> bool:
+    """Whether costs are those that `headstart.plan.rehearse.measure` returns for the options, and possible."""
+    names = {"build", "memory"}
+    if config.keeps_features:
+        names |= {"start", "image", "feature_bytes", "disk_image", "audit_start", "audit_image", "audit_pair"}
+    if config.keeps_features or not config.from_scratch:
+        names |= {"head_start", "head_step", "head_score", "head_save"}
+    if config.epochs:
+        names |= {"tune_start", "tune_image", "tune_score", "tune_save", "tune_memory", "memory_image", "largest_batch"}
+    # Memory is on a line through measured points, which may begin below 0.
+    return costs.keys() - {"report"} == names and all(cost >= 0 for name, cost in costs.items() if name != "tune_memory")
 
 
 def save_costs(config: Config, data: Dataset, costs: dict[int, Costs]) -> None:
-    write_json(costs_file(config, data), {str(size): cost for size, cost in sorted(costs.items())})
+    write_sealed(costs_file(config, data), {str(size): cost for size, cost in sorted(costs.items())})

@@ -6,7 +6,6 @@ trace in the seeds and layer names of the training that follows.
 
 import contextlib
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -14,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from PIL import Image
@@ -34,6 +33,7 @@ from headstart.system.backend import has_gpu, is_out_of_memory, keras, resolve_p
 from headstart.system.files import write_json
 from headstart.system.kernels import without_autotuning
 from headstart.system.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
+from headstart.system.reading import Count, read_json
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 from headstart.training.features import EXTRACTION_BATCH
@@ -50,13 +50,24 @@ LONGEST = 10.0
 PAIR_ROWS = 16_384
 
 
+class Request(TypedDict):
+    """What `headstart.plan.costs.measure_apart` asks for."""
+
+    config: dict[str, Any]
+    sizes: list[Count]
+    images: Count
+    classes: Count
+    decoded_at_image_size: bool
+
+
 def main() -> None:
     """Answer the request that lies in the folder named on the command line; see `headstart.plan.costs.measure_apart`."""
     folder = Path(sys.argv[1])
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    request = read_json(folder / "request.json", Request)
     with np.load(folder / "images.npz") as sample:
         images, labels = sample["images"], sample["labels"]
     answer: dict[str, Any] = {}
+    costs: dict[str, dict[str, float]] = {}
     try:
         config = Config(**request["config"])
         known: dict[str, float] = {}
@@ -68,8 +79,9 @@ def main() -> None:
             known = {
                 name: value for name, value in cost.items() if name.startswith(("audit_", "head_")) and config.keeps_features
             }
-            answer[str(size)] = cost
+            costs[str(size)] = cost
             keras.utils.clear_session()
+        answer = {"costs": costs}
     except HeadstartError as error:
         answer = {"error": str(error)}
     write_json(folder / "answer.json", answer)

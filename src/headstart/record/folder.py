@@ -2,8 +2,8 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
+import os
 import shlex
 import shutil
 import sys
@@ -16,12 +16,13 @@ import numpy as np
 
 from headstart.config import Config, read_toml, write_toml
 from headstart.data.dataset import Dataset
-from headstart.errors import HeadstartError, UnwritableError
+from headstart.errors import DamagedError, HeadstartError, UnwritableError
 from headstart.metrics.figures import Metrics
 from headstart.record.history import EpochRow, read_history
+from headstart.record.manifest import read_entries, refuse_changed
 from headstart.record.split import SplitRow, read_split, write_split
-from headstart.record.upgrade import upgraded
-from headstart.system.files import PARTIAL, refuse_unwritable, unwritable, write_json, written_whole
+from headstart.system.files import PARTIAL, lock_if_possible, refuse_unwritable, unwritable, write_json, written_whole
+from headstart.system.reading import read_array
 from headstart.system.text import printable
 
 logger = logging.getLogger("headstart")
@@ -32,6 +33,7 @@ class RunFolder:
 
     Args:
         path: the folder.
+        trust: load layers that may run code, see `Config`.
 
     Raises:
         HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
@@ -44,11 +46,11 @@ class RunFolder:
         split: the rows of `split.csv`: name, class, split and digest of each image; empty in runs of older versions.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, trust: bool = False) -> None:
         self.path = Path(path).expanduser()
         if not (self.path / "config.toml").is_file():
             raise HeadstartError(f"{self.path} is not a run: there is no config.toml in it")
-        self.config = Config(**self._known_options())
+        self.config = Config(**self._known_options(), trust=trust)
 
     @classmethod
     def create(cls, config: Config, data: Dataset, *, overwrite: bool = False) -> "RunFolder":
@@ -63,14 +65,13 @@ class RunFolder:
         path = refuse_taken(config, overwrite=overwrite)
         config = dataclasses.replace(config, out=str(path))
         try:
-            if path.is_dir() and any(path.iterdir()):
-                shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
+            empty(path)
         except OSError as error:
             raise unwritable(path, error) from None
         write_split(path, data)
         write_toml(config, path / "config.toml")  # last: this file makes the folder a run, and a run must have its split
-        return cls(path)
+        return cls(path, trust=config.trust)
 
     def _known_options(self) -> dict[str, Any]:
         options = read_toml(self.path / "config.toml")
@@ -103,10 +104,15 @@ class RunFolder:
     @cached_property
     def metrics(self) -> Metrics:
         metrics: Metrics = self.read_json("metrics.json")
+        for stage, figures in metrics["test"].items():
+            classes, confusion = len(figures["per_class"]), figures["confusion"]
+            if len(confusion) != classes or any(len(row) != classes for row in confusion):
+                raise DamagedError(f"{self.path / 'metrics.json'} is damaged: test.{stage}: per_class does not fit confusion")
         return metrics
 
     @cached_property
     def history(self) -> list[EpochRow]:
+        refuse_changed(self.path, "history.csv")
         return read_history(self.path)
 
     @cached_property
@@ -130,7 +136,11 @@ class RunFolder:
         return self.config
 
     def record_start(self, data: Dataset, environment: dict[str, str]) -> None:
-        """Write the labels of the test and validation split, and the command and versions of this process."""
+        """Write the labels of the test and validation split, and the command and versions of this process.
+
+        The manifest of an earlier end is removed: until the next one, its checksums do not fit.
+        """
+        (self.path / "manifest.json").unlink(missing_ok=True)
         for split, indices in (("test", data.test), ("validation", data.validation)):
             self.save_array(f"labels_{split}", data.labels(indices))
         write_json(self.path / "environment.json", {"command": " ".join(sys.argv)} | environment)
@@ -149,8 +159,19 @@ class RunFolder:
         `test_STAGE` and `validation_STAGE` are a stage's logits, float32 (N, classes). `labels_test` and `labels_validation`
         are the labels, int32 (N,), in the same order.
         """
-        array: np.ndarray = np.load(self.path / f"{name}.npy")
-        return array
+        kind, _, stage = name.partition("_")
+        classes = len(self.read_json("data.json", {}).get("classes", ())) or None  # None: a run of an older version
+        refuse_changed(self.path, f"{name}.npy")
+        file = self.path / f"{name}.npy"
+        if kind == "labels":
+            labels = read_array(file, ("int32",), (None,))
+            if len(labels) and not 0 <= labels.min() <= labels.max() < (classes or 2**31):
+                raise DamagedError(f"{file} is damaged: its labels are not those of {classes} classes")
+            return labels
+        logits = read_array(file, ("float32",), (len(self.array(f"labels_{kind}")), classes))
+        if not np.isfinite(logits).all():
+            raise DamagedError(f"{file} holds numbers that are not finite: stage {stage} has failed; lower its learning rate")
+        return logits
 
     def test_logits(self, stage: str) -> np.ndarray:
         """Return the logits of a stage on the test split, float32 (N, classes)."""
@@ -175,22 +196,8 @@ class RunFolder:
                 handler.close()
 
     def read_json(self, name: str, default: Any = None) -> Any:
-        """Return the content of one of the run's JSON files; names of older versions become those of this one.
-
-        Args:
-            default: what a missing file stands for; without one, it is an error.
-
-        Raises:
-            HeadstartError: the file is missing or damaged.
-        """
-        try:
-            return upgraded(json.loads((self.path / name).read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            if default is not None:
-                return default
-            raise HeadstartError(f"{self.path} is not a finished run: there is no {name} in it") from None
-        except ValueError as error:
-            raise HeadstartError(f"{self.path / name} is damaged: {error}") from None
+        """Return the content of one of the run's JSON files, see `headstart.record.manifest.read_entries`."""
+        return read_entries(self.path, name, default)
 
 
 class LogFile(logging.FileHandler):
@@ -222,6 +229,41 @@ def refuse_taken(config: Config, *, overwrite: bool) -> Path:
                 f"{path} holds a run already: go on with --resume {path}, replace it with --overwrite, or choose another --out"
             )
     return path
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep all other processes from training in a run's folder, which is made if it is missing.
+
+    Where the disk cannot lock folders, as some network disks, nothing is kept from anybody.
+
+    Raises:
+        HeadstartError: the folder is locked already, or it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        held = lock_if_possible(path)
+    except BlockingIOError:
+        raise HeadstartError(f"{path} is being trained by another process: wait for it, or choose another --out") from None
+    except OSError as error:
+        raise unwritable(path, error) from None
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def empty(path: Path) -> None:
+    """Remove what is in a folder, `config.toml` last: as long as it is there, what is left counts as a run.
+
+    The folder itself stays, and so does its lock.
+    """
+    for entry in sorted(path.iterdir(), key=lambda entry: entry.name == "config.toml"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def only_a_split(path: Path) -> bool:

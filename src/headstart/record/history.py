@@ -1,11 +1,12 @@
 """The stages of a run, as its files and pages name them, and its history of epochs."""
 
-import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
+from headstart.metrics.figures import StageKey
 from headstart.system.files import write_csv
+from headstart.system.reading import Count, Fraction, NotNegative, read_csv
 
 
 class Stage(NamedTuple):
@@ -36,15 +37,18 @@ TIMES = ("preparation", "features", "audit", FROZEN.seconds, FINE_TUNED.seconds,
 
 
 class EpochRow(TypedDict, total=False):
-    """A row of `history.csv`. Epochs count from 1; accuracies lie in 0..1; figures with `val_` are of the validation split."""
+    """A row of `history.csv`. Epochs count from 1; accuracies lie in 0..1; figures with `val_` are of the validation split.
 
-    stage: str
-    epoch: int
-    accuracy: float
+    A loss is NaN or infinite where training has diverged.
+    """
+
+    stage: StageKey
+    epoch: Count
+    accuracy: Fraction
     loss: float
-    val_accuracy: float
+    val_accuracy: Fraction
     val_loss: float
-    learning_rate: float
+    learning_rate: NotNegative
 
 
 def shown(key: str) -> str:
@@ -59,8 +63,9 @@ def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
 
 
 def read_history(folder: Path) -> list[EpochRow]:
-    """Return the rows of `history.csv`."""
-    with (folder / "history.csv").open(encoding="utf-8", newline="") as file:
-        kinds: dict[str, Any] = EpochRow.__annotations__
-        rows: list[Any] = [{key: kinds[key](value) for key, value in row.items()} for row in csv.DictReader(file)]
-        return rows
+    """Return the rows of `history.csv`.
+
+    Raises:
+        DamagedError: the file is not such a table.
+    """
+    return list(read_csv(folder / "history.csv", EpochRow, EpochRow.__annotations__))

@@ -1,12 +1,11 @@
 """A run records the split of each image, so that every later command uses this split or says what has changed."""
 
-import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
+from msgspec import Meta
 
 from headstart.config import Config
 from headstart.data.dataset import Dataset
@@ -14,15 +13,18 @@ from headstart.data.decode import Decoding
 from headstart.data.load import configured_data, read_source
 from headstart.data.source import SPLIT_NAMES, Source
 from headstart.errors import HeadstartError
-from headstart.record.upgrade import upgraded
+from headstart.record.manifest import read_entries, refuse_changed
 from headstart.system.files import write_csv, write_json
+from headstart.system.reading import read_csv
 from headstart.system.text import count
 
 # For an image in no split: left out by `--drop-duplicates`; or by `--limit`, or since it equals another image.
 NEAR_DUPLICATE, UNUSED = "near-duplicate", "unused"
 
 
-SplitRow = TypedDict("SplitRow", {"image": str, "class": str, "split": str, "digest": str})
+Split = Literal["training", "validation", "test", "near-duplicate", "unused"]
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+SplitRow = TypedDict("SplitRow", {"image": str, "class": str, "split": Split, "digest": Digest})
 COLUMNS = tuple(SplitRow.__annotations__)
 
 
@@ -49,18 +51,14 @@ def read_split(folder: Path) -> list[SplitRow]:
     Raises:
         HeadstartError: the file is damaged.
     """
+    refuse_changed(folder, "split.csv")
     try:
-        with (folder / "split.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file)
-            rows: list[Any] = list(reader)
+        return list(read_csv(folder / "split.csv", SplitRow, COLUMNS))
     except FileNotFoundError:
         return []
-    if tuple(reader.fieldnames or ()) != COLUMNS or not all(row["digest"] for row in rows):
-        raise HeadstartError(f"{folder / 'split.csv'} is damaged: bring the original back, or train again")
-    return rows
 
 
-def decoding_of(entry: dict[str, Any]) -> Decoding:
+def decoding_of(entry: Mapping[str, Any]) -> Decoding:
     """Return the decoding under `decoding` in the content of a JSON file; by default, images are cropped."""
     known = entry.get("decoding") or {}
     span = known.get("grey_range")
@@ -81,7 +79,7 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
     rows = read_split(folder)
     if not rows:  # a run of an older version
         return data or configured_data(config)
-    summary = upgraded(json.loads((folder / "data.json").read_text(encoding="utf-8")))
+    summary = read_entries(folder, "data.json")
     if not data and Path(config.data).is_absolute() and not Path(config.data).exists():
         raise HeadstartError(
             f"the images of {folder} are no longer in {config.data}: bring them back, or set data in {folder / 'config.toml'} "

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from headstart.config import Config
@@ -17,6 +18,7 @@ from headstart.metrics.figures import Metrics
 from headstart.record.folder import RunFolder
 from headstart.record.history import EpochRow
 from headstart.system.files import write_json
+from headstart.system.text import printable
 
 logger = logging.getLogger("headstart")
 
@@ -46,8 +48,10 @@ class TensorBoard:
     """Writes event files to the run's folder `tensorboard`. Each process that works on the run writes them anew."""
 
     def __init__(self, run: RunFolder) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter, event_file_writer
 
+        # It would put the name of the machine into the name of the event file, and offers no other way.
+        event_file_writer.socket = SimpleNamespace(gethostname=lambda: "headstart")
         folder = run.path / "tensorboard"
         shutil.rmtree(folder, ignore_errors=True)  # otherwise a resumed run would show its first epochs twice
         self.writer, self.sent = SummaryWriter(str(folder)), 0
@@ -107,9 +111,9 @@ class MLflow:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "headstart")
         experiment = self.client.get_experiment_by_name(name)
         experiment_id = experiment.experiment_id if experiment else self.client.create_experiment(name)
-        run_id = self.client.create_run(experiment_id, run_name=str(self.run.path)).info.run_id
+        run_id = self.client.create_run(experiment_id, run_name=printable(self.run.path.absolute().name)).info.run_id
         options = dataclasses.asdict(self.run.config).items()
-        self.client.log_batch(run_id, params=[Param(option, str(value)) for option, value in options])
+        self.client.log_batch(run_id, params=[Param(option, printable(str(value))) for option, value in options])
         write_json(self.run.path / "mlflow.json", {"uri": self.uri, "run_id": run_id})
         return run_id
 

@@ -10,7 +10,7 @@ from headstart.data.walk import skipped_words
 from headstart.record.history import STAGES
 from headstart.report.advice import about_imbalance, about_labels
 from headstart.report.gallery import thumbnail
-from headstart.report.pages import Number, embedded, percent, write_page
+from headstart.report.pages import Number, embedded, last_part, percent, write_page
 from headstart.report.plots import MOST_LABELLED
 
 MOST_PAIRS, MOST_SUSPECTS = 12, 24
@@ -34,7 +34,7 @@ def write_audit_page(folder: Path, data: Dataset, content: dict[str, Any]) -> No
     write_page(
         folder / "report.html",
         "audit.html.j2",
-        source=data.source.name.rstrip("/").rsplit("/", 1)[-1] or data.source.name,
+        source=last_part(data.source.name),
         images=sum(summary["images"].values()),
         sizes=f"All images have {sizes['median']}." if alike else
         "The smallest image has {smallest}, the median {median}, the largest {largest}.".format(**sizes),

@@ -18,6 +18,9 @@ from headstart.report.pages import Number, duration, named, p_value, percent, po
 from headstart.report.plots import draw_intervals, rows_height, svg
 from headstart.system.text import printable
 
+# Options that say only where a run lies, and which server has a copy.
+NOT_COMPARED = ("out", "mlflow")
+
 
 class Comparison:
     """Two finished runs, each by the last of its stages.
@@ -33,10 +36,9 @@ class Comparison:
 
     @cached_property
     def names(self) -> tuple[str, str]:
-        """What the runs are called: their folders' names, with all folders above where these are equal."""
-        first, second = self.first.path, self.second.path
-        names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
-        return printable(names[0]), printable(names[1])
+        """What the runs are called: their folders' names, with as many folders above as tell them apart."""
+        first, second = different_ends(str(self.first.path.absolute()), str(self.second.path.absolute()))
+        return printable(first), printable(second)
 
     @cached_property
     def figures(self) -> list[tuple[str, Figures]]:
@@ -77,11 +79,12 @@ class Comparison:
 
     def options(self) -> list[tuple[str, ...]]:
         """Return the options that differ, with either value."""
-        return [
-            (option_name(field.name), *(printable(str(getattr(run.config, field.name))) for run in (self.first, self.second)))
-            for field in dataclasses.fields(Config)
-            if field.name != "out" and getattr(self.first.config, field.name) != getattr(self.second.config, field.name)
-        ]
+        found: list[tuple[str, ...]] = []
+        for field in dataclasses.fields(Config):
+            first, second = (str(getattr(run.config, field.name)) for run in (self.first, self.second))
+            if field.name not in NOT_COMPARED and first != second:
+                found.append((option_name(field.name), *map(printable, different_ends(first, second))))
+        return found
 
     def verdict(self) -> str:
         """Say whether the difference could be chance, as far as the runs can be compared, and what the accuracies hold for."""
@@ -163,3 +166,16 @@ class Comparison:
             ]
             for name, before, after in sorted(recalls, key=lambda row: -abs(row[2] - row[1]))
         ]
+
+
+def different_ends(first: str, second: str) -> tuple[str, str]:
+    """Return the last parts of absolute paths, as many as tell them apart; anything else stays whole.
+
+    A page may be sent to others, so it names no folders above these.
+    """
+    paths = Path(first), Path(second)
+    for parts in range(1, max(len(path.parts) for path in paths)):
+        ends = [str(Path(*path.parts[-parts:])) if path.is_absolute() else str(path) for path in paths]
+        if ends[0] != ends[1]:
+            return ends[0], ends[1]
+    return first, second

@@ -1,6 +1,7 @@
 """`report.html` of a run: the answer first, then what it stands on."""
 
 import dataclasses
+import json
 import shlex
 from collections import Counter
 from typing import Any
@@ -22,7 +23,7 @@ from headstart.record.history import EpochRow
 from headstart.report import gallery, plots
 from headstart.report.advice import advice, taken_for
 from headstart.report.audit_page import described, findings
-from headstart.report.pages import Number, duration, named, percent, share, write_page
+from headstart.report.pages import Number, duration, last_part, named, percent, share, write_page
 from headstart.report.plots import MOST_LABELLED, SQUARE, svg
 from headstart.system.text import count
 
@@ -84,7 +85,7 @@ def write_report(run: RunFolder, network: Network, data: Dataset) -> None:
 
 def trained(config: Config) -> str:
     """Return what was trained on what."""
-    return " on ".join(source.rstrip("/").rsplit("/", 1)[-1] for source in (config.backbone, config.data))
+    return " on ".join(last_part(source) for source in (config.backbone, config.data))
 
 
 def claim(figures: Figures) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def again(run: RunFolder, folder: RunFolder | None = None) -> dict[str, Any]:
         "command": command(whole.config),
         "fingerprint": run.read_json("data.json")["fingerprint"],
         "versions": [[name, str(value)] for name, value in run.read_json("environment.json").items() if name not in NOT_VERSIONS],
-        "options": (whole.path / "config.toml").read_text(encoding="utf-8", errors="surrogateescape"),  # a path may be no UTF-8
+        "options": "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in to_send(whole.config).items()),
     }
 
 
@@ -221,12 +222,20 @@ def command(config: Config) -> list[str]:
     """Return the command line that gives a configuration again, an option with its value being one word."""
     words = ["headstart train", f"--recipe {config.recipe}"]
     defaults = RECIPES[config.recipe]() if config.recipe in RECIPES else Config()
-    for field in dataclasses.fields(Config):
-        value = getattr(config, field.name)
-        if field.name in ("recipe", "out") or value == getattr(defaults, field.name):
+    for name, value in to_send(config).items():
+        if name == "recipe" or getattr(config, name) == getattr(defaults, name):
             continue
         if isinstance(value, bool):
-            words.append(option_name(field.name) if value else "--no-" + option_name(field.name)[2:])
+            words.append(option_name(name) if value else "--no-" + option_name(name)[2:])
         else:
-            words.append(f"{option_name(field.name)} {shlex.quote(str(value))}")
+            words.append(f"{option_name(name)} {shlex.quote(str(value))}")
     return words
+
+
+def to_send(config: Config) -> dict[str, Any]:
+    """Return the options as a page may show them that is sent to others.
+
+    Of a path stays its last part. What says only where the run lies, and which server has a copy, is left out.
+    """
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("out", "mlflow")}
+    return {name: last_part(value) if isinstance(value, str) else value for name, value in options.items()}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from platformdirs import user_cache_path
 
 from headstart.errors import HeadstartError
-from headstart.system.files import unwritable
+from headstart.system.files import remove_abandoned, unwritable
 
 logger = logging.getLogger("headstart")
 
@@ -28,23 +28,75 @@ KINDS = {
 
 
 def cache_folder(kind: str) -> Path:
-    """Return (and make) the folder for one kind of cached results, a key of `KINDS`.
+    """Return (and make) the folder for one kind of cached results, a key of `KINDS`. Only the user can enter it.
+
+    If somebody else owns it, or it is a link, a private folder among the system's temporary files takes its place, and a
+    warning says so once. What killed processes left in it is removed.
 
     Raises:
         HeadstartError: no cache folder can be written.
     """
     folder = cache_root() / kind
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        if why := others_can_enter(folder):
+            elsewhere = private_folder() / kind
+            elsewhere.mkdir(mode=0o700, exist_ok=True)
+            say_once(f"the cache folder {folder} is not used ({why}): {elsewhere} is used")
+            folder = elsewhere
     except OSError as error:
         raise unwritable(folder, error) from None
+    tidy(folder)
     return folder
+
+
+def others_can_enter(folder: Path) -> str:
+    """Return why a folder is not the user's alone, once its mode has been set; "" if it is."""
+    if not hasattr(os, "getuid"):  # on Windows, the user's folders are the user's
+        return ""
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode):
+        return "it is a link" if stat.S_ISLNK(found.st_mode) else "it is no folder"
+    if found.st_uid != os.getuid():
+        return "it belongs to another user"
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
+        if folder.lstat().st_mode & 0o077:
+            return "this disk cannot keep others out of it"
+    return ""
+
+
+def exchangeable(folder: Path) -> str:
+    """Return why another user could put another folder in the place of this one; "" if none can."""
+    if not hasattr(os, "getuid"):
+        return ""
+    if folder.stat().st_uid not in (os.getuid(), 0):
+        return "it belongs to another user"
+    here, target = folder.absolute(), folder.resolve()
+    for place in {here, *here.parents, target, *target.parents}:
+        found = place.lstat()
+        if not stat.S_ISLNK(found.st_mode) and found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX:
+            return f"all users can write to {place}"
+    return ""
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    logger.warning("%s; HEADSTART_CACHE=FOLDER chooses another", message)
+
+
+@functools.cache
+def tidy(folder: Path) -> None:
+    """Remove what killed processes left in a folder, once in the life of this process."""
+    remove_abandoned(folder)
 
 
 def cache_root() -> Path:
     """Return (and make) the cache folder: `$HEADSTART_CACHE`, or else `headstart` in the user's cache folder.
 
-    If that cannot be written, it is a private folder among the system's temporary files, and a warning says so once.
+    If that cannot be written, or others could exchange it, it is a private folder among the system's temporary files, and a
+    warning says so once.
 
     Raises:
         HeadstartError: no cache folder can be written.
@@ -104,23 +156,25 @@ def files_of(kind: str) -> Iterator[Path]:
 
 @functools.cache
 def writable_cache(wanted: str) -> Path:
-    """Return the wanted cache folder if it can be written, else a private one, with a warning."""
+    """Return the wanted cache folder if it can be written and nobody else can exchange it, else a private one, with a warning."""
     folder = Path(os.path.expanduser(wanted))
     try:
         if str(folder).startswith("~"):
             raise FileNotFoundError(errno.ENOENT, "there is no home folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
+            pass
+        if not (why := exchangeable(folder)):
             return folder
+        why = f"is not used ({why})"
     except OSError as error:
-        other = private_folder()
-        logger.warning(
-            "the cache folder %s cannot be written (%s): %s is used; HEADSTART_CACHE=FOLDER chooses another",
-            folder, error.strerror, other,
-        )  # fmt: skip
-        return other
+        why = f"cannot be written ({error.strerror})"
+    other = private_folder()
+    say_once(f"the cache folder {folder} {why}: {other} is used")
+    return other
 
 
+@functools.cache
 def private_folder() -> Path:
     """Return (and make) a folder among the system's temporary files that only the user can read and write.
 

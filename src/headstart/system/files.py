@@ -10,11 +10,16 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from headstart.errors import DamagedError, UnwritableError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # The messages for a full disk from libraries that raise no OSError with a number: safetensors, HDF5, NumPy for a short write,
 # and OpenVINO, which only says that a stream failed.
@@ -24,6 +29,9 @@ FULL_DISK = re.compile(
 
 # How the names of temporary folders begin.
 PARTIAL = ".partial-"
+
+# A text that spreadsheets take for a formula, which they compute: it may open programs and send data away.
+FORMULA = re.compile(r"""['"\s]*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]""")
 
 
 @contextmanager
@@ -37,24 +45,87 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         UnwritableError: the file cannot be written. No partial file stays.
     """
-    # A new folder that nobody else can enter: in a shared one, others could put a link where the partial file will be.
+    with temporary_folder(path) as folder:
+        partial = folder / path.name
+        try:
+            yield partial
+            for file in [*(other for other in folder.iterdir() if other != partial), partial]:
+                with file.open("rb+") as stream:
+                    os.fsync(stream.fileno())
+                os.replace(file, path.with_name(file.name))
+        except Exception as error:
+            if not concerns(error, folder):
+                raise
+            raise unwritable(path, error) from error
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder beside `path` that nobody else can enter, and remove it after the block.
+
+    In a folder that others can enter, they could put a link where a file will be written. The folder is locked, so that other
+    processes know whether its process lives, see `remove_abandoned`.
+
+    Raises:
+        UnwritableError: it cannot be made.
+    """
     try:
-        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=path.parent))
+        folder, held = new_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
-    partial = folder / path.name
     try:
-        yield partial
-        for file in [*(other for other in folder.iterdir() if other != partial), partial]:
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            os.replace(file, path.with_name(file.name))
-    except Exception as error:
-        if not concerns(error, folder):
-            raise
-        raise unwritable(path, error) from error
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)  # its parent may be gone, or read-only by now
+        if held is not None:
+            os.close(held)
+
+
+def new_folder(parent: Path) -> tuple[Path, int | None]:
+    """Make a private folder, and return it with the descriptor that keeps it locked, see `lock_if_possible`."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=parent))
+        with suppress(FileNotFoundError):  # another process took the folder for an abandoned one, before it was locked
+            return folder, lock_if_possible(folder, wait=True)
+
+
+def lock_if_possible(folder: Path, *, wait: bool = False) -> int | None:
+    """Lock a folder until the returned descriptor is closed or the process ends. No file is made for it.
+
+    Args:
+        wait: until no other process has it locked.
+
+    Returns:
+        The descriptor; None if the system or the disk, such as some network disks, cannot lock folders.
+
+    Raises:
+        BlockingIOError: the folder is locked, by another process or by this one.
+        FileNotFoundError: there is no such folder, or it was removed meanwhile.
+    """
+    if fcntl is None:
+        return None
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(opened), os.stat(folder)):
+            return opened
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+    except (BlockingIOError, FileNotFoundError):
+        os.close(opened)
+        raise
+    except OSError:
+        os.close(opened)
+        return None
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove the temporary folders in a folder whose process has ended. Those of processes that live stay."""
+    with suppress(OSError):
+        for partial in folder.glob(f"{PARTIAL}*"):
+            with suppress(OSError):
+                if not partial.is_symlink() and (held := lock_if_possible(partial)) is not None:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    os.close(held)
 
 
 def concerns(error: Exception, folder: Path) -> bool:
@@ -102,9 +173,10 @@ def open_regular(path: Path) -> BinaryIO:
         FileNotFoundError: there is none.
     """
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    if not stat.S_ISREG(os.fstat(opened).st_mode):
+    mode = os.fstat(opened).st_mode
+    if not stat.S_ISREG(mode):
         os.close(opened)
-        raise DamagedError(f"{path} is no regular file")
+        raise DamagedError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
     return os.fdopen(opened, "rb")
 
 
@@ -138,12 +210,25 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a table as CSV, completely or not at all."""
+    """Write a table as CSV, completely or not at all; `headstart.system.reading.read_csv` reads it."""
     # A file name in the table may be invalid UTF-8.
     with written_whole(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
+        writer.writerow(map(as_cell, header))
+        writer.writerows(map(as_cell, row) for row in rows)
+
+
+def as_cell(value: Any) -> Any:
+    """Return a value for a table: a text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    `of_cell` takes it off again, also where a text itself begins with such an apostrophe.
+    """
+    return f"'{value}" if isinstance(value, str) and FORMULA.match(value) else value
+
+
+def of_cell(text: str) -> str:
+    """Return the text that `as_cell` was given."""
+    return text[1:] if text.startswith("'") and FORMULA.match(text, 1) else text
 
 
 def checksum(path: Path) -> str:

@@ -1,6 +1,10 @@
 """All uses of private names of Keras. The tests of this module say what breaks if Keras moves one of them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from headstart.system.backend import keras
 
@@ -56,3 +60,65 @@ def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> Slots:
     index = optimizer._get_variable_index(variable)
     last = max(1, len(optimizer._trainable_variables) - 1)
     return Slots(index / last, optimizer._momentums[index], optimizer._velocities[index])
+
+
+@contextmanager
+def without_memory() -> Iterator[None]:
+    """Let layers that are built inside the block have weights with shapes, but without memory; `give_memory` gives it."""
+    state, waiting = keras.src.backend.common.global_state, "uninitialized_variables"
+    before = list(state.get_global_attribute(waiting, []))
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        state.set_global_attribute(waiting, before)  # or Keras would give all of them memory soon
+
+
+def give_memory(network: keras.Model, arrays: list[np.ndarray] | None = None) -> None:
+    """Give values to the variables of a network that was built `without_memory`; to others, nothing happens without arrays.
+
+    Args:
+        arrays: the values of `network.weights`; zeros by default.
+    """
+    values = dict(zip(map(id, network.weights), arrays, strict=True)) if arrays is not None else {}
+    for variable in network.variables:
+        if variable._value is not None:
+            if id(variable) in values:
+                variable.assign(values[id(variable)])
+            continue
+        value = values.get(id(variable), np.zeros(variable.shape, variable.dtype))
+        variable._initializer = lambda shape, dtype, value=value: keras.ops.convert_to_tensor(value, dtype)
+        variable._deferred_initialize()
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization) and arrays is not None:
+            layer.finalize_state()
+
+
+def traced_shape(network: keras.Model, shape: tuple[int, ...]) -> tuple[int | None, ...]:
+    """Return a network's output shape for an input of a shape, as the backend finds it by tracing all operations.
+
+    Raises:
+        Exception: the backend cannot run an operation.
+    """
+    found = keras.src.backend.compute_output_spec(network.call, keras.KerasTensor(shape, network.inputs[0].dtype))
+    return tuple(keras.tree.flatten(found)[0].shape)
+
+
+def output_shapes(network: Any, shape: tuple[int, ...]) -> list[tuple[str, tuple[int | None, ...]]]:
+    """Return the name and the output shape of each operation of a network, nested ones included, for an input of a shape."""
+    found: list[tuple[str, tuple[int | None, ...]]] = []
+
+    def run(function: Any, inputs: Any) -> Any:
+        return function._run_through_graph(inputs, operation_fn=recorded)
+
+    def recorded(operation: Any) -> Any:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            inner = getattr(operation, "_functional", operation)  # of a Sequential
+            spec = run(inner, args[0]) if hasattr(inner, "_run_through_graph") else inner.compute_output_spec(*args, **kwargs)
+            found.extend((operation.name, tuple(output.shape)) for output in keras.tree.flatten(spec))
+            return spec
+
+        return call
+
+    run(getattr(network, "_functional", network), keras.KerasTensor(shape, network.inputs[0].dtype))
+    return found

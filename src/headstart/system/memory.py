@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import gc
 import os
 import platform
@@ -60,7 +61,7 @@ def keep_freed_memory() -> None:
     step. On a virtual machine, that took 43 % of the processor's time, and training ran at 95 instead of 240 images per
     second. With other C libraries, this does nothing.
     """
-    if platform.libc_ver()[0] != "glibc":
+    if not has_glibc():
         return
     libc = ctypes.CDLL(None)
     for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
@@ -70,5 +71,15 @@ def keep_freed_memory() -> None:
 def give_back_freed_memory() -> None:
     """Give kept memory back to the system: what follows needs blocks of other sizes."""
     gc.collect()  # Keras' networks have reference cycles
-    if platform.libc_ver()[0] == "glibc":
+    trim()
+
+
+def trim() -> None:
+    """Give kept memory back to the system that no object holds."""
+    if has_glibc():
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@functools.cache
+def has_glibc() -> bool:
+    return platform.libc_ver()[0] == "glibc"

@@ -4,21 +4,22 @@ Each function raises `DamagedError`, in one line that names the file and the ent
 """
 
 import csv
+import hashlib
 import io
 import json
 import math
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import Meta
 
 from headstart.errors import DamagedError
-from headstart.system.files import open_regular, read_bytes
+from headstart.system.files import of_cell, open_regular, read_bytes
 
 Kind = TypeVar("Kind")
 
@@ -35,7 +36,7 @@ MOST_JSON, MOST_CSV = 64 << 20, 256 << 20
 
 
 def read_json(path: Path, kind: type[Kind]) -> Kind:
-    """Return the content of a JSON file as a type; entries that the type does not name are left out.
+    """Return the content of a JSON file, checked against a type. Entries that the type does not name may be anything.
 
     Args:
         kind: a type of JSON values, such as a `TypedDict`. `Annotated` types in it may give limits.
@@ -58,20 +59,30 @@ def parse_json(content: bytes, path: Path) -> Any:
 
 
 def as_kind(content: Any, kind: Any, path: Path, *, text: bool = False) -> Any:
-    """Return decoded content as a type, see `read_json`.
+    """Return decoded content, checked against a type.
 
     Args:
         path: of the file that it comes from, for the error.
-        text: whether numbers stand as text in it, as in CSV.
+        text: whether numbers stand as text in it, as in CSV; they are returned as numbers.
     """
     try:
-        return msgspec.convert(content, kind, strict=not text)
+        converted = msgspec.convert(content, kind, strict=not text)
+        return converted if text else content
     except msgspec.ValidationError as error:
         what, _, place = str(error).replace("`", "").partition(" - at ")
         entry = re.sub(r"^(key in )?\$\.?", r"\1", place) or "its content"
         raise DamagedError(f"{path} is damaged: {entry}: {what[:1].lower()}{what[1:]}") from None
     except RecursionError:
         raise DamagedError(f"{path} is damaged: its entries are nested too deeply") from None
+
+
+def seal(content: Mapping[str, Any]) -> str:
+    """Return the checksum of the entries of a JSON file, which is kept in it under `seal`.
+
+    It finds damage and a careless hand. It does not find somebody who computes it anew.
+    """
+    entries = {name: value for name, value in content.items() if name != "seal"}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
 
 
 def read_csv(path: Path, kind: type[Kind], columns: Collection[str]) -> Iterator[Kind]:
@@ -93,7 +104,7 @@ def read_csv(path: Path, kind: type[Kind], columns: Collection[str]) -> Iterator
         for row in reader:
             if len(row) != len(columns):
                 raise DamagedError(f"{path} is damaged: row {reader.line_num} has {len(row)} columns, not {len(columns)}")
-            yield as_kind(dict(zip(columns, row, strict=True)), kind, path, text=True)
+            yield as_kind(dict(zip(columns, map(of_cell, row), strict=True)), kind, path, text=True)
     except csv.Error as error:
         raise DamagedError(f"{path} is damaged: {error}") from None
 
@@ -114,20 +125,27 @@ def read_array(
         FileNotFoundError: there is none.
     """
     with open_regular(path) as file:
-        try:
-            version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-            found, fortran, dtype = read_header(file)
-        except (ValueError, KeyError, EOFError, RecursionError, MemoryError, SyntaxError, TypeError) as error:
-            raise DamagedError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'no header'}") from None
-        if str(dtype) not in dtypes or fortran:
-            raise DamagedError(f"{path} is damaged: it holds {dtype}, not {' or '.join(dtypes)} in C order")
-        if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
-            wanted = " x ".join("any" if length is None else str(length) for length in shape)
-            raise DamagedError(f"{path} is damaged: its shape is {' x '.join(map(str, found))}, not {wanted}")
-        values, start = math.prod(found), file.tell()
-        if os.fstat(file.fileno()).st_size != start + values * dtype.itemsize + extra:
-            raise DamagedError(f"{path} is damaged: its length does not fit its shape {' x '.join(map(str, found))}")
-        if mapped and values:
-            return np.memmap(file, dtype, "r", start, found)
-        return np.fromfile(file, dtype, values).reshape(found)
+        return array_in(file, path, dtypes, shape, extra=extra, mapped=mapped)
+
+
+def array_in(
+    file: BinaryIO, path: Path, dtypes: Collection[str], shape: tuple[int | None, ...], *, extra: int = 0, mapped: bool = False
+) -> np.ndarray:
+    """Return the array in an open `.npy` file, see `read_array`; `path` is named in an error."""
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+        found, fortran, dtype = read_header(file)
+    except (ValueError, KeyError, EOFError, RecursionError, MemoryError, SyntaxError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {str(error).splitlines()[0] if str(error) else 'no header'}") from None
+    if str(dtype) not in dtypes or fortran:
+        raise DamagedError(f"{path} is damaged: it holds {dtype}, not {' or '.join(dtypes)} in C order")
+    if len(found) != len(shape) or any(want not in (None, have) for want, have in zip(shape, found, strict=True)):
+        wanted = " x ".join("any" if length is None else str(length) for length in shape)
+        raise DamagedError(f"{path} is damaged: its shape is {' x '.join(map(str, found))}, not {wanted}")
+    values, start = math.prod(found), file.tell()
+    if os.fstat(file.fileno()).st_size != start + values * dtype.itemsize + extra:
+        raise DamagedError(f"{path} is damaged: its length does not fit its shape {' x '.join(map(str, found))}")
+    if mapped and values:
+        return np.memmap(file, dtype, "r", start, found)
+    return np.fromfile(file, dtype, values).reshape(found)

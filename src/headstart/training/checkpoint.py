@@ -1,22 +1,49 @@
 """The state of a run, saved after every epoch, so that a killed run ends with the result of an uninterrupted one."""
 
-import json
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, Literal, TypedDict
 
 import numpy as np
+from msgspec import Meta
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from headstart.errors import HeadstartError
+from headstart.errors import DamagedError, HeadstartError
 from headstart.record.history import EpochRow
 from headstart.system.backend import keras
-from headstart.system.files import write_json, written_whole
+from headstart.system.files import checksum, write_json, written_whole
 from headstart.system.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
+from headstart.system.reading import Checksum, Count, NotNegative, read_json, seal
 
-FORMAT = 5  # since 5, fine-tuning trains a copy of the backbone alone: earlier checkpoints have another order of arrays
+FORMAT = 6  # since 6, a state has the checksum of its arrays, and its own
+# The groups of arrays of a stage that is being trained, and of one that has ended.
+TRAINING, FINISHED = {"model", "optimizer", "kept"}, {"model"}
+
+
+class StateFormat(TypedDict):
+    """What `state.json` has in every version."""
+
+    format: Count
+
+
+class State(StateFormat):
+    """Content of `state.json`."""
+
+    history: list[EpochRow]
+    seconds: dict[str, NotNegative]
+    memory_mb: dict[str, NotNegative]
+    stage: Literal["", "frozen", "fine_tuned", "scratch"]
+    finished: bool
+    # A file beside this one, and no path to elsewhere.
+    arrays: Annotated[str, Meta(pattern=r"^([a-z_]+-[0-9]{4,}(-finished)?\.safetensors)?$")]
+    sha256: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")]
+    seal: Checksum
+
+
+FIELDS = ("history", "seconds", "memory_mb", "stage", "finished", "arrays", "sha256")
 
 
 class Checkpoint:
@@ -41,7 +68,7 @@ class Checkpoint:
         self.history: list[EpochRow] = []
         self.seconds: dict[str, float] = {}
         self.memory_mb: dict[str, float] = {}
-        self.stage, self.finished, self.arrays = "", False, ""
+        self.stage, self.finished, self.arrays, self.sha256 = "", False, "", ""
         self.watchers: list[Callable[[list[EpochRow]], None]] = []
         if self.file.exists():
             self.read()
@@ -52,18 +79,20 @@ class Checkpoint:
 
     def read(self) -> None:
         try:
-            state = json.loads(self.file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise HeadstartError(f"{self.file} is damaged ({error}); start the run again with --overwrite") from None
-        if state.pop("format") != FORMAT:
-            raise HeadstartError(f"{self.file} was written by another version of Headstart: resume with that version")
-        self.__dict__.update(state)
+            if read_json(self.file, StateFormat)["format"] != FORMAT:
+                raise HeadstartError(f"{self.file} was written by another version of Headstart: resume with that version")
+            state = read_json(self.file, State)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; start the run again with --overwrite") from None
+        if state["seal"] != seal(state):
+            raise DamagedError(f"{self.file} was changed since it was written; start the run again with --overwrite")
+        self.__dict__.update({name: state[name] for name in FIELDS})  # type: ignore[literal-required]
 
     def write(self) -> None:
         """Replace the state on disk by this one, completely or not at all."""
         self.folder.mkdir(exist_ok=True)
-        fields = ("history", "seconds", "memory_mb", "stage", "finished", "arrays")
-        write_json(self.file, {"format": FORMAT} | {field: getattr(self, field) for field in fields})
+        state = {"format": FORMAT} | {field: getattr(self, field) for field in FIELDS}
+        write_json(self.file, state | {"seal": seal(state)})
         for old in self.folder.glob("*.safetensors"):
             if old.name != self.arrays:
                 old.unlink()
@@ -98,6 +127,7 @@ class Checkpoint:
         named = {f"{group}.{i:05d}": array for group, arrays in groups.items() for i, array in enumerate(arrays)}
         with written_whole(self.folder / self.arrays) as partial:
             save_file(named, partial)
+            self.sha256 = checksum(partial)
         self.write()
         for watch in self.watchers:
             watch(self.history)
@@ -106,17 +136,21 @@ class Checkpoint:
         """Return the groups of arrays that were saved last if they belong to `stage`; else nothing.
 
         Raises:
-            HeadstartError: the file of arrays cannot be read.
+            DamagedError: the file of arrays is missing, or not the one that was saved.
         """
         if self.stage != stage:
             return {}
+        file, groups = self.folder / self.arrays, dict[str, list[np.ndarray]]()
         try:
-            named = load_file(self.folder / self.arrays)
+            if checksum(file) != self.sha256:
+                raise DamagedError(f"{file} is not the file that was saved; start the run again with --overwrite")
+            named = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise HeadstartError(f"{self.folder / self.arrays} cannot be read ({error}); start again with --overwrite") from None
-        groups: dict[str, list[np.ndarray]] = {}
+            raise DamagedError(f"{file} cannot be read ({error}); start the run again with --overwrite") from None
         for key in sorted(named):
             groups.setdefault(key.split(".")[0], []).append(named[key])
+        if groups.keys() != (FINISHED if self.finished else TRAINING):
+            raise DamagedError(f"{file} lacks arrays of the stage {stage}; start the run again with --overwrite")
         return groups
 
     def remove(self) -> None:
@@ -131,6 +165,12 @@ def values(variables: list[keras.Variable]) -> list[np.ndarray]:
 
 
 def assign(variables: list[keras.Variable], arrays: list[np.ndarray]) -> None:
-    """Assign arrays to Keras variables, in order."""
+    """Assign arrays to Keras variables, in order.
+
+    Raises:
+        DamagedError: they are of another network.
+    """
+    if [variable.shape for variable in variables] != [array.shape for array in arrays]:
+        raise DamagedError("the checkpoint does not fit this run's network; start the run again with --overwrite")
     for variable, array in zip(variables, arrays, strict=True):
         variable.assign(array)

@@ -5,6 +5,8 @@ import hashlib
 import json
 import logging
 import math
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import numpy as np
 
 from headstart.config import Config
 from headstart.data.dataset import Dataset
+from headstart.errors import HeadstartError
 from headstart.inference.engine import Engine
 from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.model.augmentation import augmentation
@@ -20,8 +23,8 @@ from headstart.model.network import Network
 from headstart.model.unfreeze import frozen_cut
 from headstart.system.backend import has_gpu, keras
 from headstart.system.cache import cache_folder
+from headstart.system.entries import StoredArray, read_stored, written_array
 from headstart.system.environment import computing, processor
-from headstart.system.files import written_whole
 from headstart.system.progress import track
 
 logger = logging.getLogger("headstart")
@@ -80,27 +83,30 @@ class FrozenLayers:
         Returns:
             float16 or float32 (len(indices), channels).
         """
-        return np.load(self.files(indices, view, name)[0])
+        return np.array(self.stored(indices, view, name)[0].mapped())
 
     def maps(self, indices: np.ndarray, views: int, name: str) -> "StoredRows":
         """Return the feature maps at the cut, (views * len(indices), h, w, c), view by view. They stay on disk."""
-        return StoredRows([self.files(indices, view, name)[1] for view in range(views)])
+        return StoredRows([self.stored(indices, view, name)[1] for view in range(views)])
 
     def release(self) -> None:
         """Free the engine's memory. Features that are not in the cache start it again."""
         self.engine = Engine(self.engine.model)
 
-    def files(self, indices: np.ndarray, view: int, name: str) -> list[Path]:
-        """Return the file of the pooled features and, with a cut, that of the feature maps; compute them if one is missing."""
+    def stored(self, indices: np.ndarray, view: int, name: str) -> list[StoredArray]:
+        """Return the pooled features and, with a cut, the feature maps; compute them if one is missing in the cache."""
         files = self.places(indices, view)
-        if all(map(is_whole, files)):
-            for file in files:
-                file.touch()  # `prune` removes recently used files last
-            return files
+        if found := self.read(files, len(indices)):
+            return found
         batches = view_batches(self.data, indices, self.config, view, name)
         with contextlib.ExitStack() as stack:
-            opened = [stack.enter_context(stack.enter_context(written_whole(file)).open("wb")) for file in files]
+            opened = [stack.enter_context(written_array(file)) for file in files]
             for number, outputs in enumerate(self.engine.outputs(batches, self.images)):
+                if not all(np.isfinite(values).all() for values in outputs):
+                    raise HeadstartError(
+                        f"--backbone {self.config.backbone} gives numbers that are not finite: its weights are damaged, or "
+                        "do not fit --preprocess"
+                    )
                 if number == 0:
                     dtypes = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
                     for stream, values, dtype in zip(opened, outputs, dtypes, strict=True):
@@ -110,8 +116,22 @@ class FrozenLayers:
                 for stream, values, dtype in zip(opened, outputs, dtypes, strict=True):
                     limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
                     stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
+        if not (found := self.read(files, len(indices))):
+            raise HeadstartError(f"{files[0].parent}: what was just written there is gone; is the cache being cleared?")
         prune(files[0].parent, MOST_CACHE_BYTES)
-        return files
+        return found
+
+    def read(self, files: list[Path], rows: int) -> list[StoredArray]:
+        """Return what is cached in all of these files; nothing if one of them is missing."""
+        found = []
+        for file, output in zip(files, self.engine.model.outputs, strict=True):
+            if not (array := read_stored(file, ("float16", "float32"), (rows, *output.shape[1:]))):
+                return []
+            found.append(array)
+        for file in files:
+            with contextlib.suppress(OSError):
+                os.utime(file)  # `prune` removes recently used files last
+        return found
 
     def places(self, indices: np.ndarray, view: int) -> list[Path]:
         """Return the paths in the cache for one view of some images, whether the files exist or not."""
@@ -129,22 +149,21 @@ class FrozenLayers:
 
 
 class StoredRows:
-    """The rows of several `.npy` files, one file after the other. A row is read from disk when it is indexed.
+    """The rows of several arrays of the cache, one array after the other. A row is read from disk when it is indexed.
 
     Args:
-        files: of arrays that differ only in their number of rows.
+        arrays: which differ only in their number of rows.
     """
 
-    def __init__(self, files: list[Path]) -> None:
-        self.files = files
-        self.ends = np.cumsum([len(np.load(file, mmap_mode="r")) for file in files])
+    def __init__(self, arrays: list[StoredArray]) -> None:
+        self.arrays = arrays
+        self.ends = np.cumsum([len(array) for array in arrays])
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        # The files are opened anew each time: pages that stay mapped would count as this process's memory.
-        stored = [np.load(file, mmap_mode="r") for file in self.files]
+        stored = [array.mapped() for array in self.arrays]
         numbers = np.searchsorted(self.ends, rows, side="right")
         starts = self.ends - [len(array) for array in stored]
         return np.stack([stored[number][row - starts[number]] for number, row in zip(numbers, rows, strict=True)])
@@ -174,19 +193,6 @@ def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> Non
             network.cut = ""
 
 
-def is_whole(file: Path) -> bool:
-    """Whether a cached array exists in its full length. A damaged file is removed."""
-    try:
-        np.load(file, mmap_mode="r")
-    except FileNotFoundError:
-        return False
-    except (ValueError, EOFError, OSError) as error:
-        logger.warning("a cached file of features is damaged (%s); computing them again", error)
-        file.unlink()
-        return False
-    return True
-
-
 def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, name: str) -> Iterator[np.ndarray]:
     """Yield one view of some images, uint8 (B, H, W, 3), with a progress bar."""
     augmenter = None
@@ -211,9 +217,13 @@ def without_trainable(config: dict[str, Any]) -> dict[str, Any]:
 
 def prune(folder: Path, most_bytes: int) -> None:
     """Remove the least recently used `.npy` files until the others take at most `most_bytes`."""
-    files = sorted(folder.glob("*.npy"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = []
+    for file in folder.glob("*.npy"):
+        with contextlib.suppress(FileNotFoundError):  # another process may prune at the same time
+            if stat.S_ISREG((found := file.lstat()).st_mode):
+                files.append((found.st_mtime, found.st_size, file))
     total = 0
-    for file in files:
-        total += file.stat().st_size
+    for _, size, file in sorted(files, reverse=True):
+        total += size
         if total > most_bytes:
-            file.unlink()
+            file.unlink(missing_ok=True)

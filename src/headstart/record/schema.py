@@ -1,0 +1,156 @@
+"""What each JSON file of a run holds, as types with limits: whatever does not fit is refused when it is read."""
+
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
+
+from msgspec import Meta
+
+from headstart.config import LARGEST_IMAGE
+from headstart.metrics.figures import Metrics, StageKey, SubsetFigures
+from headstart.system.reading import Checksum, Count, Finite, Fraction, NotNegative
+
+Pair = Annotated[list[str], Meta(min_length=2, max_length=2)]
+Size = Annotated[list[Count], Meta(min_length=2, max_length=2)]
+Side = Annotated[int, Meta(ge=1, le=LARGEST_IMAGE)]
+# Height, width and channels.
+ImageShape = tuple[Side, Side, Literal[3]]
+
+
+class DecodingEntry(TypedDict):
+    """How image files are decoded, see `headstart.data.decode.Decoding`."""
+
+    fit: Literal["crop", "squash", "pad"]
+    grey_range: NotRequired[tuple[Finite, Finite] | None]
+
+
+class Counts(TypedDict):
+    """A number of images for each split."""
+
+    training: Count
+    validation: Count
+    test: Count
+
+
+class DataSummary(TypedDict):
+    """Content of `data.json`; `headstart.data.dataset.Dataset.summary` makes it."""
+
+    source: str
+    fingerprint: Checksum
+    test_fingerprint: NotRequired[Checksum]
+    classes: Annotated[list[str], Meta(min_length=2)]
+    image_shape: ImageShape
+    decoding: NotRequired[DecodingEntry]
+    images: Counts
+    images_by_class: dict[str, dict[str, Count]]
+    skipped: dict[str, Count]
+    unreadable: list[str]
+    remarks: NotRequired[list[str]]
+    duplicates: list[str]
+
+
+class NearDuplicate(TypedDict):
+    """Two images that look alike; `alike` says in old runs that most images do."""
+
+    first: str
+    second: str
+    splits: Pair
+    similarity: Finite
+    labels: Pair
+    alike: NotRequired[bool]
+
+
+class Suspect(TypedDict):
+    """An image whose label is probably wrong."""
+
+    name: str
+    split: str
+    given: str
+    suggested: str
+    given_probability: Fraction
+    suggested_probability: Fraction
+    certainty: NotRequired[str]
+    rank: NotRequired[Count]
+
+
+class AuditFindings(TypedDict):
+    """Content of `audit.json`; `headstart.audit.data.examine` makes it."""
+
+    classes: dict[str, dict[str, Count]]
+    sizes: NotRequired[dict[str, Size]]
+    imbalance: NotRequired[float]
+    unreadable: list[str]
+    exact_duplicates: list[str]
+    near_duplicates: list[NearDuplicate]
+    alike: NotRequired[bool]
+    label_conflicts: list[NearDuplicate]
+    suspects: list[Suspect]
+    suspects_note: NotRequired[str]
+    redundant: list[str]
+    classes_emptied: NotRequired[list[str]]
+    accuracy_without_near_duplicates: NotRequired[dict[StageKey, SubsetFigures]]
+    seconds: NotRequired[NotNegative]
+
+
+class MirrorFinding(TypedDict, total=False):
+    """Content of `mirror.json`, see `headstart.audit.mirror.judge`."""
+
+    images: Count
+    accuracy: Fraction
+    mirrored_accuracy: Fraction
+    contradicts: bool
+    asked: bool
+    flip: bool
+
+
+class Resources(TypedDict):
+    """What a run takes, or took: seconds by part of the run, memory and disk in MB of 10**6 bytes."""
+
+    seconds: dict[str, NotNegative]
+    memory_mb: NotNegative
+    disk_mb: NotRequired[NotNegative]
+
+
+class Plan(TypedDict, total=False):
+    """Content of `plan.json`: what a budget changed, and what was predicted and taken."""
+
+    budget: str
+    asked: dict[str, Any]
+    chosen: dict[str, Any]
+    predicted: Resources
+    costs: dict[str, Finite]
+    took: Resources
+
+
+class Spread(TypedDict):
+    """A figure over several seeds."""
+
+    mean: float
+    deviation: float
+    range: Annotated[list[float], Meta(min_length=2, max_length=2)]
+    values: list[float]
+
+
+class Seeds(TypedDict):
+    """Content of `seeds.json`, see `headstart.groups.write_seeds`."""
+
+    seeds: list[Count]
+    test: dict[StageKey, dict[str, Spread]]
+    gain: NotRequired[Spread]
+
+
+class MlflowRun(TypedDict):
+    """Content of `mlflow.json`."""
+
+    uri: str
+    run_id: str
+
+
+KINDS: dict[str, Any] = {
+    "metrics.json": Metrics,
+    "data.json": DataSummary,
+    "audit.json": AuditFindings,
+    "mirror.json": MirrorFinding,
+    "plan.json": Plan,
+    "seeds.json": Seeds,
+    "environment.json": dict[str, str],
+    "mlflow.json": MlflowRun,
+}
