@@ -89,7 +89,7 @@ class Worker:
             answer |= {"stdout": "", "stderr": end.decode(errors="replace"), "failure": ""}
         elif answer["peak_mb"] * 1e6 > MOST_MEMORY:
             answer["memory"] = True
-        if self.process is not None and resident(self.process.pid) > MOST_AT_REST:
+        if self.process is not None and resident([self.process.pid]) > MOST_AT_REST:
             self.stop()
         return answer
 
@@ -98,17 +98,20 @@ class Worker:
         process = self.process
         assert process
         assert process.stdout
-        start, largest, computed = time.monotonic(), 0, computing(process.pid)
+        start, largest, computed = time.monotonic(), 0, computing([process.pid])
+        looked, members = start, [process.pid]
 
         def hangs(passed: float) -> bool:
             if seconds or passed < MOST_SECONDS:
                 return bool(seconds) and passed > seconds
-            spent = computing(process.pid) - computed
+            spent = computing(family(process.pid)) - computed
             return spent > MOST_COMPUTING or spent < LEAST_COMPUTING or passed > MOST_SECONDS_BUSY
 
         while True:
             ready, _, _ = select.select([process.stdout], [], [], 0.002 if stop_when else 0.02)
             passed = time.monotonic() - start
+            if time.monotonic() > looked + 0.5:
+                looked, members = time.monotonic(), family(process.pid)
             if ready:
                 if line := process.stdout.readline():
                     return json.loads(line)
@@ -117,7 +120,7 @@ class Worker:
                 end = "stopped"
             elif hangs(passed):
                 end = "hang"
-            elif (held := resident(process.pid)) > most_memory:
+            elif (held := resident(members)) > most_memory:
                 largest, end = held, "memory"
             else:
                 continue
@@ -125,21 +128,33 @@ class Worker:
             return {"status": end, "seconds": round(passed, 1), "peak_mb": round(largest / 1e6), "grew_mb": 0}
 
 
-def resident(pid: int) -> int:
-    """Return how much main memory a process holds, in bytes; 0 if it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
+def family(pid: int) -> list[int]:
+    """Return a process and those that it has started, as far as they stay in its session."""
+    members = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if int(stat_of(int(folder.name))[3]) == pid:
+                members.append(int(folder.name))
+    return members
 
 
-def computing(pid: int) -> float:
-    """Return for how long a process has computed, in seconds of one core; 0 if it is gone."""
+def stat_of(pid: int) -> list[str]:
+    """Return what /proc tells of a process behind its name, see proc(5); nothing if it is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return []
+
+
+def resident(pids: list[int]) -> int:
+    """Return how much main memory processes hold, in bytes."""
+    return sum(int(stat[21]) for pid in pids if (stat := stat_of(pid))) * os.sysconf("SC_PAGE_SIZE")
+
+
+def computing(pids: list[int]) -> float:
+    """Return for how long processes and their children that have ended have computed, in seconds of one core."""
+    ticks = sum(sum(map(int, stat[11:15])) for pid in pids if (stat := stat_of(pid)))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def emptied(folder: Path) -> Path:
