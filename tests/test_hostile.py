@@ -34,10 +34,10 @@ def named(report) -> list[str]:
 
 @pytest.mark.slow
 def test_a_few_hostile_files_of_each_kind_break_nothing(tmp_path):
-    parts = {"images": 60, "runs": 40, "archives": 40, "models": 16}
+    parts = {"images": 50, "runs": 30, "archives": 30, "models": 12}
     report = attacked(tmp_path, "--parts", *parts, "--counts", *map(str, parts.values()))
     assert named(report) == []
-    assert sum(row["tried"] for row in report["rows"].values()) >= 150
+    assert sum(row["tried"] for row in report["rows"].values()) >= 100
 
 
 @pytest.mark.slow  # too: whoever leaves out slow tests leaves this out as well

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-# What no command may need: in seconds and in bytes.
+# What no command may need: in seconds and in bytes. On a busy machine a command may take longer, as long as it computes, and
+# does not compute for longer than it could have on two cores.
 MOST_SECONDS, MOST_MEMORY = 30.0, 3 * 10**9
+MOST_COMPUTING, LEAST_COMPUTING, MOST_SECONDS_BUSY = 2 * MOST_SECONDS, 3.0, 4 * MOST_SECONDS
 # A worker that holds more than this after a command is replaced, so that what old commands left is not counted.
 MOST_AT_REST = 1_400_000_000
 START_SECONDS = 120.0
@@ -64,11 +66,12 @@ class Worker:
 
     def carry_out(
         self, command: list[str], folder: Path, cache: Path, *, limits: dict[str, Any] | None = None,
-        seconds: float = MOST_SECONDS, stop_when: Callable[[], bool] | None = None,
+        seconds: float = 0.0, stop_when: Callable[[], bool] | None = None,
     ) -> dict[str, Any]:  # fmt: skip
         """Return how a command ended, as `worker.carry_out` says it; `status` may also be `hang`, `memory` or `crash`.
 
         Args:
+            seconds: how long it may take; without it, see `MOST_SECONDS`.
             stop_when: kill the worker as soon as this is true; then the status is `stopped`.
         """
         self.pid  # noqa: B018  (starts it)
@@ -86,7 +89,7 @@ class Worker:
             answer |= {"stdout": "", "stderr": end.decode(errors="replace"), "failure": ""}
         elif answer["peak_mb"] * 1e6 > MOST_MEMORY:
             answer["memory"] = True
-        if self.process is not None and resident(self.process.pid) > MOST_AT_REST:
+        if self.process is not None and resident([self.process.pid]) > MOST_AT_REST:
             self.stop()
         return answer
 
@@ -95,19 +98,29 @@ class Worker:
         process = self.process
         assert process
         assert process.stdout
-        start, largest = time.monotonic(), 0
+        start, largest, computed = time.monotonic(), 0, computing([process.pid])
+        looked, members = start, [process.pid]
+
+        def hangs(passed: float) -> bool:
+            if seconds or passed < MOST_SECONDS:
+                return bool(seconds) and passed > seconds
+            spent = computing(family(process.pid)) - computed
+            return spent > MOST_COMPUTING or spent < LEAST_COMPUTING or passed > MOST_SECONDS_BUSY
+
         while True:
             ready, _, _ = select.select([process.stdout], [], [], 0.002 if stop_when else 0.02)
             passed = time.monotonic() - start
+            if time.monotonic() > looked + 0.5:
+                looked, members = time.monotonic(), family(process.pid)
             if ready:
                 if line := process.stdout.readline():
                     return json.loads(line)
                 end = f"crash ({signal.Signals(-code).name})" if (code := process.wait()) < 0 else f"crash ({code})"
             elif stop_when and stop_when():
                 end = "stopped"
-            elif passed > seconds:
+            elif hangs(passed):
                 end = "hang"
-            elif (held := resident(process.pid)) > most_memory:
+            elif (held := resident(members)) > most_memory:
                 largest, end = held, "memory"
             else:
                 continue
@@ -115,12 +128,33 @@ class Worker:
             return {"status": end, "seconds": round(passed, 1), "peak_mb": round(largest / 1e6), "grew_mb": 0}
 
 
-def resident(pid: int) -> int:
-    """Return how much main memory a process holds, in bytes; 0 if it is gone."""
+def family(pid: int) -> list[int]:
+    """Return a process and those that it has started, as far as they stay in its session."""
+    members = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if int(stat_of(int(folder.name))[3]) == pid:
+                members.append(int(folder.name))
+    return members
+
+
+def stat_of(pid: int) -> list[str]:
+    """Return what /proc tells of a process behind its name, see proc(5); nothing if it is gone."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def resident(pids: list[int]) -> int:
+    """Return how much main memory processes hold, in bytes."""
+    return sum(int(stat[21]) for pid in pids if (stat := stat_of(pid))) * os.sysconf("SC_PAGE_SIZE")
+
+
+def computing(pids: list[int]) -> float:
+    """Return for how long processes and their children that have ended have computed, in seconds of one core."""
+    ticks = sum(sum(map(int, stat[11:15])) for pid in pids if (stat := stat_of(pid)))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def emptied(folder: Path) -> Path:

@@ -127,8 +127,8 @@ def pickles() -> dict[str, bytes]:
 
 def in_batch(key: bytes, new: Any) -> bytes:
     """Return an honest batch with another entry; of which type it is, pickle tells."""
-    parts = {name: (pickle.dumps(new, 2)[2:] if name == key else python2(value)) for name, value in batch().items()}
-    return b"\x80\x02}(" + b"".join(python2(name)[:-1] + part[:-1] for name, part in parts.items()) + b"u."
+    parts = {name: pickle.dumps(new, 2)[2:-1] if name == key else part(value) for name, value in batch().items()}
+    return b"\x80\x02}(" + b"".join(part(name) + one for name, one in parts.items()) + b"u."
 
 
 def batch(count: int = 12) -> dict[bytes, Any]:
@@ -147,17 +147,22 @@ def honest_files() -> dict[str, bytes]:
 
 
 def python2(content: Any) -> bytes:
-    """Return a pickle in which bytes are what Python 2 called text."""
+    """Return a pickle as Python 2 wrote it, in protocol 2: bytes are what it called text."""
+    return b"\x80\x02" + part(content) + b"."
+
+
+def part(content: Any) -> bytes:
+    """Return what a pickle says of one object, without its beginning and end."""
     if isinstance(content, dict):
-        items = b"".join(python2(key)[:-1] + python2(value)[:-1] for key, value in content.items())
-        return b"}(" + items + b"u."
+        return b"}(" + b"".join(part(key) + part(value) for key, value in content.items()) + b"u"
     if isinstance(content, list):
-        return b"](" + b"".join(python2(item)[:-1] for item in content) + b"e."
+        return b"](" + b"".join(map(part, content)) + b"e"
     if isinstance(content, bytes):
-        return b"T" + struct.pack("<I", len(content)) + content + b"."
+        return (b"U" + bytes([len(content)]) if len(content) < 256 else b"T" + struct.pack("<I", len(content))) + content
     if isinstance(content, np.ndarray):
-        shape = b"(" + b"".join(python2(side)[:-1] for side in content.shape) + b"t"
-        dtype = b"cnumpy\ndtype\n(" + python2(b"u1")[:-1] + b"I0\nI1\ntR"
-        start = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt" + python2(b"b")[:-1] + b"tR"
-        return start + b"(I1\n" + shape + dtype + b"I00\n" + python2(content.tobytes())[:-1] + b"tb."
-    return b"I" + str(content).encode() + b"\n."
+        start = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+        dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+        return (
+            start + b"(K\x01" + b"".join(map(part, content.shape)) + b"\x86" + dtype + b"\x89" + part(content.tobytes()) + b"tb"
+        )
+    return b"K" + bytes([content]) if 0 <= content < 256 else b"J" + struct.pack("<i", content)
