@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pytest
@@ -72,8 +73,13 @@ def test_a_state_that_was_changed_is_refused_in_a_line(change, message, saved):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink()])
+def replace_by_pipe(file) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_bytes(b"x"), lambda file: file.unlink(), replace_by_pipe])
 def test_arrays_that_are_not_those_of_the_state_are_refused(damage, saved):
     damage(saved.folder / saved.arrays)
-    with pytest.raises(HeadstartError, match="start the run again with --overwrite"):
+    with pytest.raises(HeadstartError, match=r"start the run again with --overwrite|is no regular file"):
         Checkpoint(saved.folder).load("frozen")

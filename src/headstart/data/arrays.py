@@ -12,6 +12,7 @@ from headstart.data.decode import to_rgb
 from headstart.data.source import SPLIT_NAMES, TRAIN, Source
 from headstart.errors import HeadstartError
 
+MOST_CHARACTERS = 1000  # of a class's name
 # The name of a source that was given as arrays: it cannot be loaded again by name.
 ARRAYS = "arrays"
 
@@ -107,6 +108,8 @@ def numbered(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[tup
     """Return the class names, and the labels as int32 indices into these."""
     if class_names and (twice := [name for name, number in Counter(class_names).items() if number > 1]):
         raise HeadstartError(f"two classes have the name {twice[0]!r}: give each its own")
+    if class_names and (long := [name for name in class_names if len(name) > MOST_CHARACTERS]):
+        raise HeadstartError(f"the name of a class has {len(long[0]):,} characters: give it at most {MOST_CHARACTERS:,}")
     if labels.dtype.kind in "iu":
         names = tuple(class_names or map(str, range(int(labels.max(initial=0)) + 1)))
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):

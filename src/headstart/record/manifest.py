@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from msgspec import Meta
 
 from headstart.errors import DamagedError, HeadstartError
-from headstart.record.schema import KINDS, DecodingEntry, ImageShape
+from headstart.record.schema import KINDS, ClassName, DecodingEntry, ImageShape
 from headstart.record.upgrade import upgraded
 from headstart.system.files import checksum, read_bytes, write_json
 from headstart.system.reading import MOST_JSON, Checksum, Count, Positive, as_kind, parse_json, seal
@@ -45,7 +45,7 @@ class Manifest(TypedDict):
 
     format: Count
     versions: NotRequired[dict[str, str]]
-    classes: Annotated[list[str], Meta(min_length=2)]
+    classes: Annotated[list[ClassName], Meta(min_length=2)]
     input: ManifestInput
     output: NotRequired[str]
     temperature: NotRequired[Positive]

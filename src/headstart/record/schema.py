@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from msgspec import Meta
 
 from headstart.config import LARGEST_IMAGE
+from headstart.data.arrays import MOST_CHARACTERS
 from headstart.metrics.figures import Metrics, StageKey, SubsetFigures
 from headstart.system.reading import Checksum, Count, Finite, Fraction, NotNegative
 
+ClassName = Annotated[str, Meta(max_length=MOST_CHARACTERS)]
 Pair = Annotated[list[str], Meta(min_length=2, max_length=2)]
 Size = Annotated[list[Count], Meta(min_length=2, max_length=2)]
 Side = Annotated[int, Meta(ge=1, le=LARGEST_IMAGE)]
@@ -36,7 +38,7 @@ class DataSummary(TypedDict):
     source: str
     fingerprint: Checksum
     test_fingerprint: NotRequired[Checksum]
-    classes: Annotated[list[str], Meta(min_length=2)]
+    classes: Annotated[list[ClassName], Meta(min_length=2)]
     image_shape: ImageShape
     decoding: NotRequired[DecodingEntry]
     images: Counts

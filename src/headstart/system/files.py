@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from headstart.errors import DamagedError, UnwritableError
 
@@ -165,7 +165,7 @@ def refuse_unwritable(path: Path) -> None:
         raise UnwritableError(f"{path} cannot be written: {'it' if existing == path else existing} is read-only, or not yours")
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading. A pipe or a device is refused: to read one may take for ever.
 
     Raises:
@@ -232,6 +232,11 @@ def of_cell(text: str) -> str:
 
 
 def checksum(path: Path) -> str:
-    """Return the SHA-256 of a file's content as hexadecimal digits."""
-    with path.open("rb") as file:
+    """Return the SHA-256 of a file's content as hexadecimal digits.
+
+    Raises:
+        DamagedError: it is no regular file.
+        FileNotFoundError: there is none.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
