@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import io
+import logging
 import os
 import platform
 import re
@@ -71,6 +72,7 @@ def run(strange, tiny, tmp_path_factory) -> hs.Run:
     home = tmp_path_factory.mktemp("home") / USER
     home.mkdir()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logging.getLogger("headstart"), "propagate", False)  # pytest-xdist can hand on no log that is no UTF-8
         for name in ("USER", "LOGNAME", "USERNAME", "HOSTNAME", "COMPUTERNAME"):
             patch.setenv(name, HOST if name in ("HOSTNAME", "COMPUTERNAME") else USER)
         patch.setenv("HOME", str(home))
@@ -116,6 +118,7 @@ def test_no_name_reaches_a_terminal_as_more_than_text(command, run, strange, tmp
         "train": ["train", "--data", str(strange / "none\x1b[1m")],
     }[command]  # fmt: skip
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(2))
+    monkeypatch.setattr(logging.getLogger("headstart"), "propagate", False)
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     with contextlib.suppress(SystemExit):

@@ -117,6 +117,7 @@ CALL = {"class_name": "function", "module": "os", "config": "system", "registere
         (configured(dtype="int8"), "computes in int8"),
         (configured(activation="no such"), "cannot be built by Keras"),
         (configured(filters=0), "cannot be built by Keras"),
+        (configured(dilation_rate=[10**9, 10**9]), "dilation_rate .* is larger than any image"),
         (configured(strides=[0, 0]), "cannot be built by Keras"),
         (lambda config: {}, "describes no network"),
         (lambda config: [config], "describes no network"),

@@ -58,7 +58,7 @@ def read_cifar(path: Path) -> Source | None:
     try:
         with open_regular(path) as packed:
             files = archive_files(Limited(unpacked(packed)))
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, RecursionError) as error:
         raise HeadstartError(f"{path} is not a readable tar archive ({error}); download it again") from None
     except TooMuchElse:
         raise HeadstartError(
@@ -112,6 +112,8 @@ def archive_files(stream: Limited) -> dict[str, bytes]:
                 stream.left += member.size
                 if file := archive.extractfile(member):
                     contents[name] = file.read()
+            elif member.size > stream.left:  # to pass over 2**80 bytes, tarfile would read on for ever after the end
+                raise TooMuchElse
     # gzip checks its checksum only at the end of the file, after the last member.
     while stream.read(1 << 20):
         pass

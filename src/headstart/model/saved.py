@@ -219,6 +219,9 @@ def refuse_code(content: Any, path: Path) -> None:
                 f"{path} has {what}, which is none of Keras' plain layers and may run code: give --trust if you trust whoever "
                 "made the file"
             )
+        dilation = node.get("dilation_rate", 1)  # what it adds to an image takes memory, and is not seen in any output
+        if any(isinstance(one, int) and one > LARGEST_IMAGE for one in (dilation if isinstance(dilation, list) else [dilation])):
+            raise HeadstartError(f"{path} has a layer of dilation_rate {str(dilation)[:50]}, which is larger than any image")
         numbers = node.get("config", {}).get("name") if name == "DTypePolicy" else node.get("dtype")
         if isinstance(numbers, str) and numbers not in NUMBERS:
             raise HeadstartError(f"{path} computes in {numbers[:50]}, and not in one of {', '.join(NUMBERS)}")
