@@ -396,6 +396,13 @@ def test_an_archive_of_a_million_members_is_refused_at_once(tmp_path):
         read_cifar(path)
 
 
+@pytest.mark.parametrize("name", ["batches.meta", "other"])
+def test_a_member_that_claims_to_end_far_beyond_the_archive_is_not_waited_for(name, tmp_path):
+    (tmp_path / "c.tar").write_bytes(member(name, size=2**80).tobuf(tarfile.GNU_FORMAT))
+    with pytest.raises(HeadstartError, match=r"is not a readable tar archive|is no archive of CIFAR files"):
+        read_cifar(tmp_path / "c.tar")
+
+
 def test_a_sparse_member_is_no_file(tmp_path):
     write_python(tmp_path / "cifar", 10)
     path = tmp_path / "c.tar"

@@ -86,15 +86,16 @@ class Limited:
     """A stream that ends in `TooMuchElse`: a few bytes can be packed that unpack to any number.
 
     Attributes:
-        left: how many bytes may still be read.
+        done: how many bytes have been read.
+        left: how many may still be read.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
-        self.stream, self.left = stream, MOST_ELSE
+        self.stream, self.done, self.left = stream, 0, MOST_ELSE
 
     def read(self, size: int) -> bytes:
         content = self.stream.read(size)
-        self.left -= len(content)
+        self.done, self.left = self.done + len(content), self.left - len(content)
         if self.left < 0:
             raise TooMuchElse
         return content
@@ -112,7 +113,7 @@ def archive_files(stream: Limited) -> dict[str, bytes]:
                 stream.left += member.size
                 if file := archive.extractfile(member):
                     contents[name] = file.read()
-            elif member.size > stream.left:  # to pass over 2**80 bytes, tarfile would read on for ever after the end
+            elif archive.offset > stream.done + stream.left:  # to pass over 2**80 bytes, tarfile would read on for ever
                 raise TooMuchElse
     # gzip checks its checksum only at the end of the file, after the last member.
     while stream.read(1 << 20):
