@@ -32,7 +32,7 @@ from sealing import SEALED
 
 from images import image_cases
 
-PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 120, "models": 240}
+PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 300, "models": 240}
 RUNS = {"runs": FINISHED, "interrupted": INTERRUPTED, "seeds": SEEDS}
 # What may go wrong, as keys of the report and headings of the table.
 WRONG = {
