@@ -157,3 +157,17 @@ def test_a_network_for_openvino_that_is_not_the_runs_own_is_refused(small_run, f
     (copy / "model.bin").write_bytes(b"something else")
     with pytest.raises(hs.HeadstartError, match=r"model\.bin is not the file that its manifest describes"):
         hs.Run(copy).predict(folder / "0.png")
+
+
+def test_batches_of_networks_with_large_outputs_are_smaller(small_run, folder, monkeypatch):
+    monkeypatch.setattr(classifier, "MOST_AT_ONCE", 3 * hs.Classifier(small_run.path).compiled.largest)
+    sizes = []
+
+    def recorded(self, batches, total):
+        for batch in batches:
+            sizes.append(len(batch))
+            yield [np.zeros((len(batch), 10), np.float32)]
+
+    monkeypatch.setattr(classifier.Classifier, "outputs", recorded)
+    small_run.predict(sorted(folder.glob("*.png")))
+    assert sizes == [3, 3, 3, 1]

@@ -50,6 +50,12 @@ def configured(**options: object) -> object:
     return change
 
 
+def given_back(config: dict) -> dict:
+    """Make the input the output."""
+    config["config"]["output_layers"] = config["config"]["input_layers"]
+    return config
+
+
 def refused(path: Path, message: str, **options: object) -> None:
     with pytest.raises(hs.HeadstartError, match=message) as refusal:
         load_backbone(hs.recipe("quick", backbone=str(path), preprocess="unit", image_size=32, **options))
@@ -122,6 +128,7 @@ CALL = {"class_name": "function", "module": "os", "config": "system", "registere
         (lambda config: {}, "describes no network"),
         (lambda config: [config], "describes no network"),
         (lambda config: config | {"config": {}}, "cannot be built by Keras"),
+        (given_back, "it gives back what it takes"),
         (lambda config: config | {"config": [{}] * 70_000}, "more than 60,000 objects"),
     ],
 )
@@ -209,6 +216,7 @@ def replace(group, name: str, **options: object) -> None:
             lambda store, group: replace(group, "0", data=np.array([b"text"], object), dtype=h5py.string_dtype()),
             "no plain numbers",
         ),
+        (lambda store, group: store.create_group("/deep" * 200), "nested too deeply"),
         (lambda store, group: group["0"].__setitem__(..., np.nan), "weights that are not finite"),
         (lambda store, group: group.__delitem__("0"), "its layers want|holds no weights for"),
     ],

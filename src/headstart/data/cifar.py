@@ -58,7 +58,7 @@ def read_cifar(path: Path) -> Source | None:
     try:
         with open_regular(path) as packed:
             files = archive_files(Limited(unpacked(packed)))
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, RecursionError) as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, RecursionError, ValueError) as error:
         raise HeadstartError(f"{path} is not a readable tar archive ({error}); download it again") from None
     except TooMuchElse:
         raise HeadstartError(

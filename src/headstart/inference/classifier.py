@@ -22,6 +22,8 @@ from headstart.system.progress import track
 
 # The model of runs of format 1.
 OLD_FILE = "model.keras"
+# The most values that a layer's output may have for a batch: 1 GB. It makes batches of very large images smaller.
+MOST_AT_ONCE = 1 << 28
 
 
 class Classifier:
@@ -109,9 +111,13 @@ class Classifier:
         Args:
             total: the number of images in all batches.
         """
-        if (total < FEWEST_IMAGES or not has_gpu()) and self.compiled is not None:
+        if self.by_openvino(total):
             return overlapped(self.compiled, batches, 1)
         return self.keras_outputs(batches, total)
+
+    def by_openvino(self, total: int) -> bool:
+        """Whether OpenVINO computes the outputs for so many images."""
+        return (total < FEWEST_IMAGES or not has_gpu()) and self.compiled is not None
 
     def keras_outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
         """Yield the Keras model's logits for each batch, by the fastest engine that computes the same."""
@@ -134,6 +140,8 @@ class Classifier:
         inputs = Inputs()
         named = list(named_images(images, inputs))
         refuse_nothing(named, inputs)
+        largest = self.compiled.largest if self.by_openvino(len(named)) else model.saved.largest_output(self.model)[1]
+        batch_size = min(batch_size, max(1, MOST_AT_ONCE // largest))
         starts = track(range(0, len(named), batch_size), "classifying")
         decoded = (read_inputs(named[start : start + batch_size], self.image_shape, self.decoding, inputs) for start in starts)
         # The engine takes the next batch while it computes the last one, so decoding and computing overlap.

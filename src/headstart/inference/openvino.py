@@ -70,12 +70,12 @@ def compile_file(file: Path, precision: str, checksums: Mapping[str, str] | None
     if b"<!" in graph:
         raise DamagedError(f"{file} is damaged: it defines entities of its own")
     network = openvino.Core().read_model(graph, openvino.Tensor(arrays, shared_memory=True))
-    for operation in network.get_ordered_ops():
-        refuse_unusual(operation, file)
+    largest = max(values_of(operation, file) for operation in network.get_ordered_ops())
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
     compiled = openvino.Core().compile_model(network, "CPU", options)
     compiled.weights = arrays  # OpenVINO reads them where they lie, so they must live as long as it does
+    compiled.largest = largest
     return compiled
 
 
@@ -86,15 +86,20 @@ def mapped(file: Path) -> np.ndarray:
         return np.memmap(stream, np.uint8, "c") if stream.seek(0, io.SEEK_END) else np.zeros(1, np.uint8)
 
 
-def refuse_unusual(operation: Any, file: Path) -> None:
-    """Refuse an operation that our networks do not have, or whose output for one image would not fit the memory."""
+def values_of(operation: Any, file: Path) -> int:
+    """Return how many values the outputs of an operation have for one image.
+
+    Raises:
+        DamagedError: our networks do not have this operation, or the output would not fit the memory.
+    """
     kind = operation.get_type_name()
     if kind not in PLAIN:
         raise DamagedError(f"{file} has an operation {kind}, which no network of ours has")
-    for output in operation.outputs():
-        lengths = [1 if length.is_dynamic else length.get_length() for length in output.get_partial_shape()]
-        if math.prod(lengths) > MOST_VALUES:
-            raise DamagedError(f"{file}: the output of {operation.get_friendly_name()} is too large: {lengths}")
+    shapes = [output.get_partial_shape() for output in operation.outputs()]
+    values = max((math.prod(1 if one.is_dynamic else one.get_length() for one in shape) for shape in shapes), default=0)
+    if values > MOST_VALUES:
+        raise DamagedError(f"{file}: the output of {operation.get_friendly_name()} is too large: {values:,} values for an image")
+    return int(values)
 
 
 def compiled_file(file: Path, precision: str, checksums: Mapping[str, str]) -> Any:

@@ -195,6 +195,8 @@ def build(content: Any, path: Path, trust: bool) -> keras.Model:
             network = keras.saving.deserialize_keras_object(without_compiling(content), safe_mode=True)
             if not isinstance(network, keras.Model) or not network.inputs:
                 raise ValueError("it does not say what it takes")
+            if any(one is other for one in network.inputs for other in network.outputs):
+                raise ValueError("it gives back what it takes")
             refuse_huge_outputs(network, path)
         return network
     except HeadstartError:
@@ -271,10 +273,16 @@ def try_out(network: keras.Model, shape: tuple[int, ...], path: Path) -> None:
 
 def refuse_huge_outputs(network: keras.Model, path: Path) -> None:
     """Refuse a network with a layer whose output for one image would not fit the memory."""
+    name, values = largest_output(network)
+    if values > MOST_VALUES:
+        raise HeadstartError(f"{path}: the output of layer {name!r} is too large: {values:,} values for an image")
+
+
+def largest_output(network: keras.Model) -> tuple[str, int]:
+    """Return the layer whose output for one image has the most values, and their number."""
     _, *sides = network.input_shape
-    for name, shape in output_shapes(network, (1, *(side or LARGEST_IMAGE for side in sides))):
-        if math.prod(length or 1 for length in shape) > MOST_VALUES:
-            raise HeadstartError(f"{path}: the output of layer {name!r} is too large: {' x '.join(map(str, shape[1:]))} values")
+    shapes = output_shapes(network, (1, *(side or LARGEST_IMAGE for side in sides)))
+    return max(((name, math.prod(length or 1 for length in shape)) for name, shape in shapes), key=lambda one: one[1])
 
 
 @contextlib.contextmanager
@@ -314,6 +322,8 @@ def count_arrays(stream: BinaryIO, path: Path) -> int:
 
     # What these two return, other than None, ends the visit.
     def of_link(name: str, link: Any) -> str | None:
+        if name.count("/") > MOST_LEVELS:
+            return "its groups are nested too deeply"
         return None if isinstance(link, h5py.HardLink) else f"{name} is a link to another place"
 
     def of_item(name: str, item: Any) -> str | None:
