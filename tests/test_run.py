@@ -168,8 +168,9 @@ def test_a_run_whose_name_is_a_script_is_none_in_a_notebook(small_run, tmp_path,
     assert 'href="javascript%3Aalert%281%29%22/report.html"' in copy._repr_html_()
 
 
-def test_a_notebook_shows_the_run_itself(small_run, tmp_path):
+def test_a_notebook_shows_the_run_itself(small_run, tmp_path, monkeypatch):
     """Its name is escaped, its curve is there, and its report is linked."""
+    monkeypatch.chdir(tmp_path)  # the link leads from here
     copy = hs.Run(shutil.copytree(small_run.path, tmp_path / "a<b"))
     shown = copy._repr_html_()
     assert "a&lt;b</b>: frozen " in shown
