@@ -95,3 +95,10 @@ def test_without_openvino_keras_does_the_work(network, monkeypatch, caplog):
 def test_few_images_start_no_engine(network, monkeypatch):
     monkeypatch.setattr(engine, "compiled_by_openvino", lambda *inputs: pytest.fail("started an engine for a few images"))
     assert len(list(engine.Engine(network).outputs(batches(), 75))) == 10
+
+
+def test_a_network_that_the_backend_cannot_run_is_refused_in_a_line():
+    wrong = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Softmax(axis=99)])
+    with pytest.raises(hs.HeadstartError, match=r"cannot run this network: .*99") as refusal:
+        engine.keras_outputs(wrong, np.zeros((1, 8, 8, 3), np.float32))
+    assert "\n" not in str(refusal.value)

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from headstart.errors import UnwritableError
+from headstart.errors import HeadstartError, UnwritableError
 from headstart.inference.logits import network_logits
 from headstart.inference.openvino import FEWEST_IMAGES, compile_file, import_openvino, overlapped, reason
 from headstart.model.fast.copies import recast
 from headstart.model.network import all_layers
-from headstart.system.backend import converts_to_openvino, has_gpu, keras, silent_stderr
+from headstart.model.saved import first_line
+from headstart.system.backend import converts_to_openvino, has_gpu, is_out_of_memory, keras, silent_stderr
 from headstart.system.files import written_whole
 
 logger = logging.getLogger("headstart")
@@ -68,8 +69,17 @@ def predict_logits(model: keras.Model, batches: Iterable[np.ndarray], total: int
 
 
 def keras_outputs(model: keras.Model, batch: np.ndarray) -> list[np.ndarray]:
-    """Return the outputs of Keras' backend for one batch, float32."""
-    outputs = model.predict_on_batch(batch)
+    """Return the outputs of Keras' backend for one batch, float32.
+
+    Raises:
+        HeadstartError: the network is well-formed, but the backend cannot run it, as one that a damaged file describes.
+    """
+    try:
+        outputs = model.predict_on_batch(batch)
+    except Exception as error:  # the backends raise many kinds of exception
+        if is_out_of_memory(error):
+            raise
+        raise HeadstartError(f"{keras.backend.backend()} cannot run this network: {first_line(error)}") from error
     return [np.asarray(output, np.float32) for output in (outputs if isinstance(outputs, list) else [outputs])]
 
 

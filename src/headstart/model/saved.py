@@ -118,7 +118,6 @@ def load_network(folder: Path, *, trust: bool = False) -> keras.Model:
     if found != wanted:
         first = min(name for name in found.keys() | wanted if found.get(name) != wanted.get(name))
         raise DamagedError(f"{weights} does not fit {GRAPH}: weight {first} is {found.get(first)}, not {wanted.get(first)}")
-    try_out(network, network.input_shape[1:], graph)
     give_memory(network, [arrays[name] for name in names(network)])
     return network
 
