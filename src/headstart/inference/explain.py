@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from PIL import Image
 
 from headstart.inference.classifier import Classifier
+from headstart.inference.engine import keras_outputs
 from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
 from headstart.inference.predictions import Predictions
 from headstart.model.head import logit_gradients
@@ -129,7 +130,7 @@ def heat_maps(network: Network, images: np.ndarray, classes: np.ndarray) -> tupl
         coarse = np.zeros((len(images), rows, columns), np.float32)
         for start in range(0, len(images), BATCH):
             batch = slice(start, start + BATCH)
-            features = np.asarray(before_pooling.predict_on_batch(images[batch]), np.float32)
+            (features,) = keras_outputs(before_pooling, images[batch])
             gradients = logit_gradients(network.head, features.mean(axis=(1, 2)), classes[batch])
             coarse[batch] = np.einsum("nhwc,nc->nhw", features, gradients)
         # A constant can be moved between these values and the network's biases without changing its function. So only
@@ -154,7 +155,7 @@ def occlusion(network: Network, images: np.ndarray, classes: np.ndarray) -> np.n
     falls = np.zeros((len(images), OCCLUSION_GRID, OCCLUSION_GRID), np.float32)
     for row in track(range(len(images)), "covering squares"):
         # Always the same number of images, so that the network is compiled once. Larger batches are no faster.
-        logits = np.asarray(model.predict_on_batch(covered(images[row])), np.float32)
+        (logits,) = keras_outputs(model, covered(images[row]))
         above_mean = logits[:, classes[row]] - logits.mean(axis=1)
         falls[row] = (above_mean[0] - above_mean[1:]).reshape(OCCLUSION_GRID, OCCLUSION_GRID)
     return falls
