@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import shutil
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import headstart as hs
 from headstart.cli.main import main
 from headstart.report.compare import Comparison
-from helpers import SMALL
+from helpers import SMALL, mend_checksum
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,8 @@ def test_the_paired_test_is_that_of_the_images_that_both_were_tested_on(small_ru
 def test_other_test_images_get_no_paired_test(small_run, tmp_path, capsys):
     other = shutil.copytree(small_run.path, tmp_path / "other")
     rows = (other / "split.csv").read_text()
-    (other / "split.csv").write_text(rows.replace(",test,", ",test,0"))
+    (other / "split.csv").write_text(re.sub(",test,.", lambda found: ",test,0" if found[0][-1] != "0" else ",test,1", rows))
+    mend_checksum(other, "split.csv")
     main(["compare", str(small_run.path), str(other)])
     assert "not tested on the same images" in capsys.readouterr().out
 
@@ -56,9 +58,10 @@ def test_an_accuracy_on_known_images_is_not_compared_without_a_word(small_run, t
     metrics = json.loads((other / "metrics.json").read_text())
     metrics["test"]["fine_tuned"] |= {
         "near_duplicates_in_training": 50, "images": 60,
-        "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.2, 0.6], "images": 10},
+        "without_near_duplicates": {"accuracy": 0.4321, "interval": [0.2, 0.6], "images": 10, "left_out": 50},
     }  # fmt: skip
     (other / "metrics.json").write_text(json.dumps(metrics))
+    mend_checksum(other, "metrics.json")
     main(["compare", str(small_run.path), str(other)])
     said = capsys.readouterr().out.replace("\N{NO-BREAK SPACE}", " ")
     assert "Of other, 50 of 60 test images have a near-duplicate in training" in said

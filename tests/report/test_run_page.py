@@ -9,8 +9,7 @@ import pytest
 import headstart as hs
 from headstart.model.network import Network
 from headstart.report.run_page import command, write_report
-from headstart.system.files import checksum
-from helpers import change_manifest
+from helpers import mend_checksum
 from pages import Tags
 
 
@@ -26,8 +25,7 @@ def changed(run: hs.Run, name: str, change) -> None:
     content = run.read_json(name)
     change(content)
     (run.path / name).write_text(json.dumps(content))
-    checksums = json.loads((run.path / "manifest.json").read_text(encoding="utf-8"))["sha256"]
-    change_manifest(run.path, sha256=checksums | {name: checksum(run.path / name)})
+    mend_checksum(run.path, name)
 
 
 def rewritten(run: hs.Run, data: hs.Dataset) -> Tags:

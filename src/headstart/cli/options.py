@@ -77,8 +77,8 @@ class Predict:
         Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: the probabilities of all")
     ] = "table"
     batch_size: Annotated[int, arg(help="images at a time; 1 or more")] = 64
-    mirror: Annotated[bool, described(MIRROR), FlagCreatePairsOff] = False
-    trust: Annotated[bool, described(TRUST), FlagCreatePairsOff] = False
+    mirror: Annotated[bool, described(MIRROR)] = False
+    trust: Annotated[bool, described(TRUST)] = False
 
 
 @dataclass(frozen=True)
