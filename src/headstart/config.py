@@ -19,10 +19,15 @@ from headstart.system.files import read_bytes, written_whole
 
 # Smaller images give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
+# The largest output of a layer for one image, in values: 512 MB. VGG's first layers have 67 million at 1,024 px.
+MOST_VALUES = 1 << 27
 # What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
 ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
 MOST_TOML = 1 << 20  # bytes of a file of options
+
+# Options that say only where a run lies, and which server has a copy of its figures.
+PLACES = ("out", "mlflow")
 
 # The groups of options, in the order of `Config`, each with what it is about.
 RUN, DATA, NETWORK, AUGMENTATION = "run", "data", "network", "augmentation"
@@ -361,8 +366,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def write_toml(config: Config, path: Path) -> None:
     """Write `config` as a TOML file that `read_toml` gives back unchanged."""
-    # JSON's scalars are TOML's, but for characters that JSON writes as two halves, or need not escape.
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in dataclasses.asdict(config).items()
-             if key != "trust"]  # fmt: skip
     with written_whole(path) as partial:
-        partial.write_text("".join(lines).replace("\x7f", "\\u007f"), encoding="utf-8", errors="surrogateescape")
+        partial.write_text(toml(dataclasses.asdict(config)), encoding="utf-8", errors="surrogateescape")
+
+
+def toml(options: dict[str, Any]) -> str:
+    """Return options as TOML, a line for each; without `trust`, which `read_toml` refuses."""
+    # JSON's scalars are TOML's, but for characters that JSON writes as two halves, or need not escape.
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in options.items() if name != "trust"]
+    return "".join(lines).replace("\x7f", "\\u007f")

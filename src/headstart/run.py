@@ -13,7 +13,7 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from headstart import audit, inference, metrics, model
+from headstart import audit, inference, metrics
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.load import read_source
@@ -159,8 +159,7 @@ class Run(RunFolder):
 
     def logits(self, data: Dataset, rows: np.ndarray, batch_size: int = 64, mirror: bool = False) -> np.ndarray:
         """Return the Keras model's logits on some images of a data set, float32 (len(rows), classes)."""
-        _, largest = model.saved.largest_output(self.model)
-        batch_size = min(batch_size, max(1, inference.classifier.MOST_AT_ONCE // largest))
+        batch_size = inference.classifier.fitting(batch_size, self.classifier.largest_output)
         starts: Iterable[int] = track(range(0, len(rows), batch_size), "evaluating")
         batches = (data.images(rows[start : start + batch_size]) for start in starts)
         logits = np.concatenate(list(network_logits(self.classifier.keras_outputs, batches, len(rows), mirror)))

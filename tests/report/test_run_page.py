@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.config import read_toml
 from headstart.model.network import Network
-from headstart.report.run_page import command, write_report
+from headstart.report.run_page import again, command, write_report
 from helpers import mend_checksum
 from pages import Tags
 
@@ -154,3 +155,9 @@ def test_the_confusions_of_many_classes_are_drawn(copy, digits):
 def test_the_command_gives_the_configuration_again():
     config = hs.recipe("starter", data="my photos/", flip=False, epochs=3, out="elsewhere")
     assert command(config) == ["headstart train", "--recipe starter", "--data 'my photos'", "--no-flip", "--epochs 3"]
+
+
+def test_the_options_are_a_file_of_options(small_run, tmp_path):
+    """Whoever copies them from the page can train by them: `trust`, which no file may set, is not among them."""
+    (tmp_path / "options.toml").write_text(again(small_run)["options"], encoding="utf-8")
+    assert read_toml(tmp_path / "options.toml")["recipe"] == "starter"

@@ -21,7 +21,7 @@ from headstart.data.opening import UnreadableImage, opened
 from headstart.data.source import Source
 from headstart.errors import HeadstartError
 from headstart.system.cache import cache_folder
-from headstart.system.entries import read_sealed, read_stored, seal, write_sealed
+from headstart.system.entries import gone, read_sealed, read_stored, seal, write_sealed
 from headstart.system.files import is_disk_full, unwritable, written_whole
 from headstart.system.progress import track
 from headstart.system.reading import Checksum, Count, Fraction
@@ -172,7 +172,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding) -> 
             digest = seal(partial, file.name)
         write_sealed(file.with_suffix(".json"), {"found": found, "images": digest})
         if not (stored := read_decoded(file, shape)):
-            raise HeadstartError(f"{file.parent}: what was just written there is gone; is the cache being cleared?")
+            raise gone(file)
     array, found = stored
     return array[: len(paths) - len(found["unreadable"])], found
 

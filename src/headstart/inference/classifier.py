@@ -85,6 +85,12 @@ class Classifier:
         return network
 
     @cached_property
+    def largest_output(self) -> int:
+        """How many values the largest output of the Keras model's layers has for one image."""
+        _, values = model.saved.largest_output(self.model)
+        return int(values)
+
+    @cached_property
     def compiled(self) -> Any:
         """The same model compiled by OpenVINO; None if OpenVINO is not installed or fails, or the run saved no files for it."""
         if "model.xml" not in self.manifest["sha256"]:
@@ -140,8 +146,7 @@ class Classifier:
         inputs = Inputs()
         named = list(named_images(images, inputs))
         refuse_nothing(named, inputs)
-        largest = self.compiled.largest if self.by_openvino(len(named)) else model.saved.largest_output(self.model)[1]
-        batch_size = min(batch_size, max(1, MOST_AT_ONCE // largest))
+        batch_size = fitting(batch_size, self.compiled.largest if self.by_openvino(len(named)) else self.largest_output)
         starts = track(range(0, len(named), batch_size), "classifying")
         decoded = (read_inputs(named[start : start + batch_size], self.image_shape, self.decoding, inputs) for start in starts)
         # The engine takes the next batch while it computes the last one, so decoding and computing overlap.
@@ -152,6 +157,11 @@ class Classifier:
         return Predictions(
             inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
         )
+
+
+def fitting(batch_size: int, largest: int) -> int:
+    """Return the batch size, or a smaller one if a layer's `largest` output, in values for one image, demands it."""
+    return min(batch_size, max(1, MOST_AT_ONCE // largest))
 
 
 def refuse_infinite(logits: np.ndarray, path: Path) -> None:

@@ -15,9 +15,9 @@ from headstart.inference.logits import network_logits
 from headstart.inference.openvino import FEWEST_IMAGES, compile_file, import_openvino, overlapped, reason
 from headstart.model.fast.copies import recast
 from headstart.model.network import all_layers
-from headstart.model.saved import first_line
 from headstart.system.backend import converts_to_openvino, has_gpu, is_out_of_memory, keras, silent_stderr
 from headstart.system.files import written_whole
+from headstart.system.text import first_line
 
 logger = logging.getLogger("headstart")
 

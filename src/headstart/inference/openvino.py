@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.config import MOST_VALUES
 from headstart.errors import DamagedError
 from headstart.system.files import open_regular, read_bytes
 
@@ -19,8 +20,7 @@ logger = logging.getLogger("headstart")
 
 # For fewer images, Keras is done before OpenVINO has converted and compiled a network.
 FEWEST_IMAGES = 2000
-# The size of a graph, in bytes, and of an operation's output for one image, in values: 512 MB.
-MOST_GRAPH, MOST_VALUES = 64 << 20, 1 << 27
+MOST_GRAPH = 64 << 20  # bytes
 # The operations that OpenVINO makes of plain Keras layers. Others could loop without end, or load code.
 PLAIN = {
     "Abs", "Add", "AvgPool", "BatchNormInference", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution",

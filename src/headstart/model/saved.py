@@ -9,7 +9,6 @@ import contextlib
 import io
 import json
 import math
-import re
 import tempfile
 import zipfile
 import zlib
@@ -22,12 +21,13 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from headstart.config import LARGEST_IMAGE
+from headstart.config import LARGEST_IMAGE, MOST_VALUES
 from headstart.errors import DamagedError, HeadstartError
 from headstart.system.backend import keras
 from headstart.system.files import open_regular, read_bytes, written_whole
 from headstart.system.keras_internals import give_memory, output_shapes, traced_shape, without_memory
 from headstart.system.reading import MOST_JSON, parse_json
+from headstart.system.text import first_line
 
 # The files of a network in a run's folder.
 GRAPH, WEIGHTS = "network.json", "weights.safetensors"
@@ -65,8 +65,6 @@ VALUES = ("__keras_tensor__", "__numpy__", "__tensor__")
 NUMBERS = ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16", "uint8", "int32", "bool")
 # More than any network has that fits this program: levels of nested objects, and objects. The largest backbone has 20,000.
 MOST_LEVELS, MOST_OBJECTS = 60, 60_000
-# The largest output of a layer for one image, in values: 512 MB. VGG's first layers have 67 million at 1,024 px.
-MOST_VALUES = 1 << 27
 # Whatever is packed into a .keras file unpacks to at most so many times its size. Weights hardly compress.
 MOST_EXPANSION = 8
 
@@ -134,7 +132,7 @@ def load_keras_file(path: Path, *, trust: bool = False) -> keras.Model:
     with opened_keras_file(path) as archive:
         network = build(parse_json(read_member(archive, CONFIG, path), path), path, trust)
         arrays = read_member(archive, ARRAYS, path)
-    available, wanted = count_arrays(io.BytesIO(arrays), path), sum(math.prod(weight.shape) for weight in network.weights)
+    available, wanted = count_arrays(io.BytesIO(arrays), path), network.count_params()
     if wanted > available:
         raise DamagedError(f"{path} is damaged: its layers want {wanted:,} weights, and it has {available:,}")
     give_memory(network)
@@ -341,10 +339,3 @@ def count_arrays(stream: BinaryIO, path: Path) -> int:
     if wrong:
         raise DamagedError(f"{path} holds no weights that can be read: {wrong}")
     return values[0]
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an exception that says something. Keras puts its own head above what a layer has raised."""
-    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
-    said = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
-    return (said or [type(error).__name__])[0][:300]

@@ -18,7 +18,7 @@ from headstart.metrics.figures import Metrics
 from headstart.record.folder import RunFolder
 from headstart.record.history import EpochRow
 from headstart.system.files import write_json
-from headstart.system.text import printable
+from headstart.system.text import first_line, printable
 
 logger = logging.getLogger("headstart")
 
@@ -206,7 +206,3 @@ def final_figures(metrics: Metrics) -> dict[str, float]:
     if "comparison" in metrics:
         groups["comparison"] = metrics["comparison"]
     return {f"{group}/{name}": float(value) for group, figures in groups.items() for name, value in figures.items()}
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from headstart.config import Config, option_name
+from headstart.config import PLACES, Config, option_name
 from headstart.data.source import SPLIT_NAMES, TEST
 from headstart.metrics.claim import known_images
 from headstart.metrics.comparison import SIGNIFICANT, compare_stages
@@ -17,9 +17,6 @@ from headstart.record.history import STAGES
 from headstart.report.pages import Number, duration, named, p_value, percent, points, signed, write_page
 from headstart.report.plots import draw_intervals, rows_height, svg
 from headstart.system.text import printable
-
-# Options that say only where a run lies, and which server has a copy.
-NOT_COMPARED = ("out", "mlflow")
 
 
 class Comparison:
@@ -82,7 +79,7 @@ class Comparison:
         found: list[tuple[str, ...]] = []
         for field in dataclasses.fields(Config):
             first, second = (str(getattr(run.config, field.name)) for run in (self.first, self.second))
-            if field.name not in NOT_COMPARED and first != second:
+            if field.name not in PLACES and first != second:
                 found.append((option_name(field.name), *map(printable, different_ends(first, second))))
         return found
 

@@ -1,7 +1,6 @@
 """`report.html` of a run: the answer first, then what it stands on."""
 
 import dataclasses
-import json
 import shlex
 from collections import Counter
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from headstart.config import ALL, LAST_STAGE, Config, option_name
+from headstart.config import ALL, LAST_STAGE, PLACES, Config, option_name, toml
 from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import calibration_in_words, is_applied, probabilities
 from headstart.metrics.claim import between, known_images, what_it_holds_for
@@ -214,7 +213,7 @@ def again(run: RunFolder, folder: RunFolder | None = None) -> dict[str, Any]:
         "command": command(whole.config),
         "fingerprint": run.read_json("data.json")["fingerprint"],
         "versions": [[name, str(value)] for name, value in run.read_json("environment.json").items() if name not in NOT_VERSIONS],
-        "options": "\n".join(f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in to_send(whole.config).items()),
+        "options": toml(to_send(whole.config)).rstrip("\n"),
     }
 
 
@@ -237,5 +236,5 @@ def to_send(config: Config) -> dict[str, Any]:
 
     Of a path stays its last part. What says only where the run lies, and which server has a copy, is left out.
     """
-    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in ("out", "mlflow")}
+    options = {name: value for name, value in dataclasses.asdict(config).items() if name not in PLACES}
     return {name: last_part(value) if isinstance(value, str) else value for name, value in options.items()}

@@ -17,7 +17,8 @@ from typing import IO, Any, BinaryIO, TypedDict, TypeVar
 
 import numpy as np
 
-from headstart.errors import DamagedError
+from headstart.errors import DamagedError, HeadstartError
+from headstart.system import reading
 from headstart.system.files import open_regular, unwritable, written_whole
 from headstart.system.progress import track
 from headstart.system.reading import Checksum, array_in, as_kind, parse_json
@@ -164,7 +165,7 @@ class Sealed(TypedDict):
 
 def write_sealed(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON entry, with the hash of its name and content, completely or not at all."""
-    sealed = Sealed(content=content, sha256=json_seal(path.name, content))
+    sealed = Sealed(content=content, sha256=reading.seal({"name": path.name, "content": content}))
     with written_whole(path) as partial, partial.open("w", encoding="utf-8") as file:
         json.dump(sealed, file, indent=2)
         only_mine(file)
@@ -182,21 +183,11 @@ def read_sealed(path: Path, kind: type[Kind]) -> Kind | None:
         if len(read) > MOST_JSON:
             raise DamagedError(f"{path} is damaged: it is larger than {MOST_JSON:,} bytes")
         sealed: Sealed = as_kind(parse_json(read, path), Sealed, path)
-        if sealed["sha256"] != json_seal(path.name, sealed["content"]):
+        if sealed["sha256"] != reading.seal({"name": path.name, "content": sealed["content"]}):
             raise DamagedError(f"{path} is damaged: its content is not what was written")
         content: Kind = as_kind(sealed["content"], kind, path)
         return content
     return None
-
-
-def json_seal(name: str, content: dict[str, Any]) -> str:
-    try:
-        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
-    except RecursionError:
-        return ""
-    digest = named_digest(name)
-    digest.update(canonical.encode())
-    return digest.hexdigest()
 
 
 def named_digest(name: str) -> Any:
@@ -214,6 +205,11 @@ def explained(path: Path) -> Iterator[None]:
     except (DamagedError, OSError) as error:
         logger.warning("%s; it is made again", str(error) if isinstance(error, DamagedError) else f"{path}: {error.strerror}")
         discard(path)
+
+
+def gone(path: Path) -> HeadstartError:
+    """Return the error for an entry that is missing just after it was made."""
+    return HeadstartError(f"{path.parent}: what was just written there is gone; is the cache being cleared?")
 
 
 def discard(path: Path) -> None:

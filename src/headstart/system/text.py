@@ -1,5 +1,6 @@
 """Make texts fit to be printed and drawn: names of classes and files, which may contain anything, and counts."""
 
+import re
 import unicodedata
 
 MOST_COLUMNS = 40
@@ -40,6 +41,13 @@ def shortened(name: str, most: int = MOST_COLUMNS) -> str:
             break
         end = name[-1 - place] + end
     return f"{begin}…{end}"
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Return the first line of an exception that says something. Keras puts a head of its own above what a layer has raised."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    return (said or [type(error).__name__])[0][:most]
 
 
 def count(number: int, noun: str, nouns: str = "") -> str:

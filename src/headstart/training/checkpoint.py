@@ -16,7 +16,7 @@ from headstart.record.history import EpochRow
 from headstart.system.backend import keras
 from headstart.system.files import checksum, write_json, written_whole
 from headstart.system.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
-from headstart.system.reading import Checksum, Count, NotNegative, read_json, seal
+from headstart.system.reading import Checksum, Count, NotNegative, as_kind, read_json, seal
 
 FORMAT = 6  # since 6, a state has the checksum of its arrays, and its own
 # The groups of arrays of a stage that is being trained, and of one that has ended.
@@ -79,9 +79,10 @@ class Checkpoint:
 
     def read(self) -> None:
         try:
-            if read_json(self.file, StateFormat)["format"] != FORMAT:
+            content = read_json(self.file, StateFormat)
+            if content["format"] != FORMAT:
                 raise HeadstartError(f"{self.file} was written by another version of Headstart: resume with that version")
-            state = read_json(self.file, State)
+            state: State = as_kind(content, State, self.file)
         except DamagedError as error:
             raise DamagedError(f"{error}; start the run again with --overwrite") from None
         if state["seal"] != seal(state):

@@ -23,7 +23,7 @@ from headstart.model.network import Network
 from headstart.model.unfreeze import frozen_cut
 from headstart.system.backend import has_gpu, keras
 from headstart.system.cache import cache_folder
-from headstart.system.entries import StoredArray, read_stored, written_array
+from headstart.system.entries import StoredArray, gone, read_stored, written_array
 from headstart.system.environment import computing, processor
 from headstart.system.progress import track
 
@@ -117,7 +117,7 @@ class FrozenLayers:
                     limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
                     stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
         if not (found := self.read(files, len(indices))):
-            raise HeadstartError(f"{files[0].parent}: what was just written there is gone; is the cache being cleared?")
+            raise gone(files[0])
         prune(files[0].parent, MOST_CACHE_BYTES)
         return found
 
