@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from headstart.training.batches import Batches
+from headstart.training.changes import cutmix, mixup
 
 
 def batches(**options) -> Batches:
@@ -37,9 +38,21 @@ def test_fewer_rows_than_a_batch_are_one_batch():
     assert Batches(np.zeros((3, 2)), np.zeros(3, int), np.arange(3), 64, seed=0).num_batches == 1
 
 
-@pytest.mark.parametrize("mix", ["mixup", "cutmix"])
-def test_mixing_blends_images_and_labels_the_same_way_each_time(mix):
-    (images, labels), (again, _) = [batches(seed=1, classes=2, mix=mix)[0] for _ in range(2)]
-    assert images.dtype == np.uint8
-    np.testing.assert_allclose(labels.sum(axis=1), 1, rtol=1e-5)
-    np.testing.assert_array_equal(images, again)
+@pytest.mark.parametrize("change", [mixup, cutmix])
+def test_a_change_is_the_same_each_time_and_another_in_each_epoch(change):
+    first, same, later = [batches(seed=1, classes=2, changes=[change]) for _ in range(3)]
+    later.start_at(1)
+    np.testing.assert_array_equal(first[0][0], same[0][0])
+    np.testing.assert_array_equal(first[0][1], same[0][1])
+    assert not np.array_equal(first[0][1], later[0][1])
+
+
+def test_batches_that_are_made_ahead_are_the_same():
+    plain, ahead = batches(seed=1, classes=2, changes=[mixup]), batches(seed=1, classes=2, changes=[mixup], ahead=3)
+    for epoch in range(3):
+        plain.start_at(epoch)
+        ahead.start_at(epoch)
+        ahead[0]  # Keras looks at the first batch before it begins
+        for index in range(plain.num_batches):
+            for expected, found in zip(plain[index], ahead[index], strict=True):
+                np.testing.assert_array_equal(found, expected)

@@ -4,10 +4,13 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from headstart.config import Config
 from headstart.model.augmentation import augmentation
 from headstart.model.fast.copies import copy_weights, for_training
 from headstart.model.fast.folding import enlarge_first_kernels, fold_batch_norm
+from headstart.model.fast.resident import ResidentImages
 from headstart.model.fast.strides import input_stride, strided
 from headstart.model.head import build_head
 from headstart.model.preprocessing import preprocessing
@@ -100,17 +103,25 @@ class Network:
         """Return the model that the frozen stage trains if no features are cached: from augmented images to logits."""
         return compose(self.images, [*self.augmented_images(), self.backbone, self.pool, *self.head.layers[1:]], "classifier")
 
-    def learner(self) -> keras.Model:
+    def learner(self, resident: np.ndarray | None = None) -> keras.Model:
         """Return the model that fine-tuning trains, in its fastest form. `take` copies the result into this network.
 
         Without a cut it takes images, and augments them in training. With a cut it takes the feature maps of
         `feature_extractor`. It shares pool and head with this network; its part of the backbone is a copy.
+
+        Args:
+            resident: uint8 (N, H, W, 3). They are moved to the device, and the model takes their numbers, int32 (B,). Not with
+                a cut.
         """
         end = self.backbone_end()
         if self.cut:
             inputs = keras.Input(self.feature_extractor().outputs[1].shape[1:], name="maps")
             return compose(inputs, [for_training(end, input_stride(end)), self.pool, self.head], "tuned")
-        return compose(self.images, [*self.augmented_images(), for_training(end), self.pool, self.head], "tuned")
+        layers = [*self.augmented_images(), for_training(end), self.pool, self.head]
+        if resident is None:
+            return compose(self.images, layers, "tuned")
+        numbers = keras.Input((), dtype="int32", name="numbers")
+        return compose(numbers, [ResidentImages(resident, name="resident_images"), *layers], "tuned")
 
     def take(self, learner: keras.Model) -> None:
         """Copy the backbone weights that a `learner` has learned into this network. The head is shared already."""
@@ -128,7 +139,7 @@ class Network:
 def without_augmentation(model: keras.Model) -> keras.Model:
     """Return a learner's model for inference. It shares every weight.
 
-    Keras' augmentation layers would also act when a model is called directly, as `model(images)`, or exported.
+    A graph without the layer is smaller, and no exporter can trace it with `training=True`.
     """
     return compose(model.input, [layer for layer in model.layers[1:] if layer.name != "augmentation"], model.name)
 
@@ -158,7 +169,7 @@ def build_network(
         precision: `float32` or `bfloat16`, of the backbone alone; everything else is float32.
     """
     # The order matters: each layer draws from the seed when it is made.
-    augmenters = augmentation(config)
+    augment = augmentation(config)
     prepare = [keras.layers.Rescaling(1 / 255, name="to_unit_range"), *preprocessing(preprocess, image_shape, config.image_size)]
     policy = "mixed_bfloat16" if precision == "bfloat16" else "float32"
     prepared = fold_batch_norm(backbone, policy, fold=not config.learns_batch_norm)
@@ -169,7 +180,7 @@ def build_network(
     return Network(
         image_shape,
         prepare,
-        keras.Sequential(augmenters, name="augmentation") if augmenters else None,
+        augment,
         prepared,
         keras.layers.GlobalAveragePooling2D(name="features", dtype="float32"),
         build_head(prepared.output_shape[-1], classes, config),

@@ -25,19 +25,21 @@ from headstart.config import Config
 from headstart.errors import HeadstartError
 from headstart.inference.engine import Engine
 from headstart.model.backbones import load_backbone
+from headstart.model.fast.resident import without_resident_images
 from headstart.model.network import Network, build_network
 from headstart.model.unfreeze import frozen_cut
 from headstart.plan.estimate import MARGIN
 from headstart.record.history import FINE_TUNED, FROZEN
-from headstart.system.backend import has_gpu, is_out_of_memory, keras, resolve_precision, seed_everything
+from headstart.system.backend import has_gpu, is_out_of_memory, keras, resolve_precision, seed_everything, steps_per_call
 from headstart.system.files import write_json
 from headstart.system.kernels import without_autotuning
 from headstart.system.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
 from headstart.system.reading import Count, read_json
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
+from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint, assign, values
 from headstart.training.features import EXTRACTION_BATCH
-from headstart.training.stages import head_learner, tuning_learner
+from headstart.training.stages import head_learner, resident_images, tuning_learner
 
 # A rate is measured for so many seconds, and on more than so many batches.
 WINDOW, FEWEST_BATCHES = 2.0, 3
@@ -172,11 +174,16 @@ def extract(
 
 
 class Clock(keras.callbacks.Callback):
-    """Times batches: the seconds `before` the first one and the seconds for `each`. It ends a training after `WINDOW`."""
+    """Times batches: the seconds `before` the first one and the seconds for `each`. It ends a training after `WINDOW`.
 
-    def __init__(self, warm_up: int = WARM_UP) -> None:
+    Args:
+        warm_up: how many ticks are not timed.
+        batches: in each tick.
+    """
+
+    def __init__(self, warm_up: int = WARM_UP, batches: int = 1) -> None:
         super().__init__()
-        self.warm_up = warm_up
+        self.warm_up, self.batches = warm_up, batches
 
     def start(self) -> None:
         self.ticks = [time.monotonic()]
@@ -194,11 +201,11 @@ class Clock(keras.callbacks.Callback):
 
     @property
     def each(self) -> float:
-        return (self.timed[-1] - self.timed[0]) / (len(self.timed) - 1)
+        return (self.timed[-1] - self.timed[0]) / (len(self.timed) - 1) / self.batches
 
     @property
     def before(self) -> float:
-        return max(0.0, self.timed[0] - self.ticks[0] - self.warm_up * self.each)
+        return max(0.0, self.timed[0] - self.ticks[0] - self.warm_up * self.batches * self.each)
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.start()
@@ -255,10 +262,13 @@ def tuning_costs(
     On CPUs, the batch grows as long as time and memory allow, and the memory of a larger batch is extrapolated from two
     smaller ones. On a GPU, the batch is halved until it fits.
     """
-    options: dict[str, Any] = {"classes": classes, "mix": config.mix if inputs.dtype == np.uint8 else "none"}
+    resident = None if network.cut else resident_images(inputs, config)
+    if resident is not None:
+        inputs = np.arange(len(inputs), dtype=np.int32)
+    options: dict[str, Any] = {"classes": classes, "changes": [] if network.cut else changes(config)}
     peaks: dict[int, float] = {}
-    model, starts, gpu = tuning_learner(network, config, steps=1000), [], has_gpu()
-    kept, batch = values(model.variables), config.batch_size
+    model, starts, gpu = tuning_learner(network, config, 1000, resident), [], has_gpu()
+    kept, batch = values(without_resident_images(model)), config.batch_size
     growing = sorted({max(1, batch // 16), max(1, batch // 4), batch})
     while True:
         batch = batch if gpu else growing.pop(0)
@@ -269,8 +279,8 @@ def tuning_costs(
             if batch == 1 or not (gpu and is_out_of_memory(error)):
                 raise
             batch //= 2
-            assign(model.variables, kept)  # JAX has donated the variables' arrays to the failed step
-            model = tuning_learner(network, config, steps=1000)
+            assign(without_resident_images(model), kept)  # JAX has donated the variables' arrays to the failed step
+            model = tuning_learner(network, config, 1000, resident)
             continue
         starts.append(fitting.before + scoring.before)
         peaks[batch] = 1e6 * peak_memory_mb()
@@ -298,12 +308,12 @@ def line(values_at: dict[int, float], place: float) -> float:
 
 def timed(learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, **options: Any) -> tuple[Clock, Clock]:
     """Train a compiled model for a moment, then evaluate it, and return the clocks of both."""
-    fitting, scoring = Clock(), Clock()
-    labels, rows = np.resize(labels, len(inputs)), np.resize(np.arange(len(inputs)), MOST_STEPS * batch_size)
+    together = steps_per_call()
+    fitting, scoring = Clock(batches=together), Clock(batches=together)
+    most, scored = MOST_STEPS // together * together, (WARM_UP + FEWEST_BATCHES) * together
+    labels, rows = np.resize(labels, len(inputs)), np.resize(np.arange(len(inputs)), most * batch_size)
     training = Batches(inputs, labels, rows, batch_size, 0, **options)
-    validation = Batches(
-        inputs, labels, rows[: (WARM_UP + FEWEST_BATCHES) * batch_size], batch_size, None, options.get("classes", 0)
-    )
+    validation = Batches(inputs, labels, rows[: scored * batch_size], batch_size, None, options.get("classes", 0))
     learner.fit(without_autotuning(training), callbacks=[fitting], shuffle=False, verbose=0)
     learner.evaluate(without_autotuning(validation), callbacks=[scoring], verbose=0)
     return fitting, scoring
@@ -312,7 +322,7 @@ def timed(learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_si
 def save_seconds(model: keras.Model, stage: str, folder: Path) -> float:
     """Return how many seconds the checkpoint of an epoch takes."""
     begin = time.monotonic()
-    checkpoint, weights = Checkpoint(folder / "checkpoint"), values(model.variables)
+    checkpoint, weights = Checkpoint(folder / "checkpoint"), values(without_resident_images(model))
     checkpoint.save(stage, model=weights, optimizer=values(model.optimizer.variables), kept=weights)
     seconds = time.monotonic() - begin
     checkpoint.remove()

@@ -81,6 +81,27 @@ def has_gpu() -> bool:
     return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
 
 
+def device_memory() -> int:
+    """Return how many bytes of memory the GPU has; 0 without a GPU, or where the backend does not say it."""
+    if not has_gpu():
+        return 0
+    backend = load_keras().backend.backend()
+    if backend == "jax":
+        import jax
+
+        return int((jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0))
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else 0
+    return 0
+
+
+def steps_per_call() -> int:
+    """Return how many training steps the backend is given at once: several on a GPU, which must not wait for the host."""
+    return 16 if has_gpu() else 1
+
+
 def resolve_precision(precision: str) -> str:
     """Return `bfloat16` or `float32`. For `auto`, it is bfloat16 if the hardware is faster with it.
 

@@ -1,4 +1,4 @@
-"""Operations of TensorFlow that Keras does not offer and that make training faster. Other backends do without them."""
+"""Operations of TensorFlow and PyTorch that Keras does not offer and that make training faster. JAX does without them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,9 +6,11 @@ from typing import Any
 from headstart.system.backend import keras
 from headstart.system.memory import keep_freed_memory
 
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+ON_TENSORFLOW, ON_TORCH = keras.backend.backend() == "tensorflow", keras.backend.backend() == "torch"
 if ON_TENSORFLOW:  # JAX and PyTorch work where it is not installed
     import tensorflow
+elif ON_TORCH:
+    import torch
 
 
 def without_autotuning(batches: Any) -> Any:
@@ -96,3 +98,31 @@ def batch_norm_in_one_pass(inputs: Any, gamma: Any, beta: Any, epsilon: float) -
     count = tensorflow.cast(tensorflow.size(inputs) / tensorflow.shape(inputs)[-1], variance.dtype)
     # The operation returns the unbiased estimate of the variance, and Keras keeps the batch's own variance.
     return outputs, mean, variance * (count - 1) / count
+
+
+def affine_in_one_pass(images: Any, matrices: Any, offsets: Any) -> Any:
+    """Map images as `headstart.model.augmentation.affine` does, if the backend has an operation for that; else return None.
+
+    A batch of 128 images of 224 px took 320 ms on TensorFlow and 220 ms on PyTorch; by the operations that Keras offers, it took
+    480 and 780 ms.
+    """
+    if ON_TENSORFLOW:
+        height, width = images.shape[1:3]
+        across, down = (width - 1) / 2, (height - 1) / 2  # the operation counts from the corner, and columns first
+        (yy, yx), (xy, xx) = [tensorflow.unstack(row, axis=1) for row in tensorflow.unstack(matrices, axis=1)]
+        y, x = tensorflow.unstack(offsets, axis=1)
+        ends = [xx, xy, x + across - xy * down - xx * across, yx, yy, y + down - yy * down - yx * across, 0 * y, 0 * y]
+        return tensorflow.raw_ops.ImageProjectiveTransformV3(
+            images=images, transforms=tensorflow.stack(ends, axis=1), output_shape=(height, width), fill_value=0.0,
+            interpolation="BILINEAR", fill_mode="REFLECT",
+        )  # fmt: skip
+    if ON_TORCH:
+        sides = matrices.new_tensor(images.shape[1:3])
+        # The operation counts columns first, and in units of half a side.
+        scaled = torch.cat([matrices * sides / sides[:, None], (2 * offsets / sides)[..., None]], 2)
+        theta = torch.stack([scaled[:, 1, [1, 0, 2]], scaled[:, 0, [1, 0, 2]]], 1)
+        pictures = images.permute(0, 3, 1, 2)
+        grid = torch.nn.functional.affine_grid(theta, list(pictures.shape), align_corners=False)
+        mapped = torch.nn.functional.grid_sample(pictures, grid, "bilinear", "reflection", align_corners=False)
+        return mapped.permute(0, 2, 3, 1)
+    return None

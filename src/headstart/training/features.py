@@ -26,10 +26,13 @@ from headstart.system.cache import cache_folder
 from headstart.system.entries import StoredArray, gone, read_stored, written_array
 from headstart.system.environment import computing, processor
 from headstart.system.progress import track
+from headstart.training.changes import rand_augmented
 
 logger = logging.getLogger("headstart")
 
 EXTRACTION_BATCH = 64
+# Counts the ways in which random views were ever drawn: those of another way in the cache are not used.
+AUGMENTATION = 2
 MOST_CACHE_BYTES = 30 << 30
 # float16 takes half the disk space, at a relative error of 0.0005. Outputs are stored as float32 if their first batch comes
 # within a factor of 16 of float16's largest number.
@@ -136,9 +139,9 @@ class FrozenLayers:
     def places(self, indices: np.ndarray, view: int) -> list[Path]:
         """Return the paths in the cache for one view of some images, whether the files exist or not."""
         mirrored, config = view and self.config.flip, self.config
-        options = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed]
+        random = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed, AUGMENTATION]
         digest = self.digest.copy()
-        digest.update(json.dumps([view, mirrored, options if view > int(config.flip) else []]).encode())
+        digest.update(json.dumps([view, mirrored, random if view > int(config.flip) else []]).encode())
         digest.update(self.data.source.digests[indices].tobytes())
         folder, key = cache_folder("features"), digest.hexdigest()[:40]
         names = [f"{key}.npy"]
@@ -195,18 +198,18 @@ def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> Non
 
 def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, name: str) -> Iterator[np.ndarray]:
     """Yield one view of some images, uint8 (B, H, W, 3), with a progress bar."""
-    augmenter = None
-    if view > int(config.flip):
-        # Seeded by data seed and view, so that a view has the same images in every run.
-        keras.utils.set_random_seed(config.data_seed + view)
-        augmenter = keras.Sequential(augmentation(config))
+    at_random = view > int(config.flip)
+    # Seeded by data seed and view, so that a view has the same images in every run.
+    augment = augmentation(config, config.data_seed + view) if at_random else None
+    random = np.random.default_rng([config.data_seed, view])
     for start in track(range(0, len(indices), EXTRACTION_BATCH), f"features of {name}"):
         images = data.images(indices[start : start + EXTRACTION_BATCH])
         if view == 1 and config.flip:
             images = np.ascontiguousarray(images[:, :, ::-1])
-        elif augmenter:
-            unit = keras.ops.convert_to_numpy(augmenter(np.float32(images) / 255, training=True))
-            images = np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
+        elif at_random and config.rand_augment:
+            images, _ = rand_augmented(images, np.empty(0), random)
+        if augment:
+            images = np.rint(keras.ops.convert_to_numpy(augment(np.float32(images), training=True))).astype(np.uint8)
         yield images
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from headstart.model.fast.resident import without_resident_images
 from headstart.model.network import learning_weights
 from headstart.record.history import EpochRow, Stage
 from headstart.system.backend import keras
@@ -66,7 +67,7 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
     """
     stage, model, batches = training.stage, training.learner, training.batches
     if checkpoint.stage == stage.key and checkpoint.finished:
-        assign(model.variables, checkpoint.load(stage.key)["model"])
+        assign(without_resident_images(model), checkpoint.load(stage.key)["model"])
         return
     model.optimizer.build(model.trainable_variables)
     keeper = Keeper(training, checkpoint, patience)
@@ -82,7 +83,7 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
             epochs=training.epochs, callbacks=callbacks, class_weight=training.class_weight, verbose=0,
             shuffle=False,  # the batches are shuffled already; Keras would shuffle with a random state that is not saved
         )  # fmt: skip
-    assign(model.variables, keeper.kept_weights)
+    assign(without_resident_images(model), keeper.kept_weights)
     checkpoint.save(stage.key, finished=True, model=keeper.kept_weights)
     give_back_freed_memory()
     if kept := kept_row(keeper.rows, keeper.images, training.start):
@@ -131,11 +132,11 @@ class Keeper(keras.callbacks.Callback):
         """Load model and optimizer from the checkpoint, and return the number of finished epochs."""
         groups = self.checkpoint.load(self.stage)
         if groups:
-            assign(self.model.variables, groups["model"])
+            assign(without_resident_images(self.model), groups["model"])
             assign(self.model.optimizer.variables, groups["optimizer"])
             self.kept_weights = groups["kept"]
         else:
-            self.kept_weights = values(self.model.variables)
+            self.kept_weights = values(without_resident_images(self.model))
         self.checkpoint.start_clock()
         self.batches.start_at(len(self.rows))
         return len(self.rows)
@@ -149,7 +150,7 @@ class Keeper(keras.callbacks.Callback):
         # Not in on_epoch_end: with averaging, only here are the weights those that were validated.
         row = EpochRow(val_accuracy=logs["accuracy"], val_loss=logs["loss"])
         if kept_row([*self.rows, row], self.images, self.start) is row:
-            self.kept_weights = values(self.model.variables)
+            self.kept_weights = values(without_resident_images(self.model))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row: Any = {"stage": self.stage, "epoch": epoch + 1}
@@ -159,7 +160,7 @@ class Keeper(keras.callbacks.Callback):
         self.checkpoint.stop_clock(self.stage)
         self.checkpoint.save(
             self.stage,
-            model=values(self.model.variables),
+            model=values(without_resident_images(self.model)),
             optimizer=values(self.model.optimizer.variables),
             kept=self.kept_weights,
         )
@@ -180,10 +181,13 @@ class ProgressLine(keras.callbacks.Callback):
         self.bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self.epoch = epoch
         self.bar.update(self.task, description=f"{self.stage} epoch {epoch + 1}/{self.epochs}", completed=epoch * self.steps)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.bar.update(self.task, advance=1, note=f"accuracy {logs['accuracy']:.3f}")
+        # On a GPU this is called once in several steps; reading the accuracy waits for the device.
+        done = self.epoch * self.steps + batch + 1
+        self.bar.update(self.task, completed=done, note=f"accuracy {logs['accuracy']:.3f}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logger.info(

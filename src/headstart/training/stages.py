@@ -12,8 +12,9 @@ from headstart.model.head import standardise
 from headstart.model.network import Network
 from headstart.model.unfreeze import unfreeze
 from headstart.record.history import FINE_TUNED, FROZEN, SCRATCH, Stage
-from headstart.system.backend import keras, resolve_jit, seed_everything
+from headstart.system.backend import device_memory, has_gpu, keras, resolve_jit, seed_everything, steps_per_call
 from headstart.training.batches import Batches, Rows, head_batch_size
+from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import FrozenLayers
 from headstart.training.fit import Training, kept_row
@@ -21,6 +22,10 @@ from headstart.training.optimizer import fine_tuning_optimizer
 
 # More images would change the means by less than the batches differ among themselves.
 IMAGES_FOR_STATISTICS = 2048
+# The share of a GPU's memory that the images may take, beside the network and its training.
+SHARE_FOR_IMAGES = 0.25
+# Where images come from the host, so many batches are made while the device works.
+AHEAD = 4
 
 # Batches of the training, validation and test split.
 BatchesOfSplits = tuple[Batches, Batches, Batches]
@@ -62,13 +67,14 @@ def fine_tuning_stage(
     are trained, on the cached feature maps at the cut. Training from scratch has this stage only.
     """
     seed_everything(config.seed + 1, config.deterministic)
-    classes = len(data.class_names)
+    classes, resident = len(data.class_names), None
     if network.cut:
         splits = map_batches(frozen, data, config, classes)
     else:
-        splits = image_batches(data, config, seed=config.seed + 1, classes=classes)
+        resident = resident_images(data.source.images, config)
+        splits = image_batches(data, config, seed=config.seed + 1, classes=classes, resident=resident is not None)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / splits[0].num_batches))
-    learner = tuning_learner(network, config, epochs * splits[0].num_batches)
+    learner = tuning_learner(network, config, epochs * splits[0].num_batches, resident)
     start = kept_row(checkpoint.epochs_of(FROZEN.key), len(data.validation))
     if start:
         # Smoothed labels make every loss larger, so at equal accuracy fine-tuning could never win.
@@ -84,31 +90,48 @@ def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
         learner, rate = network.head, keras.optimizers.schedules.CosineDecay(rate, steps)
     learner.compile(
         keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"], jit_compile=resolve_jit(),
+        metrics=["accuracy"], jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
 
 
-def tuning_learner(network: Network, config: Config, steps: int) -> keras.Model:
+def tuning_learner(network: Network, config: Config, steps: int, resident: np.ndarray | None = None) -> keras.Model:
     """Unfreeze a network's backbone, and return the compiled model of fine-tuning; see `Network.learner`."""
     unfreeze(network.backbone, config)
-    learner = network.learner()
+    learner = network.learner(resident)
     learner.compile(
         fine_tuning_optimizer(config, steps),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=["accuracy"], jit_compile=resolve_jit(),
+        metrics=["accuracy"], jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
 
 
-def image_batches(data: Dataset, config: Config, *, seed: int, classes: int = 0) -> BatchesOfSplits:
+def resident_images(images: np.ndarray, config: Config) -> np.ndarray | None:
+    """Return the images, uint8 (N, H, W, 3), if they are to stay on the device; else None.
+
+    On a GPU they are, if they fit, and if nothing changes them on the host.
+    """
+    fit = images.nbytes <= SHARE_FOR_IMAGES * device_memory()
+    return images if fit and not changes(config) else None
+
+
+def image_batches(
+    data: Dataset, config: Config, *, seed: int, classes: int = 0, resident: bool = False
+) -> BatchesOfSplits:  # fmt: skip
     """Return batches of images: the training split shuffled, the others in order.
 
-    With `classes`, labels are one-hot, and training images are mixed as `config.mix` says.
+    With `classes`, labels are one-hot. Training images are changed as `headstart.training.changes` says.
+
+    Args:
+        resident: the batches have the numbers of images, int32 (B,), instead of images.
     """
     images, labels, size = data.source.images, data.source.labels, config.batch_size
-    training = Batches(images, labels, data.train, size, seed, classes, config.mix if classes else "none")
-    validation, test = (Batches(images, labels, rows, size, None, classes) for rows in (data.validation, data.test))
+    if resident:
+        images = np.arange(len(images), dtype=np.int32)
+    ahead = AHEAD if has_gpu() and not resident else 0
+    training = Batches(images, labels, data.train, size, seed, classes, changes(config, one_hot=classes > 0), ahead)
+    validation, test = (Batches(images, labels, rows, size, None, classes, ahead=ahead) for rows in (data.validation, data.test))
     return training, validation, test
 
 
