@@ -131,6 +131,7 @@ def begin(
     refuse_missing_extras(config)
     refuse_unusable(config)
     config = resolved(config, data)
+    own_way = budget.own_way(config, explicit)
     out = refuse_taken(config, overwrite=overwrite)
     # A folder that is there is locked before minutes of work. A new one is made after the data are read: it may lie among them.
     if there := out.is_dir():
@@ -138,13 +139,13 @@ def begin(
     start = time.monotonic()
     loaded = data or configured_data(config)
     loading = time.monotonic() - start
-    planned = budget.prepare(config, loaded, explicit, loading)
+    planned = budget.prepare(own_way, loaded, explicit, loading)
     if not data and loaded.source.files and planned.image_size != config.image_size:
         loaded = configured_data(planned)  # files are decoded at the image size
     if not there:
         held.enter_context(locked(out))
     run = RunFolder.create(planned, loaded, overwrite=overwrite)
-    budget.record_choice(run, config)
+    budget.record_choice(run, config, own_way)
     if "flip" in explicit and config.flip:
         write_json(run.path / "mirror.json", {"asked": True})
     if data:

@@ -7,7 +7,8 @@ import pytest
 
 import headstart as hs
 from headstart.config import read_toml
-from headstart.plan.budget import prepare, worth_measuring
+from headstart.plan import budget
+from headstart.plan.budget import own_way, prepare, worth_measuring
 from headstart.plan.costs import NotMeasured, costs_at, load_costs, measured, save_costs
 from headstart.plan.estimate import MARGIN, predict
 from helpers import COSTS, SMALL
@@ -90,3 +91,23 @@ def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tin
     again = measured(run.config, digits, [run.config.image_size])
     assert again == load_costs(run.config, digits)
     assert again[run.config.image_size]["report"] > 0
+
+
+def test_on_a_gpu_a_recipe_trains_every_layer_and_the_run_says_so(digits, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "has_gpu", lambda: True)
+    options = {name: value for name, value in tiny.items() if name != "epochs"} | {"batch_size": 64}
+    run = hs.train(hs.recipe("quick", out=str(tmp_path / "run"), **options), digits)
+    assert (run.config.fine_tune_from, run.config.epochs, run.config.learning_rate) == ("all", 5, 3e-4)
+    plan = run.read_json("plan.json")
+    assert plan["asked"] == {"fine_tune_from": "last-stage", "epochs": 2, "learning_rate": 1e-3}
+    assert plan["chosen"] == {"fine_tune_from": "all", "epochs": 5, "learning_rate": 3e-4}
+    assert "--fine-tune-from all instead of last-stage, since a GPU" in (run.path / "log.txt").read_text()
+
+
+def test_what_somebody_gave_stays_as_it_is_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(budget, "has_gpu", lambda: True)
+    config = hs.recipe("quick", learning_rate=1e-4)
+    assert own_way(config, ["learning_rate"]) == own_way(config, []) == config
+    explicit = hs.recipe("quick", fine_tune_from="last-stage")
+    assert own_way(explicit, ["fine_tune_from"]) == explicit
+    assert own_way(hs.recipe("starter"), []) == hs.recipe("starter")

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.config import replace
 from headstart.model.network import Network, build_network
 from headstart.record.history import FINE_TUNED, FROZEN, SCRATCH
+from headstart.training import stages
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import FrozenLayers
 from headstart.training.fit import Training, kept_row
@@ -144,3 +146,30 @@ def test_fine_tuning_starts_from_maps_where_the_network_has_a_cut(prepared, digi
     assert training.batches[0][0].shape == (32, 8, 8, 8)
     assert len(training.batches.indices) == 2 * len(digits.train)
     assert not any("stage0" in weight.path for weight in training.learner.trainable_weights)
+
+
+def test_images_on_the_device_train_to_the_same_weights(monkeypatch, tmp_path, digits, tiny):
+    """As on a GPU: a step is sent the numbers of its images, and three steps are one call."""
+
+    def train(name):
+        options = tiny | {"weights": "none", "rotation": 0.05, "epochs": 2, "precision": "float32", "fine_tune_from": "all"}
+        return hs.train(hs.recipe("quick", out=str(tmp_path / name), **options), digits)
+
+    host = train("host")
+    monkeypatch.setattr(stages, "device_memory", lambda: 1 << 40)
+    if keras.backend.backend() != "torch":  # there, Keras allows one step alone
+        monkeypatch.setattr(stages, "steps_per_call", lambda: 3)
+    device = train("device")
+    np.testing.assert_allclose(device.test_logits("scratch"), host.test_logits("scratch"), atol=1e-4)
+    assert [row["loss"] for row in device.history] == pytest.approx([row["loss"] for row in host.history], rel=1e-4)
+
+
+def test_what_changes_on_the_host_does_not_stay_on_the_device(monkeypatch):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    config = hs.recipe("quick", fine_tune_from="all")
+    assert stages.resident_images(images, config) is None  # on a CPU
+    monkeypatch.setattr(stages, "device_memory", lambda: 4 * images.nbytes)
+    assert stages.resident_images(images, config) is images
+    assert stages.resident_images(images, replace(config, mix="cutmix")) is None
+    monkeypatch.setattr(stages, "device_memory", lambda: images.nbytes)
+    assert stages.resident_images(images, config) is None

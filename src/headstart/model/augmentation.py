@@ -6,8 +6,6 @@ Flip, rotation, zoom and translation are one affine map for each image, so an im
 import math
 from typing import Any
 
-import numpy as np
-
 from headstart.config import Config
 from headstart.system.backend import keras
 from headstart.system.kernels import affine_in_one_pass
@@ -93,8 +91,8 @@ def affine_by_one_gather(images: Any, matrices: Any, offsets: Any) -> Any:
     """Do what `affine` does by operations that every backend has."""
     ops = keras.ops
     count, (height, width, channels) = ops.shape(images)[0], images.shape[1:]
-    rows = np.arange(height, dtype=np.float32)[None, :, None] - (height - 1) / 2
-    columns = np.arange(width, dtype=np.float32)[None, None] - (width - 1) / 2
+    rows = ops.arange(height, dtype="float32")[None, :, None] - (height - 1) / 2
+    columns = ops.arange(width, dtype="float32")[None, None] - (width - 1) / 2
     matrices, offsets = matrices[..., None, None], offsets[..., None, None]
     ys = reflected(matrices[:, 0, 0] * rows + matrices[:, 0, 1] * columns + offsets[:, 0] + (height - 1) / 2, height)
     xs = reflected(matrices[:, 1, 0] * rows + matrices[:, 1, 1] * columns + offsets[:, 1] + (width - 1) / 2, width)

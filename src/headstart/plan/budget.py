@@ -15,7 +15,9 @@ from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
 from headstart.plan.costs import Costs, NotMeasured, costs_at, load_costs, measured, save_costs
 from headstart.plan.estimate import MARGIN, duration, fit_memory, predict
+from headstart.recipes import on_gpu
 from headstart.record.folder import RunFolder
+from headstart.system.backend import has_gpu
 from headstart.system.cache import cache_folder
 from headstart.system.files import write_json
 from headstart.system.memory import available_memory
@@ -29,10 +31,15 @@ SIZES, MOST_EPOCHS, MOST_VIEWS = (32, 48, 64, 96, 128, 160, 224), 3, 2
 # Costs at other sizes follow from these two: an image has a fixed cost, and one in proportion to its pixels.
 REFERENCE_SIZES = (64, 128)
 # The machine is measured if more pixels than these pass through the backbone: a ResNet-50 takes a minute for them on two
-# cores. Training with fewer is faster than measuring.
-LEAST_PIXELS = 2e8
-# Options that a budget, or too little memory, may change.
-CHOSEN = ("image_size", "epochs", "views", "batch_size", "learning_rate")
+# cores. A GPU needs as long to compile the steps that are measured, and an H200 trains with the second number meanwhile.
+LEAST_PIXELS, LEAST_PIXELS_ON_GPU = 2e8, 2e11
+# Options that the device, a budget or too little memory may change.
+CHOSEN = ("image_size", "fine_tune_from", "epochs", "views", "batch_size", "learning_rate")
+
+
+def own_way(config: Config, explicit: Collection[str]) -> Config:
+    """Return the configuration as this machine's device has it, see `headstart.recipes.on_gpu`."""
+    return on_gpu(config, explicit) if has_gpu() else config
 
 
 def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent: float = 0.0) -> Config:
@@ -71,7 +78,8 @@ def worth_measuring(config: Config, data: Dataset) -> bool:
     passes = (config.head_epochs if not config.cache_features else config.views) * train + len(data.validation) + len(data.test)
     # A training step costs three forward passes: the backward pass is twice the work of the forward pass.
     passes += 3 * max(config.epochs * train, config.fewest_steps * config.batch_size if config.epochs else 0)
-    return config.seeds * passes * config.image_size**2 >= LEAST_PIXELS
+    least = LEAST_PIXELS_ON_GPU if has_gpu() else LEAST_PIXELS
+    return config.seeds * passes * config.image_size**2 >= least
 
 
 def sizes_for(config: Config, data: Dataset, explicit: Collection[str]) -> list[int]:
@@ -122,17 +130,26 @@ def choose(config: Config, data: Dataset, costs: dict[int, Costs], explicit: Col
     )
 
 
-def record_choice(run: RunFolder, requested: Config) -> None:
-    """Log, and write to `plan.json`, which options of a new run differ from the requested ones."""
+def record_choice(run: RunFolder, requested: Config, own_way: Config) -> None:
+    """Log, and write to `plan.json`, which options of a new run differ from the requested ones, and why.
+
+    Args:
+        own_way: the requested options as the device's own way has them, see `headstart.recipes.on_gpu`.
+    """
     changed = [name for name in CHOSEN if getattr(run.config, name) != getattr(requested, name)]
     chosen, before = ({name: getattr(config, name) for name in changed} for config in (run.config, requested))
+    memory = {"batch_size": "which does not fit the memory", "learning_rate": "in proportion to the batch size"}
+    gpu = "since a GPU trains every layer sooner than it stores feature maps"
+    why = {
+        name: gpu if getattr(own_way, name) == chosen[name] else memory.get(name, f"to end within {requested.budget}")
+        for name in changed
+    }
     if requested.budget or changed:
-        write_json(run.path / "plan.json", {"budget": requested.budget, "asked": before, "chosen": chosen})
-    reasons = {"batch_size": "which does not fit the memory", "learning_rate": "in proportion to the batch size"}
+        content = {"budget": requested.budget, "asked": before, "chosen": chosen, "why": why}
+        write_json(run.path / "plan.json", content)
     with run.log():
         for name in changed:
-            why = reasons.get(name, f"to end within {requested.budget}")
-            logger.info("plan: %s %g instead of %g, %s", option_name(name), chosen[name], before[name], why)
+            logger.info("plan: %s %s instead of %s, %s", option_name(name), chosen[name], before[name], why[name])
 
 
 def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: float) -> None:

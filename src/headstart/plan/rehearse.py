@@ -38,7 +38,7 @@ from headstart.system.reading import Count, read_json
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
 from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint, assign, values
-from headstart.training.features import EXTRACTION_BATCH
+from headstart.training.features import extraction_batch
 from headstart.training.stages import head_learner, resident_images, tuning_learner
 
 # A rate is measured for so many seconds, and on more than so many batches.
@@ -143,14 +143,14 @@ def extract(
     Returns:
         The costs; pooled features, float16 (M, C); and feature maps, float16 (M, h, w, c), or without a cut the features.
     """
-    clock = Clock(warm_up=1)  # the engine starts with the first batch
+    clock, size = Clock(warm_up=1), extraction_batch()  # the engine starts with the first batch
 
     def batches() -> Iterator[np.ndarray]:
         number = 0
         while not clock.done:
-            rows = np.arange(number, number + EXTRACTION_BATCH) % len(images)
+            rows = np.arange(number, number + size) % len(images)
             yield images[rows]
-            number += EXTRACTION_BATCH
+            number += size
 
     shapes, limit = [output.shape[1:] for output in extractor.outputs], np.finfo(np.float16).max
     files = [folder / f"output-{number}" for number in range(len(shapes))]
@@ -167,7 +167,7 @@ def extract(
         clock.ticks[-1] = time.monotonic()
     stored = [np.memmap(file, np.float16, "r").reshape(-1, *shape) for file, shape in zip(files, shapes, strict=True)]
     cost = {
-        "start": clock.before, "image": clock.each / EXTRACTION_BATCH,
+        "start": clock.before, "image": clock.each / size,
         "feature_bytes": 2.0 * math.prod(shapes[0]), "disk_image": 2.0 * sum(map(math.prod, shapes)),
     }  # fmt: skip
     return cost, np.array(stored[0]), stored[-1]

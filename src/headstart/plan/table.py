@@ -10,7 +10,7 @@ from headstart.config import Config, option_name, replace
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
-from headstart.plan.budget import CHOSEN, REFERENCE_SIZES, prepare, sizes_for
+from headstart.plan.budget import CHOSEN, REFERENCE_SIZES, own_way, prepare, sizes_for
 from headstart.plan.costs import Costs, costs_at, costs_file, load_costs, measured
 from headstart.plan.estimate import duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
@@ -46,7 +46,7 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
         HeadstartError: bad input, with the message of the training.
     """
     begin = time.monotonic()
-    config = resolved(config)
+    config = own_way(resolved(config), explicit)
     data = configured_data(config)
     loading = time.monotonic() - begin
     costs: dict[Path, dict[int, Costs]] = {}
@@ -85,7 +85,7 @@ def choice_of_budget(config: Config, data: Dataset, explicit: Collection[str], l
         prediction = predict(chosen, data, costs_at(load_costs(chosen, data), chosen.image_size), loading)
     except HeadstartError as error:
         return str(error)
-    return " ".join(f"{option_name(name)} {getattr(chosen, name):g}" for name in CHOSEN) + f": {duration(prediction.total)}"
+    return " ".join(f"{option_name(name)} {getattr(chosen, name)}" for name in CHOSEN) + f": {duration(prediction.total)}"
 
 
 def planned(config: Config, data: Dataset, explicit: Collection[str]) -> list[Config]:
@@ -93,7 +93,7 @@ def planned(config: Config, data: Dataset, explicit: Collection[str]) -> list[Co
     rows = [config]
     for name in () if "recipe" in explicit else TABLE_RECIPES:
         with contextlib.suppress(HeadstartError):  # the explicit options cannot be combined with this recipe
-            rows.append(recipe(name, **{option: getattr(config, option) for option in explicit}))
+            rows.append(own_way(recipe(name, **{option: getattr(config, option) for option in explicit}), explicit))
     rows += [replace(config, image_size=size) for size in TABLE_SIZES if size in sizes_for(config, data, explicit)]
     # Rows may be equal: recipes that differ only in explicit options, and a recipe's size among the other sizes.
     different: dict[Config, Config] = {}

@@ -112,11 +112,12 @@ class Resources(TypedDict):
 
 
 class Plan(TypedDict, total=False):
-    """Content of `plan.json`: what a budget changed, and what was predicted and taken."""
+    """Content of `plan.json`: what the device, a budget or the memory changed, and what was predicted and taken."""
 
     budget: str
     asked: dict[str, Any]
     chosen: dict[str, Any]
+    why: dict[str, str]
     predicted: Resources
     costs: dict[str, Finite]
     took: Resources

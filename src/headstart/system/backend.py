@@ -98,8 +98,11 @@ def device_memory() -> int:
 
 
 def steps_per_call() -> int:
-    """Return how many training steps the backend is given at once: several on a GPU, which must not wait for the host."""
-    return 16 if has_gpu() else 1
+    """Return how many training steps Keras gives the backend at once: several on a GPU, which must not wait for the host.
+
+    With PyTorch, Keras allows one alone.
+    """
+    return 16 if has_gpu() and load_keras().backend.backend() != "torch" else 1
 
 
 def resolve_precision(precision: str) -> str:

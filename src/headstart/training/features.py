@@ -30,7 +30,8 @@ from headstart.training.changes import rand_augmented
 
 logger = logging.getLogger("headstart")
 
-EXTRACTION_BATCH = 64
+# Images that pass through the frozen layers together: on CPUs and on a GPU, which would wait for the host between smaller ones.
+EXTRACTION_BATCH, EXTRACTION_BATCH_ON_GPU = 64, 256
 # Counts the ways in which random views were ever drawn: those of another way in the cache are not used.
 AUGMENTATION = 2
 MOST_CACHE_BYTES = 30 << 30
@@ -172,6 +173,11 @@ class StoredRows:
         return np.stack([stored[number][row - starts[number]] for number, row in zip(numbers, rows, strict=True)])
 
 
+def extraction_batch() -> int:
+    """Return how many images pass through the frozen layers together."""
+    return EXTRACTION_BATCH_ON_GPU if has_gpu() else EXTRACTION_BATCH
+
+
 def images_in_use(data: Dataset) -> int:
     """Return how many images of a data set pass through the frozen layers: those of all splits."""
     return len(data.training_candidates) + len(data.validation) + len(data.test)
@@ -202,8 +208,9 @@ def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, 
     # Seeded by data seed and view, so that a view has the same images in every run.
     augment = augmentation(config, config.data_seed + view) if at_random else None
     random = np.random.default_rng([config.data_seed, view])
-    for start in track(range(0, len(indices), EXTRACTION_BATCH), f"features of {name}"):
-        images = data.images(indices[start : start + EXTRACTION_BATCH])
+    size = extraction_batch()
+    for start in track(range(0, len(indices), size), f"features of {name}"):
+        images = data.images(indices[start : start + size])
         if view == 1 and config.flip:
             images = np.ascontiguousarray(images[:, :, ::-1])
         elif at_random and config.rand_augment:

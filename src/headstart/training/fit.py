@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 
 logger = logging.getLogger("headstart")
+
+SHOW_EVERY = 0.1  # seconds between two looks at the accuracy
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -181,13 +184,15 @@ class ProgressLine(keras.callbacks.Callback):
         self.bar.start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self.epoch = epoch
+        self.epoch, self.last = epoch, 0.0
         self.bar.update(self.task, description=f"{self.stage} epoch {epoch + 1}/{self.epochs}", completed=epoch * self.steps)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        # On a GPU this is called once in several steps; reading the accuracy waits for the device.
-        done = self.epoch * self.steps + batch + 1
-        self.bar.update(self.task, completed=done, note=f"accuracy {logs['accuracy']:.3f}")
+        # Reading the accuracy waits for a GPU, whose next steps should be on their way by then.
+        if (now := time.monotonic()) > self.last + SHOW_EVERY or batch + 1 == self.steps:
+            self.last = now
+            done = self.epoch * self.steps + batch + 1
+            self.bar.update(self.task, completed=done, note=f"accuracy {logs['accuracy']:.3f}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         logger.info(
