@@ -73,3 +73,16 @@ def test_nothing_happens_outside_training():
 
 def test_without_options_there_is_no_layer():
     assert augmentation(recipe("quick", **PLAIN)) is None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the others have an operation of their own")
+def test_on_jax_the_pixels_are_fetched_by_one_gather():
+    import jax
+
+    layer = RandomAffine(True, 0.1, 0.1, 0.1)
+    images = np.float32(random_images(2))
+    layer.build(images.shape)
+    state = [variable.value for variable in layer.variables]
+    traced = jax.make_jaxpr(lambda *inputs: layer.stateless_call([], *inputs, training=True))(state, images)
+    assert str(traced).count("gather[") == 1
+    assert "while[" not in str(traced)  # no loop over images
