@@ -10,6 +10,7 @@ from headstart.model.registry import BACKBONES, Backbone, preprocess_by_name, re
 from headstart.model.saved import load_keras_file, load_weights_file, try_out
 from headstart.system.backend import keras
 from headstart.system.download import explained_download
+from headstart.system.keras_internals import give_memory, without_memory
 
 
 def load_backbone(config: Config) -> tuple[keras.Model, str]:
@@ -35,22 +36,31 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
 
 def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
     """Build a registered backbone with random weights, pretrained weights or the user's own."""
+    if weights == "none":
+        return built(name, entry, None)
     pretrained = weights in ("auto", "imagenet")
-    if name == "starter":
-        model = starter.build()
-        if pretrained:
-            starter.load_weights(model)
+    with without_memory() as scope:
+        model = built(name, entry, "imagenet" if pretrained else None)
+    if pretrained and name != "starter":  # Keras has loaded them inside the block
+        give_memory(model, [scope.get_current_value(weight) for weight in model.weights])
+        return model
+    give_memory(model)
+    if pretrained:
+        starter.load_weights(model)
     else:
-        instead = "bring the weights file from another machine (--weights FILE), or take --backbone starter"
-        with explained_download(instead), warnings.catch_warnings():
-            # MobileNetV2 warns that its weights were trained at a fixed size, and here the size is open.
-            warnings.simplefilter("ignore")
-            model = getattr(keras.applications, entry.factory)(
-                include_top=False, weights="imagenet" if pretrained else None, input_shape=(None, None, 3)
-            )
-    if not pretrained and weights != "none":
         load_weights_file(model, Path(weights).expanduser())
     return model
+
+
+def built(name: str, entry: Backbone, weights: str | None) -> keras.Model:
+    """Build a registered backbone with random weights, or with those that `keras.applications` has under a name."""
+    if name == "starter":
+        return starter.build()
+    instead = "bring the weights file from another machine (--weights FILE), or take --backbone starter"
+    with explained_download(instead), warnings.catch_warnings():
+        # MobileNetV2 warns that its weights were trained at a fixed size, and here the size is open.
+        warnings.simplefilter("ignore")
+        return getattr(keras.applications, entry.factory)(include_top=False, weights=weights, input_shape=(None, None, 3))
 
 
 def backbone_file(path: Path, config: Config) -> keras.Model:

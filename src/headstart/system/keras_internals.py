@@ -1,6 +1,6 @@
 """All uses of private names of Keras. The tests of this module say what breaks if Keras moves one of them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -63,34 +63,42 @@ def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> Slots:
 
 
 @contextmanager
-def without_memory() -> Iterator[None]:
-    """Let layers that are built inside the block have weights with shapes, but without memory; `give_memory` gives it."""
+def without_memory() -> Iterator[keras.StatelessScope]:
+    """Let layers that are built inside the block have weights with shapes, but without memory; `give_memory` gives it.
+
+    Each layer still draws its seeds. No initial value is computed, which on JAX would compile a program for each shape.
+    """
     state, waiting = keras.src.backend.common.global_state, "uninitialized_variables"
     before = list(state.get_global_attribute(waiting, []))
     try:
-        with keras.StatelessScope(initialize_variables=False):
-            yield
+        with keras.StatelessScope(initialize_variables=False) as scope:
+            yield scope
     finally:
         state.set_global_attribute(waiting, before)  # or Keras would give all of them memory soon
 
 
-def give_memory(network: keras.Model, arrays: list[np.ndarray] | None = None) -> None:
-    """Give values to the variables of a network that was built `without_memory`; to others, nothing happens without arrays.
+def give_memory(network: keras.layers.Layer, arrays: Sequence[Any] | None = None) -> None:
+    """Give values to the variables of a layer or network that was built `without_memory`.
+
+    Variables that are no weights, such as the state of a seed, get the value that they would have started with.
 
     Args:
-        arrays: the values of `network.weights`; zeros by default.
+        arrays: the values of all weights, in the order of `network.weights`; None stands for the value that a weight has, or
+            would have started with. By default, weights without a value become zero.
     """
-    values = dict(zip(map(id, network.weights), arrays, strict=True)) if arrays is not None else {}
+    if arrays is None:
+        arrays = [np.zeros(weight.shape, weight.dtype) if weight._value is None else None for weight in network.weights]
+    values = dict(zip(map(id, network.weights), arrays, strict=True))
     for variable in network.variables:
-        if variable._value is not None:
-            if id(variable) in values:
-                variable.assign(values[id(variable)])
-            continue
-        value = values.get(id(variable), np.zeros(variable.shape, variable.dtype))
-        variable._initializer = lambda shape, dtype, value=value: keras.ops.convert_to_tensor(value, dtype)
-        variable._deferred_initialize()
+        value = values.get(id(variable))
+        if variable._value is None:
+            if value is not None:
+                variable._initializer = lambda shape, dtype, value=value: keras.ops.convert_to_tensor(value, dtype)
+            variable._deferred_initialize()
+        elif value is not None:
+            variable.assign(value)
     for layer in network._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization) and arrays is not None:
+        if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
 
 

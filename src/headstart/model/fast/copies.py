@@ -4,7 +4,7 @@ from headstart.model.fast.one_pass import OnePassBatchNormalization
 from headstart.model.fast.small_convolutions import SmallMapConv2D
 from headstart.model.fast.strides import StridedCalls
 from headstart.system.backend import has_gpu, keras
-from headstart.system.keras_internals import maker
+from headstart.system.keras_internals import give_memory, maker, without_memory
 
 FASTER: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
     keras.layers.Conv2D: SmallMapConv2D,
@@ -48,7 +48,8 @@ def copied(
     dtype, name = "uint8" if model.input.dtype == "uint8" else "float32", maker(model.inputs[0]).name
     inputs = keras.Input((*shape, channels), dtype=dtype, name=name)
     call = None if stride is None else StridedCalls(model, stride)
-    result = keras.models.clone_model(model, input_tensors=inputs, clone_function=copy, call_function=call, recursive=True)
+    with without_memory():
+        result = keras.models.clone_model(model, input_tensors=inputs, clone_function=copy, call_function=call, recursive=True)
     copy_weights(model, result)
     return result
 
@@ -58,5 +59,5 @@ def copy_weights(source: keras.Model, target: keras.Model) -> None:
     for layer in source.layers:
         if isinstance(layer, keras.Model):
             copy_weights(layer, target.get_layer(layer.name))
-        elif layer.weights:
-            target.get_layer(layer.name).set_weights(layer.get_weights())
+        elif layer.variables:
+            give_memory(target.get_layer(layer.name), layer.get_weights())

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from headstart.system.backend import keras
-from headstart.system.keras_internals import maker, readers, times_called
+from headstart.system.keras_internals import give_memory, maker, readers, times_called, without_memory
 
 
 def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> keras.Model:
@@ -37,11 +37,13 @@ def fold_batch_norm(backbone: keras.Model, policy: str, fold: bool = True) -> ke
         # A folded batch norm leaves no trace in the copied graph.
         return args[0] if layer.name in folded else layer(*args, **kwargs)
 
-    copied = keras.models.clone_model(backbone, clone_function=copy, call_function=call)
+    with without_memory():
+        copied = keras.models.clone_model(backbone, clone_function=copy, call_function=call)
     for layer in copied.layers:
-        if layer.weights:
+        if layer.variables:
             original = backbone.get_layer(layer.name)
-            layer.set_weights(folded_weights(original, norms[layer.name]) if layer.name in norms else original.get_weights())
+            norm = norms.get(layer.name)
+            give_memory(layer, folded_weights(original, norm) if norm else original.get_weights())
     return copied
 
 
@@ -80,5 +82,5 @@ def enlarge_first_kernels(backbone: keras.Model, factor: float) -> bool:
                 return False
             (first if isinstance(reader, keras.layers.Conv2D) else before).append(reader)
     for layer in first:
-        layer.kernel.assign(layer.kernel * factor)
+        layer.set_weights([layer.get_weights()[0] * np.float32(factor), *layer.get_weights()[1:]])
     return bool(first)
