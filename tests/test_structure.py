@@ -35,6 +35,7 @@ OPTIONAL = {
     "keras": "it takes seconds, and prints while it starts: system.backend starts it where it is wanted",
     "tensorflow": "one of three backends",
     "torch": "one of three backends",
+    "jax": "one of three backends",
 }
 # The command line answers --help, --version and wrong options without loading what the command itself needs.
 STARTS_LATE = ("cli",)

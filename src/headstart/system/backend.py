@@ -4,20 +4,32 @@ Every module takes Keras from here, `from headstart.system.backend import keras`
 """
 
 import contextlib
+import functools
+import glob
+import hashlib
 import importlib.util
 import logging
 import os
+import platform
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from headstart.errors import HeadstartError
+from headstart.system.cache import cache_folder, files_of, prune
+
+logger = logging.getLogger("headstart")
 
 # What messages of the three backends contain if memory runs out.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
 
 BACKENDS = ("tensorflow", "jax", "torch")
+
+# A training's programs, a hundred or two, take 1 MB on CPUs.
+MOST_COMPILED_BYTES = 1 << 30
 
 
 def __getattr__(name: str) -> Any:
@@ -48,7 +60,63 @@ def load_keras() -> Any:
         raise HeadstartError(f"Keras' backend is {used!r}, which Headstart does not know: {another_backend(used)}")
     # TensorFlow warns about retracing each time another small model predicts.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if used == "jax":
+        keep_compiled()
     return keras
+
+
+@functools.cache
+def keep_compiled() -> None:
+    """Let JAX keep the programs that it compiles in the cache folder, where the next process finds them.
+
+    JAX finds a program again if the computation with its shapes and constants, the device, JAX's version, XLA's flags and the
+    folder are the same. `JAX_COMPILATION_CACHE_DIR` and `JAX_ENABLE_COMPILATION_CACHE=false` are respected.
+    """
+    import jax
+
+    if jax.config.jax_compilation_cache_dir is not None or not jax.config.jax_enable_compilation_cache:
+        return
+    try:
+        # Programs for CPUs use all instructions of the processor, and JAX does not ask whether another one has them.
+        folder = cache_folder("compiled") / hashlib.sha256(processor_flags().encode()).hexdigest()[:16]
+        folder.mkdir(mode=0o700, exist_ok=True)
+        prune(files_of("compiled"), MOST_COMPILED_BYTES)
+    except (HeadstartError, OSError):
+        return  # whatever cannot do without a cache says so
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    # The many small ones, too: together they take seconds, and each compiles longer than it is read.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    explain_damage(folder)
+
+
+def explain_damage(folder: Path) -> None:
+    """Remove kept programs that JAX warns about, and say so in one line in place of its warning.
+
+    JAX compiles again what it cannot read, such as a file that a killed process left, but never writes it anew.
+    """
+    shown, said = warnings.showwarning, set()
+
+    def show(message: Warning | str, *args: Any, **options: Any) -> None:
+        pattern = r"Error (reading|writing) persistent compilation cache entry for '([^']+)': \w+: ([^\n]*)"
+        if not (found := re.match(pattern, str(message))):
+            return shown(message, *args, **options)
+        what, name, why = found.groups()
+        for file in folder.glob(f"{glob.escape(name)}-*"):
+            file.unlink(missing_ok=True)
+        if what == "reading":
+            logger.info("%s, a compiled program in the cache, was damaged: it is compiled again", name)
+        elif what not in said:
+            logger.warning("%s keeps no compiled programs, so the next start takes longer: %s", folder, why)
+        said.add(what)
+
+    warnings.showwarning = show
+
+
+def processor_flags() -> str:
+    """Return what kind of processor this is, and what instructions it has, as Linux says it."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+    return " ".join([platform.machine(), *[line for line in lines if re.match(r"(flags|Features)\s*:", line)][:1]])
 
 
 def another_backend(than: str) -> str:

@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ logger = logging.getLogger("headstart")
 
 # Each kind has a folder of this name in the cache. Nothing else in the cache is removed.
 KINDS = {
+    "compiled": "programs that JAX has compiled",
     "features": "what frozen layers computed from images",
     "images": "image folders, decoded at one size",
     "plan": "how long the steps of a training take on this machine",
@@ -152,6 +153,20 @@ def files_of(kind: str) -> Iterator[Path]:
     for path, folders, files in os.walk(cache_root() / kind):
         links = [name for name in folders if os.path.islink(os.path.join(path, name))]
         yield from (Path(path, name) for name in files + links)
+
+
+def prune(files: Iterable[Path], most_bytes: int) -> None:
+    """Remove those of some files that were used least recently, until the others take at most `most_bytes`."""
+    found = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # another process may prune at the same time
+            if stat.S_ISREG((entry := file.lstat()).st_mode):
+                found.append((max(entry.st_atime, entry.st_mtime), entry.st_size, file))
+    total = 0
+    for _, size, file in sorted(found, reverse=True):
+        total += size
+        if total > most_bytes:
+            file.unlink(missing_ok=True)
 
 
 @functools.cache

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from headstart.model.augmentation import augmentation
 from headstart.model.network import Network
 from headstart.model.unfreeze import frozen_cut
 from headstart.system.backend import has_gpu, keras
-from headstart.system.cache import cache_folder
+from headstart.system.cache import cache_folder, prune
 from headstart.system.entries import StoredArray, gone, read_stored, written_array
 from headstart.system.environment import computing, processor
 from headstart.system.progress import track
@@ -122,7 +121,7 @@ class FrozenLayers:
                     stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
         if not (found := self.read(files, len(indices))):
             raise gone(files[0])
-        prune(files[0].parent, MOST_CACHE_BYTES)
+        prune(files[0].parent.glob("*.npy"), MOST_CACHE_BYTES)
         return found
 
     def read(self, files: list[Path], rows: int) -> list[StoredArray]:
@@ -223,17 +222,3 @@ def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, 
 def without_trainable(config: dict[str, Any]) -> dict[str, Any]:
     """Drop `trainable`, the one entry of a layer's configuration that does not change its outputs."""
     return {key: value for key, value in config.items() if key != "trainable"}
-
-
-def prune(folder: Path, most_bytes: int) -> None:
-    """Remove the least recently used `.npy` files until the others take at most `most_bytes`."""
-    files = []
-    for file in folder.glob("*.npy"):
-        with contextlib.suppress(FileNotFoundError):  # another process may prune at the same time
-            if stat.S_ISREG((found := file.lstat()).st_mode):
-                files.append((found.st_mtime, found.st_size, file))
-    total = 0
-    for _, size, file in sorted(files, reverse=True):
-        total += size
-        if total > most_bytes:
-            file.unlink(missing_ok=True)
