@@ -1,4 +1,5 @@
 import keras
+import numpy as np
 import pytest
 
 import headstart as hs
@@ -27,3 +28,19 @@ def test_without_a_network_the_address_and_the_way_on_are_named(monkeypatch, tmp
     )
     with pytest.raises(hs.HeadstartError, match=r"https://.*\n.*--weights FILE"):
         load_backbone(hs.recipe("quick", backbone="mobilenetv2"))
+
+
+def test_pretrained_weights_are_those_that_keras_loads(monkeypatch, tmp_path):
+    saved = keras.applications.MobileNetV2(include_top=False, weights=None, input_shape=(None, None, 3))
+    saved.save(tmp_path / "weights.h5")
+    path = str(tmp_path / "weights.h5")
+    monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", lambda *_, **__: path)
+    model, _ = load_backbone(hs.recipe("quick", backbone="mobilenetv2"))
+    for loaded, weights in zip(model.get_weights(), saved.get_weights(), strict=True):
+        np.testing.assert_array_equal(loaded, weights)
+
+
+def test_random_weights_are_random():
+    first, second = (load_backbone(hs.recipe("starter", weights="none"))[0].get_weights()[0] for _ in range(2))
+    assert first.std() > 0
+    assert np.abs(first - second).max() > 0

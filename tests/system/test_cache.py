@@ -196,3 +196,19 @@ def test_a_folder_that_is_a_link_is_left_to_its_owner(tmp_path, monkeypatch):
     with pytest.raises(HeadstartError, match="empty that folder yourself"):
         cache.clear("features")
     assert (tmp_path / "elsewhere" / "a.npy").exists()
+
+
+def test_pruning_keeps_what_was_used_last(tmp_path):
+    for age, name in enumerate(["new", "older", "oldest"]):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    cache.prune(tmp_path.iterdir(), 250)
+    assert {file.name for file in tmp_path.iterdir()} == {"new", "older"}
+
+
+def test_reading_is_using(tmp_path):
+    for age, name in enumerate(["written last", "read last"]):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 + 5000 * age, 2000 - age))
+    cache.prune(tmp_path.iterdir(), 100)
+    assert [file.name for file in tmp_path.iterdir()] == ["read last"]

@@ -89,6 +89,43 @@ def test_layers_are_built_without_memory_and_get_it_later():
     np.testing.assert_array_equal(other.predict(np.ones((1, 3)), verbose=0), [[0, 0]])
 
 
+def test_layers_built_without_memory_draw_the_same_seeds():
+    """`_initializer`, `_deferred_initialize`: else the same seed trains another network."""
+
+    def layers() -> list[keras.layers.Layer]:
+        return [keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5), keras.layers.Dense(2)]
+
+    keras.utils.set_random_seed(3)
+    usual = keras.Sequential(layers())
+    keras.utils.set_random_seed(3)
+    with without_memory():
+        first = keras.Sequential(layers())
+    give_memory(first, [None] * 4)
+    for one, other in zip(first.variables, usual.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_what_is_loaded_inside_the_block_is_known(tmp_path):
+    """`get_current_value`: else a backbone of `keras.applications` loses its pretrained weights."""
+    saved = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    saved.save_weights(tmp_path / "a.weights.h5")
+    with without_memory() as scope:
+        network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        network.load_weights(tmp_path / "a.weights.h5")
+    give_memory(network, [scope.get_current_value(weight) for weight in network.weights])
+    np.testing.assert_array_equal(network.get_weights()[0], saved.get_weights()[0])
+
+
+def test_a_normalisation_that_was_adapted_computes_with_its_own_statistics():
+    """`finalize_state`: else a copy of it computes with a mean of zero."""
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Normalization()])
+    network.layers[0].adapt(np.float32([[1, 2, 3], [3, 4, 9]]))
+    with without_memory():
+        copy = keras.models.clone_model(network)
+    give_memory(copy, network.get_weights())
+    np.testing.assert_array_equal(copy.predict(np.float32([[2, 3, 6]]), verbose=0), [[0, 0, 0]])
+
+
 def test_the_outputs_of_all_layers_are_known_of_nested_networks_too(network):
     """`_run_through_graph`, `_functional`: else a network within a network may have outputs of any size."""
     inner = keras.Sequential([keras.layers.UpSampling2D(4, name="large"), keras.layers.MaxPooling2D(4)], name="inner")

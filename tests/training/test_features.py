@@ -1,4 +1,3 @@
-import os
 
 import keras
 import numpy as np
@@ -11,7 +10,7 @@ from headstart.model.backbones import load_backbone
 from headstart.model.network import build_network
 from headstart.model.unfreeze import unfreeze
 from headstart.system.entries import read_stored, seal
-from headstart.training.features import FrozenLayers, StoredRows, cut_where_worthwhile, prune
+from headstart.training.features import FrozenLayers, StoredRows, cut_where_worthwhile
 
 
 @pytest.fixture
@@ -108,14 +107,6 @@ def test_maps_stay_readable_when_the_cache_is_cleared_meanwhile(network, digits,
     for file in tmp_path.glob("features/*.npy"):
         file.unlink()
     np.testing.assert_array_equal(maps[np.arange(20)], before)
-
-
-def test_pruning_keeps_what_was_used_last(tmp_path):
-    for age, name in enumerate(["new.npy", "older.npy", "oldest.npy"]):
-        (tmp_path / name).write_bytes(bytes(100))
-        os.utime(tmp_path / name, (1000 - age, 1000 - age))
-    prune(tmp_path, 250)
-    assert {file.name for file in tmp_path.iterdir()} == {"new.npy", "older.npy"}
 
 
 def test_maps_come_with_the_features_view_by_view(network, digits, tmp_path):

@@ -103,10 +103,10 @@ def explain_damage(folder: Path) -> None:
         what, name, why = found.groups()
         for file in folder.glob(f"{glob.escape(name)}-*"):
             file.unlink(missing_ok=True)
-        if what == "reading":
-            logger.info("%s, a compiled program in the cache, was damaged: it is compiled again", name)
+        if what not in said and what == "reading":
+            logger.info("compiled programs in %s are damaged: they are compiled again", folder)
         elif what not in said:
-            logger.warning("%s keeps no compiled programs, so the next start takes longer: %s", folder, why)
+            logger.warning("compiled programs cannot be kept in %s, so the next start takes as long: %s", folder, why)
         said.add(what)
 
     warnings.showwarning = show
