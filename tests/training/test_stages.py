@@ -173,3 +173,10 @@ def test_what_changes_on_the_host_does_not_stay_on_the_device(monkeypatch):
     assert stages.resident_images(images, replace(config, mix="cutmix")) is None
     monkeypatch.setattr(stages, "device_memory", lambda: images.nbytes)
     assert stages.resident_images(images, config) is None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the other backends do not compile steps on CPUs")
+def test_on_jax_a_step_with_augmentation_is_compiled(prepared):
+    """A layer that cannot be compiled would make Keras run every step operation by operation."""
+    network, _, _, config, _ = prepared(rotation=0.1)
+    assert stages.tuning_learner(network, config, 10).jit_compile is True

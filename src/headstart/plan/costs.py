@@ -92,6 +92,7 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
         # The same backend and the same package as in this process.
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
         environment = os.environ | {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": path}
+        environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # a training that is not in the cache is what is planned
         done = subprocess.run(
             command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace"
         )
