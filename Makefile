@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs lock
+.PHONY: demo test test-jax lint docs lock
 
 demo: .venv/ready
 	$(BIN)/headstart train --data digits --recipe starter --image-size 8 --hidden-units 0 --no-flip --out runs/demo --overwrite
@@ -13,6 +13,10 @@ demo: .venv/ready
 
 test: .venv/ready-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q
+
+# On JAX, without TensorFlow: what a user does first, and how the backend is chosen.
+test-jax: .venv-jax/ready
+	.venv-jax/bin/python -m pytest -q tests/test_backends.py tests/system/test_backend.py
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .
@@ -34,8 +38,16 @@ docs: .venv/ready-dev
 	$(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	touch $@
 
+.venv-jax/ready: .ci/jax.lock pyproject.toml
+	$(PYTHON) -m venv .venv-jax
+	.venv-jax/bin/pip install --quiet --require-hashes -r .ci/jax.lock
+	.venv-jax/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header pyproject.toml
 
 lock:
 	$(COMPILE) --extra build -o requirements.lock
 	$(COMPILE) --extra build --extra dev -c requirements.lock -o requirements-dev.lock
+	printf 'tensorflow\ntensorflow-cpu\n' | \
+	  $(COMPILE) .ci/jax.in --excludes - --extra build --extra jax -c requirements-dev.lock -o .ci/jax.lock

@@ -102,7 +102,11 @@ class Classifier:
 
     def refuse_misfit(self, input_shape: tuple[int | None, ...], output_shape: tuple[int | None, ...]) -> None:
         """Refuse a network that takes other images than the manifest says, or has another number of outputs."""
-        if input_shape[1:] != self.image_shape or output_shape[1:] != (len(self.class_names),):
+        # PyTorch's conversion to OpenVINO leaves the sides of the images open.
+        fits = len(input_shape) == 1 + len(self.image_shape) and all(
+            length in (None, ours) for length, ours in zip(input_shape[1:], self.image_shape, strict=True)
+        )
+        if not fits or output_shape[1:] != (len(self.class_names),):
             raise DamagedError(
                 f"{self.path / 'manifest.json'} does not fit the network, which gives {output_shape[1:]} for images of "
                 f"{input_shape[1:]}: bring the original back, or train again"
