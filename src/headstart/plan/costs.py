@@ -22,7 +22,7 @@ from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.errors import HeadstartError
 from headstart.inference.openvino import FEWEST_IMAGES
-from headstart.system.backend import keras
+from headstart.system.backend import has_gpu, keras
 from headstart.system.cache import cache_folder
 from headstart.system.entries import discard, read_sealed, write_sealed
 from headstart.system.environment import computing, installed, processor, usable_cores
@@ -131,7 +131,7 @@ def costs_file(config: Config, data: Dataset) -> Path:
         [getattr(config, name) for name in COSTLY], bool(config.epochs), file.stat().st_mtime if file.is_file() else 0,
         None if data.source.files else data.image_shape, len(data.class_names), images_in_use(data) >= FEWEST_IMAGES,
         keras.backend.backend(), sorted(versions.items()), platform.node(), processor(), os.cpu_count(), usable_cores(),
-        os.environ.get("CUDA_VISIBLE_DEVICES"),
+        os.environ.get("CUDA_VISIBLE_DEVICES"), has_gpu(),
     ]  # fmt: skip
     return cache_folder("plan") / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:40]}.json"
 
