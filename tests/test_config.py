@@ -22,8 +22,9 @@ def test_every_recipe_survives_its_toml_file(name, tmp_path):
 def test_any_path_survives_the_toml_file(path, tmp_path):
     config = Config(data=os.fsdecode(path))
     write_toml(config, tmp_path / "config.toml")
-    # All but `trust`: a file from somebody else would trust itself.
-    assert read_toml(tmp_path / "config.toml") == {name: value for name, value in vars(config).items() if name != "trust"}
+    # All but `trust`, since a file from somebody else would trust itself, and `devices`, since a run resumes on others.
+    kept = {name: value for name, value in vars(config).items() if name not in ("trust", "devices")}
+    assert read_toml(tmp_path / "config.toml") == kept
 
 
 @pytest.mark.parametrize(
@@ -78,6 +79,9 @@ def test_there_are_no_more_views_than_the_augmentation_makes(changes, views):
         ({"backbone": "starter", "weights": "imagenet"}, "not trained on ImageNet"),
         ({"budget": "20"}, "such as 90s, 20m or 1.5h"),
         ({"budget": "0m"}, "is no time"),
+        ({"devices": "0"}, "--devices '0' is none of what it accepts: all, cluster, or a number such as 2"),
+        ({"devices": "gpu"}, "is none of what it accepts"),
+        ({"devices": "cluster", "budget": "20m"}, "leave out --budget or --devices cluster"),
         ({"epochs": 0, "mix": "cutmix"}, "acts in fine-tuning"),
         ({"data": "a\0b"}, "--data holds a zero byte"),
     ],

@@ -26,8 +26,10 @@ ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
 MOST_TOML = 1 << 20  # bytes of a file of options
 
-# Options that say only where a run lies, and which server has a copy of its figures.
-PLACES = ("out", "mlflow")
+# Options that say only where a run lies, where it is computed, and which server has a copy of its figures.
+PLACES = ("out", "mlflow", "devices")
+# Options that no file of options keeps: a file from somebody else would trust itself, and a run goes on where it is resumed.
+NOT_KEPT = ("trust", "devices")
 
 # The groups of options, in the order of `Config`, each with what it is about.
 RUN, DATA, NETWORK, AUGMENTATION = "run", "data", "network", "augmentation"
@@ -207,6 +209,11 @@ class Config:
     precision: Literal["auto", "float32", "bfloat16"] = option(
         MACHINE, "auto", "precision of the backbone. auto: bfloat16 if this machine is faster with it, else float32"
     )
+    devices: str = option(
+        MACHINE, "all", "what fine-tuning computes on, with JAX: all GPUs of this machine; so many of them; or cluster, those of "
+        "all processes that srun, torchrun and the like have started together; never kept in a file of options",
+        metavar="{all,cluster,N}", why="the result is the same to rounding, so whoever has several GPUs need not know",
+    )  # fmt: skip
     budget: str = option(
         MACHINE, "", "end within this time, such as 90s, 20m or 1.5h: image size, epochs and views, where you do not give "
         "them, are chosen by how fast this machine is", metavar="TIME",
@@ -298,6 +305,10 @@ def refuse_impossible(config: Config) -> None:
          "give --fine-tune-from all, or --no-cache-features"),
         (bool(re.search(r"//[^/]*:[^/]*@", config.mlflow)),
          "--mlflow is kept in the run, so it must hold no password: give MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"),
+        (not re.fullmatch("all|cluster|[1-9][0-9]{0,3}", config.devices),
+         f"--devices {config.devices!r} is none of what it accepts: all, cluster, or a number such as 2"),
+        (config.devices == "cluster" and bool(config.budget),
+         "--budget measures one machine, so it cannot foresee a cluster: leave out --budget or --devices cluster"),
         (config.seed + config.seeds - 1 > MOST_SEED,
          f"--seeds {config.seeds} from --seed {config.seed} go beyond {MOST_SEED}: lower --seed"),
     ]:  # fmt: skip
@@ -365,13 +376,13 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def write_toml(config: Config, path: Path) -> None:
-    """Write `config` as a TOML file that `read_toml` gives back unchanged."""
+    """Write `config` as a TOML file that `read_toml` gives back unchanged, without the options of `NOT_KEPT`."""
     with written_whole(path) as partial:
         partial.write_text(toml(dataclasses.asdict(config)), encoding="utf-8", errors="surrogateescape")
 
 
 def toml(options: dict[str, Any]) -> str:
-    """Return options as TOML, a line for each; without `trust`, which `read_toml` refuses."""
+    """Return options as TOML, a line for each; without those of `NOT_KEPT`."""
     # JSON's scalars are TOML's, but for characters that JSON writes as two halves, or need not escape.
-    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in options.items() if name != "trust"]
+    lines = [f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in options.items() if name not in NOT_KEPT]
     return "".join(lines).replace("\x7f", "\\u007f")

@@ -37,7 +37,7 @@ def carry_out_seeds(run: RunFolder, data: Dataset, train_one: Callable[[RunFolde
             path = run.path / f"seed-{seed}"
             with locked(path):
                 if (path / "config.toml").exists():
-                    one = RunFolder(path, trust=run.config.trust)
+                    one = RunFolder(path, trust=run.config.trust, devices=run.config.devices)
                 else:
                     empty(path)  # what a killed process left
                     config = dataclasses.replace(run.config, out=str(path), seed=seed, split_seed=run.config.data_seed, seeds=1)

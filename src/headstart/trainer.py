@@ -16,6 +16,7 @@ from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
+from headstart.following import follow, report, share
 from headstart.groups import carry_out_seeds
 from headstart.inference.engine import predict_logits
 from headstart.model.backbones import load_backbone
@@ -31,6 +32,7 @@ from headstart.record.split import recorded_data, write_split
 from headstart.record.tracking import refuse_missing_extras, tracked
 from headstart.results import write_results
 from headstart.run import Run
+from headstart.system import cluster
 from headstart.system.backend import is_out_of_memory, keras, resolve_precision, seed_everything
 from headstart.system.environment import versions
 from headstart.system.files import remove_partial, write_json
@@ -38,6 +40,7 @@ from headstart.system.memory import keep_freed_memory
 from headstart.system.progress import show_progress, track
 from headstart.system.text import count
 from headstart.training.checkpoint import Checkpoint
+from headstart.training.devices import devices_for
 from headstart.training.features import FrozenLayers, cut_where_worthwhile
 from headstart.training.fit import Training, fit_stage
 from headstart.training.stages import fine_tuning_stage, frozen_stage, images_for_statistics, stages_of
@@ -63,10 +66,15 @@ def train(
         explicit: names of options that `config.budget` must not change; by default those in `options`.
         options: options to change, such as `image_size=96`.
 
+    With `config.devices` as "cluster", only the first process returns. The others end when all is done.
+
     Raises:
         HeadstartError: bad input, an existing run, a failed download or too little memory; the message says which.
     """
-    with show_progress(), contextlib.ExitStack() as held:
+    asked = changed(config, options)
+    with show_progress(), contextlib.ExitStack() as held, cluster.together(asked.devices):
+        if others := cluster.follower():
+            follow(others, data or resolved(asked).data, asked.trust, networks)
         run, loaded, loading = begin(config, data, overwrite, explicit, options, held)
         return finish(run, loaded, loading)
 
@@ -87,32 +95,38 @@ def steps(
         explicit, config = options.keys(), changed(config, options)
         if config.seeds > 1:
             raise HeadstartError(f"--seeds {config.seeds} makes a run for each seed: leave it out to go step by step")
+        if config.devices == cluster.CLUSTER:
+            raise HeadstartError("--devices cluster trains in several processes, which cannot go step by step: leave it out")
         run, loaded, loading = begin(config, data, overwrite, explicit, {}, held)
         yield from carry_out(run, loaded, loading)
         yield Run(run.path, trust=run.config.trust)
 
 
-def resume(path: str | Path, data: Dataset | None = None, *, trust: bool = False) -> Run:
+def resume(path: str | Path, data: Dataset | None = None, *, trust: bool = False, devices: str = "all") -> Run:
     """Resume an interrupted run after its last finished epoch, and return the finished run.
 
     Args:
         path: the folder of the run.
         data: the data set, if it is loaded already. It is needed if it was made of arrays.
         trust: load layers that may run code, see `headstart.Config`. A run does not keep that it was trusted.
+        devices: what to compute on, see `headstart.Config`. It may be something else than before.
 
     Raises:
         HeadstartError: the folder is no run, its data are gone or have changed; or as for `train`.
     """
-    run = RunFolder(path, trust=trust)
-    refuse_missing_extras(run.config)
-    with show_progress(), locked(run.path):
-        if run.done:
-            logger.info("%s is finished", run.path)
-            return Run(run.path, trust=trust)
-        remove_partial(run.path)
-        start = time.monotonic()
-        loaded = recorded_data(run.path, run.config, data)
-        return finish(run, loaded, time.monotonic() - start)
+    with show_progress(), cluster.together(devices):
+        if others := cluster.follower():
+            follow(others, data or "", trust, networks)
+        run = RunFolder(path, trust=trust, devices=devices)
+        refuse_missing_extras(run.config)
+        with locked(run.path):
+            if run.done:
+                logger.info("%s is finished", run.path)
+                return Run(run.path, trust=trust)
+            remove_partial(run.path)
+            start = time.monotonic()
+            loaded = recorded_data(run.path, run.config, data)
+            return finish(run, loaded, time.monotonic() - start)
 
 
 def begin(
@@ -182,15 +196,18 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
         checkpoint = Checkpoint(run.path / "checkpoint")
         checkpoint.watchers = [tracker.update for tracker in trackers]
         checkpoint.start_clock(loading)
+        report(run, "preparation")
         start, earlier = checkpoint.clock, sum(checkpoint.seconds.values())
         keep_freed_memory()
         seed_everything(config.seed, config.deterministic)
         precision = resolve_precision(config.precision)
         refuse_unusable(config)
         describe(data)
+        devices = devices_for(config.devices, min(config.batch_size, len(data.train)))
 
         network, frozen, preprocess = networks(data, config, precision)
-        logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, keras.backend.backend())
+        on = keras.backend.backend() + (f", {len(devices)} devices" if len(devices) > 1 else "")
+        logger.info("%s, %s, batch %d, on %s", config.backbone, precision, config.batch_size, on)
         checkpoint.stop_clock("preparation")
 
         budget.announce(run, frozen, data, checkpoint.seconds["preparation"])
@@ -201,7 +218,8 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
         data = audit_run(run, frozen, data, checkpoint)
         if config.drop_duplicates:
             write_split(run.path, data)  # only now it is known which images are trained on
-        run.record_start(data, versions() | {"precision": precision, "preprocess": preprocess})
+        used = {"precision": precision, "preprocess": preprocess, "devices": str(max(1, len(devices)))}
+        run.record_start(data, versions() | used)
         looking = time.monotonic()
         yield network
         start += time.monotonic() - looking  # the caller's time is none of the run's
@@ -210,6 +228,9 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
             if stage == FROZEN and checkpoint.stage not in ("", FROZEN.key):
                 continue  # the checkpoint is from fine-tuning, and holds the head as well
             prepare = frozen_stage if stage == FROZEN else fine_tuning_stage
+            if not checkpoint.has_finished(stage.key):
+                report(run, f"the stage {stage.name}")
+                share(stage, network, data, replace(config, precision=precision), checkpoint)
             training = prepare(network, frozen, data, config, checkpoint)
             looking = time.monotonic()
             yield training
@@ -218,6 +239,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
             network.take(training.learner)
             ask_once(training, run)
 
+        report(run, "the results")
         write_results(run, network, data, checkpoint)
         results = time.monotonic() - start - (sum(checkpoint.seconds.values()) - earlier)
         budget.compare(run, data, results)

@@ -66,6 +66,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["train", "--recipe", "quik"], "did you mean quick"),
         (["train", "--config", "missing.toml"], "no configuration file missing.toml"),
         (["train", "--resume", "runs/nothing"], "is not a run"),
+        (["train", "--resume", "runs/nothing", "--devices", "1", "--trust"], "is not a run"),
+        (["train", "--devices", "cluster"], "start them with srun or torchrun"),
         (["train", "--resume", "runs/nothing", "--epochs", "3"], "leave out --epochs"),
         (["train", "--data", "missing"], "there is no folder "),
         (["train", "--data", "digits", "--backbone", "resnet5O"], "did you mean resnet50"),

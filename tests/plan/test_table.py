@@ -1,3 +1,5 @@
+import pytest
+
 import headstart as hs
 from headstart.plan.table import plan_table
 from helpers import COSTS
@@ -15,3 +17,8 @@ def test_the_table_has_a_row_for_each_size_and_says_what_cannot_be_foretold(digi
     ]  # fmt: skip
     assert rows[0][:2] == ["quick", "64"]
     assert notes[0].startswith("quick, 32 px: the feature maps would take")
+
+
+def test_a_cluster_is_not_measured():
+    with pytest.raises(hs.HeadstartError, match="leave out --devices cluster"):
+        plan_table(hs.recipe("quick", devices="cluster"))

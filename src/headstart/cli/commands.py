@@ -23,20 +23,27 @@ from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_links, refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
+from headstart.system.cluster import place, together
 from headstart.system.files import as_cell, refuse_unwritable
 from headstart.system.progress import ConsoleHandler
 from headstart.system.text import count, printable
 
 
 def train(options: SimpleNamespace) -> None:
-    if options.resume:
-        hs.Run(options.resume)  # what is no run is refused
+    devices = options.config.devices
+    alone = devices != "cluster" or place().process == 0
+    show_log()
+    with together(devices):  # whoever cannot begin tells the others
+        if options.resume:
+            if alone:
+                hs.Run(options.resume)  # what is no run is refused
+            start_keras()
+            return print_result(hs.resume(options.resume, trust=options.config.trust, devices=devices))
+        config = refuse_early(options.config)
+        if alone:
+            refuse_taken(config, overwrite=options.overwrite)
         start_keras()
-        return print_result(hs.resume(options.resume, trust=options.config.trust))
-    config = refuse_early(options.config)
-    refuse_taken(config, overwrite=options.overwrite)
-    start_keras()
-    print_result(hs.train(config, overwrite=options.overwrite, explicit=options.explicit))
+        print_result(hs.train(config, overwrite=options.overwrite, explicit=options.explicit))
 
 
 def plan(options: SimpleNamespace) -> None:

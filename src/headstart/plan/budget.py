@@ -19,6 +19,7 @@ from headstart.recipes import on_gpu
 from headstart.record.folder import RunFolder
 from headstart.system.backend import has_gpu
 from headstart.system.cache import cache_folder
+from headstart.system.cluster import CLUSTER
 from headstart.system.files import write_json
 from headstart.system.memory import available_memory
 from headstart.training.features import FrozenLayers
@@ -53,8 +54,8 @@ def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent
         HeadstartError: nothing fits the budget, and the message says how long the shortest training takes; or the machine
             must be measured for the budget and cannot be.
     """
-    if not config.budget and not worth_measuring(config, data):
-        return config
+    if config.devices == CLUSTER or (not config.budget and not worth_measuring(config, data)):
+        return config  # a cluster's other processes would have to take part in a measurement
     begin = time.monotonic() - spent
     several = config.budget and len(sizes_for(config, data, explicit)) > 1
     try:

@@ -49,6 +49,7 @@ class Answer(TypedDict, total=False):
 COSTLY = (
     "backbone", "weights", "preprocess", "precision", "batch_size", "fine_tune_from", "batch_norm", "cache_features",
     "hidden_units", "flip", "rotation", "zoom", "translation", "rand_augment", "mix", "ema", "deterministic",
+    "devices",
 )  # fmt: skip
 # Costs that depend on the image size. The others are taken from the nearest measured size.
 SIZED = ("image", "disk_image", "head_step", "head_score", "tune_image", "tune_score", "memory_image")

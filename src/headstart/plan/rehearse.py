@@ -32,12 +32,14 @@ from headstart.plan.estimate import MARGIN
 from headstart.record.history import FINE_TUNED, FROZEN
 from headstart.system.backend import has_gpu, is_out_of_memory, keras, resolve_precision, seed_everything, steps_per_call
 from headstart.system.files import write_json
+from headstart.system.keras_internals import spread
 from headstart.system.kernels import without_autotuning
 from headstart.system.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
 from headstart.system.reading import Count, read_json
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
 from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint, assign, values
+from headstart.training.devices import distribution_for, shared_batches
 from headstart.training.features import extraction_batch
 from headstart.training.stages import head_learner, resident_images, tuning_learner
 
@@ -247,7 +249,7 @@ def head_costs(
 ) -> dict[str, float]:
     """Return what the frozen stage costs: its start, a step, a validation image, a checkpoint."""
     learner = head_learner(network, config, steps=1000)
-    fitting, scoring = timed(learner, inputs, labels, batch_size)
+    fitting, scoring = timed(learner, inputs, labels, batch_size, "1" if config.cache_features else config.devices)
     return {
         "head_start": fitting.before + scoring.before, "head_step": fitting.each, "head_score": scoring.each / batch_size,
         "head_save": save_seconds(learner, FROZEN.key, folder),
@@ -274,7 +276,7 @@ def tuning_costs(
         batch = batch if gpu else growing.pop(0)
         forget_peak_memory()
         try:
-            fitting, scoring = timed(model, inputs, labels, batch, **options)
+            fitting, scoring = timed(model, inputs, labels, batch, config.devices, **options)
         except Exception as error:
             if batch == 1 or not (gpu and is_out_of_memory(error)):
                 raise
@@ -306,16 +308,22 @@ def line(values_at: dict[int, float], place: float) -> float:
     return high + slope * (place - last)
 
 
-def timed(learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, **options: Any) -> tuple[Clock, Clock]:
-    """Train a compiled model for a moment, then evaluate it, and return the clocks of both."""
+def timed(
+    learner: keras.Model, inputs: np.ndarray, labels: np.ndarray, batch_size: int, devices: str = "1", **options: Any
+) -> tuple[Clock, Clock]:
+    """Train a compiled model for a moment, on what `--devices` says, then evaluate it, and return the clocks of both."""
     together = steps_per_call()
     fitting, scoring = Clock(batches=together), Clock(batches=together)
     most, scored = MOST_STEPS // together * together, (WARM_UP + FEWEST_BATCHES) * together
     labels, rows = np.resize(labels, len(inputs)), np.resize(np.arange(len(inputs)), most * batch_size)
     training = Batches(inputs, labels, rows, batch_size, 0, **options)
     validation = Batches(inputs, labels, rows[: scored * batch_size], batch_size, None, options.get("classes", 0))
-    learner.fit(without_autotuning(training), callbacks=[fitting], shuffle=False, verbose=0)
-    learner.evaluate(without_autotuning(validation), callbacks=[scoring], verbose=0)
+    distribution = distribution_for(devices, batch_size)
+    learning, validating = shared_batches(training, validation, distribution)
+    learner.optimizer.build(learner.trainable_variables)
+    with spread(learner, distribution):
+        learner.fit(without_autotuning(learning), callbacks=[fitting], shuffle=False, verbose=0)
+        learner.evaluate(without_autotuning(validating), callbacks=[scoring], verbose=0)
     return fitting, scoring
 
 

@@ -15,6 +15,7 @@ from headstart.plan.costs import Costs, costs_at, costs_file, load_costs, measur
 from headstart.plan.estimate import duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
 from headstart.record.history import TIMES, shown
+from headstart.system.cluster import CLUSTER
 
 TABLE_SIZES, TABLE_RECIPES = (32, 64, 96, 128, 224), ("quick", "standard", "best", "starter", "laptop")
 SPENT_ON = (*TIMES, "results")
@@ -46,6 +47,8 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
         HeadstartError: bad input, with the message of the training.
     """
     begin = time.monotonic()
+    if config.devices == CLUSTER:
+        raise HeadstartError("a plan is measured in one process: leave out --devices cluster")
     config = own_way(resolved(config), explicit)
     data = configured_data(config)
     loading = time.monotonic() - begin

@@ -34,6 +34,7 @@ class RunFolder:
     Args:
         path: the folder.
         trust: load layers that may run code, see `Config`.
+        devices: what to compute on, see `Config`. A run does not keep it.
 
     Raises:
         HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
@@ -46,11 +47,11 @@ class RunFolder:
         split: the rows of `split.csv`: name, class, split and digest of each image; empty in runs of older versions.
     """
 
-    def __init__(self, path: str | Path, *, trust: bool = False) -> None:
+    def __init__(self, path: str | Path, *, trust: bool = False, devices: str = "all") -> None:
         self.path = Path(path).expanduser()
         if not (self.path / "config.toml").is_file():
             raise HeadstartError(f"{self.path} is not a run: there is no config.toml in it")
-        self.config = Config(**self._known_options(), trust=trust)
+        self.config = Config(**self._known_options() | {"trust": trust, "devices": devices})
 
     @classmethod
     def create(cls, config: Config, data: Dataset, *, overwrite: bool = False) -> "RunFolder":
@@ -71,7 +72,7 @@ class RunFolder:
             raise unwritable(path, error) from None
         write_split(path, data)
         write_toml(config, path / "config.toml")  # last: this file makes the folder a run, and a run must have its split
-        return cls(path, trust=config.trust)
+        return cls(path, trust=config.trust, devices=config.devices)
 
     def _known_options(self) -> dict[str, Any]:
         options = read_toml(self.path / "config.toml")

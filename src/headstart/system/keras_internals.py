@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.system.backend import keras
+from headstart.system.backend import keras, replicated
 
 
 class Call(NamedTuple):
@@ -60,6 +60,35 @@ def adam_slots(optimizer: keras.optimizers.Adam, variable: Any) -> Slots:
     index = optimizer._get_variable_index(variable)
     last = max(1, len(optimizer._trainable_variables) - 1)
     return Slots(index / last, optimizer._momentums[index], optimizer._velocities[index])
+
+
+@contextmanager
+def spread(model: keras.Model, distribution: Any) -> Iterator[None]:
+    """Move a compiled model to several devices for as long as the block lasts, and its state back to the first one after it.
+
+    Keras would have models built under a distribution. But this one shares layers with others, which stay on one device.
+
+    Args:
+        model: with an optimizer that is built.
+        distribution: of `keras.distribution`; None leaves the model where it is.
+    """
+    if distribution is None:
+        yield
+        return
+
+    def move(layout: Any) -> None:
+        for variable in {
+            id(one): one for one in (*model.variables, *model.optimizer.variables, *model.metrics_variables)
+        }.values():
+            variable._layout = layout(variable)
+            variable._value = replicated(variable._value, variable._layout)
+
+    with distribution.scope():
+        move(distribution.get_variable_layout)
+        yield
+    move(lambda variable: None)
+    # What was compiled expects its inputs on several devices.
+    model.train_function = model.test_function = model.predict_function = None
 
 
 @contextmanager

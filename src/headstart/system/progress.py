@@ -58,11 +58,11 @@ def track(items: Sequence[Item], description: str) -> Iterable[Item]:
 
 
 class ConsoleHandler(logging.Handler):
-    """Prints what is logged; warnings and errors begin with "warning: "."""
+    """Prints what is logged; warnings begin with "warning: ", and errors as those of the command line, with "headstart: "."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = printable(record.getMessage())
-        console.print(("" if record.levelno < logging.WARNING else "warning: ") + message, markup=False)
+        beginning = {logging.WARNING: "warning: ", logging.ERROR: "headstart: "}.get(record.levelno, "")
+        console.print(beginning + printable(record.getMessage()), markup=False)
 
 
 @contextlib.contextmanager

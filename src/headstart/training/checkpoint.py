@@ -115,6 +115,10 @@ class Checkpoint:
         """Return the history's rows of one stage."""
         return [row for row in self.history if row["stage"] == stage]
 
+    def has_finished(self, stage: str) -> bool:
+        """Whether the arrays are those of a stage that has ended."""
+        return self.stage == stage and self.finished
+
     def save(self, stage: str, *, finished: bool = False, **groups: list[np.ndarray]) -> None:
         """Write arrays, in named groups, together with the rest of the state.
 
@@ -157,6 +161,26 @@ class Checkpoint:
     def remove(self) -> None:
         self.file.unlink(missing_ok=True)  # first: without its arrays, a state would count as damaged
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Followed(Checkpoint):
+    """The state of a run in a process that writes nothing, since the first one of the cluster does.
+
+    Args:
+        stage: the key of the stage that is trained.
+        history: what the first process has.
+        arrays: waits for the groups of arrays that the first process sends.
+    """
+
+    def __init__(self, stage: str, history: list[EpochRow], arrays: Callable[[], dict[str, list[np.ndarray]]]) -> None:
+        self.stage, self.history, self.receive = stage, history, arrays
+        self.seconds, self.memory_mb, self.finished, self.watchers = {}, {}, False, []
+
+    def load(self, stage: str) -> dict[str, list[np.ndarray]]:
+        return self.receive()
+
+    def save(self, stage: str, *, finished: bool = False, **groups: list[np.ndarray]) -> None:
+        self.stage, self.finished = stage, finished
 
 
 def values(variables: list[keras.Variable]) -> list[np.ndarray]:

@@ -11,13 +11,16 @@ import numpy as np
 from headstart.model.fast.resident import without_resident_images
 from headstart.model.network import learning_weights
 from headstart.record.history import EpochRow, Stage
+from headstart.system import cluster
 from headstart.system.backend import keras
+from headstart.system.keras_internals import spread
 from headstart.system.kernels import without_autotuning
 from headstart.system.memory import give_back_freed_memory
 from headstart.system.progress import Bar
 from headstart.system.text import count
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
+from headstart.training.devices import WithoutPadding, shared_batches
 
 logger = logging.getLogger("headstart")
 
@@ -38,6 +41,7 @@ class Training:
         class_weight: the weight of each class in the loss, or None.
         start: a history row, with epoch 0, of the network before the stage, or None. It competes with the epochs, so that a
             stage never ends worse on validation than it began.
+        distribution: the `keras.distribution` of the devices that share each batch, or None for one device.
     """
 
     stage: Stage
@@ -48,6 +52,7 @@ class Training:
     epochs: int
     class_weight: dict[int, float] | None = None
     start: EpochRow | None = None
+    distribution: Any = None
 
     def __repr__(self) -> str:
         optimizer = self.learner.optimizer.get_config()
@@ -69,23 +74,32 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
         patience: stop after this many epochs without a better validation accuracy; 0 never stops early.
     """
     stage, model, batches = training.stage, training.learner, training.batches
-    if checkpoint.stage == stage.key and checkpoint.finished:
+    if checkpoint.has_finished(stage.key):
         assign(without_resident_images(model), checkpoint.load(stage.key)["model"])
         return
     model.optimizer.build(model.trainable_variables)
     keeper = Keeper(training, checkpoint, patience)
     keeper.set_model(model)
     first = keeper.restore()
+    distribution = training.distribution
+    if distribution and (others := cluster.first()):
+        others.send("arrays", arrays=keeper.state())
     if not keeper.out_of_patience():
-        callbacks = [keeper, ProgressLine(stage, training.epochs, batches.num_batches)]
+        callbacks = [keeper]
+        if not cluster.follower():
+            callbacks.append(ProgressLine(stage, training.epochs, batches.num_batches))
         if model.optimizer.use_ema:
             # After the keeper: its on_test_end must still see the averaged weights, which were validated.
             callbacks.insert(1, keras.callbacks.SwapEMAWeights())
-        model.fit(
-            without_autotuning(batches), validation_data=without_autotuning(training.validation), initial_epoch=first,
-            epochs=training.epochs, callbacks=callbacks, class_weight=training.class_weight, verbose=0,
-            shuffle=False,  # the batches are shuffled already; Keras would shuffle with a random state that is not saved
-        )  # fmt: skip
+        batches, validation = shared_batches(batches, training.validation, distribution)
+        if distribution:
+            callbacks.insert(0, WithoutPadding(validation))
+        with cluster.computing_together(), spread(model, distribution):
+            model.fit(
+                without_autotuning(batches), validation_data=without_autotuning(validation), initial_epoch=first,
+                epochs=training.epochs, callbacks=callbacks, class_weight=training.class_weight, verbose=0,
+                shuffle=False,  # the batches are shuffled already; Keras would shuffle with a random state that is not saved
+            )  # fmt: skip
     assign(without_resident_images(model), keeper.kept_weights)
     checkpoint.save(stage.key, finished=True, model=keeper.kept_weights)
     give_back_freed_memory()
@@ -144,6 +158,11 @@ class Keeper(keras.callbacks.Callback):
         self.batches.start_at(len(self.rows))
         return len(self.rows)
 
+    def state(self) -> dict[str, list[np.ndarray]]:
+        """Return all arrays that `restore` needs."""
+        model, optimizer = values(without_resident_images(self.model)), values(self.model.optimizer.variables)
+        return {"model": model, "optimizer": optimizer, "kept": self.kept_weights}
+
     def out_of_patience(self) -> bool:
         before = [self.start] if self.start else []
         best = max([*before, *self.rows], key=score, default=EpochRow(epoch=0))
@@ -161,12 +180,7 @@ class Keeper(keras.callbacks.Callback):
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.checkpoint.history.append(row)
         self.checkpoint.stop_clock(self.stage)
-        self.checkpoint.save(
-            self.stage,
-            model=values(without_resident_images(self.model)),
-            optimizer=values(self.model.optimizer.variables),
-            kept=self.kept_weights,
-        )
+        self.checkpoint.save(self.stage, finished=False, **self.state())
         self.batches.start_at(epoch + 1)
         self.model.stop_training = self.out_of_patience()
 

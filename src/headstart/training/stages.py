@@ -16,6 +16,7 @@ from headstart.system.backend import device_memory, has_gpu, keras, resolve_jit,
 from headstart.training.batches import Batches, Rows, head_batch_size
 from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint
+from headstart.training.devices import distribution_for, weighted_metrics
 from headstart.training.features import FrozenLayers
 from headstart.training.fit import Training, kept_row
 from headstart.training.optimizer import fine_tuning_optimizer
@@ -55,7 +56,9 @@ def frozen_stage(
         splits = image_batches(data, config, seed=config.seed)
     seed_everything(config.seed, config.deterministic)
     learner = head_learner(network, config, config.head_epochs * splits[0].num_batches)
-    return Training(FROZEN, learner, *splits, config.head_epochs, class_weights(data, config))
+    # A head alone is too small to be shared.
+    distribution = None if config.cache_features else distribution_for(config.devices, splits[0].batch_size)
+    return Training(FROZEN, learner, *splits, config.head_epochs, class_weights(data, config), distribution=distribution)
 
 
 def fine_tuning_stage(
@@ -80,7 +83,8 @@ def fine_tuning_stage(
         # Smoothed labels make every loss larger, so at equal accuracy fine-tuning could never win.
         start = {**start, "epoch": 0, "val_loss": math.inf if config.label_smoothing else start["val_loss"]}
     stage = SCRATCH if config.from_scratch else FINE_TUNED
-    return Training(stage, learner, *splits, epochs, class_weights(data, config), start)
+    distribution = distribution_for(config.devices, splits[0].batch_size)
+    return Training(stage, learner, *splits, epochs, class_weights(data, config), start, distribution)
 
 
 def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
@@ -90,7 +94,8 @@ def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
         learner, rate = network.head, keras.optimizers.schedules.CosineDecay(rate, steps)
     learner.compile(
         keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"], jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
+        metrics=["accuracy"], weighted_metrics=weighted_metrics(config.devices),
+        jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
 
@@ -102,7 +107,8 @@ def tuning_learner(network: Network, config: Config, steps: int, resident: np.nd
     learner.compile(
         fine_tuning_optimizer(config, steps),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=["accuracy"], jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
+        metrics=["accuracy"], weighted_metrics=weighted_metrics(config.devices),
+        jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
 
