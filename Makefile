@@ -14,9 +14,13 @@ demo: .venv/ready
 test: .venv/ready-dev
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -q
 
-# On JAX, without TensorFlow: what a user does first, and how the backend is chosen.
+# On JAX, without TensorFlow: what a user does first, what is JAX's own, and several devices and processes.
+ON_JAX := tests/test_backends.py tests/test_following.py tests/model/test_augmentation.py tests/system/test_choice.py \
+  tests/system/test_compiled.py tests/training/test_devices.py tests/training/test_stages.py
+
 test-jax: .venv-jax/ready
-	.venv-jax/bin/python -m pytest -q tests/test_backends.py tests/system/test_backend.py
+	.venv-jax/bin/python -m pytest -q $(ON_JAX)
+	XLA_FLAGS=--xla_force_host_platform_device_count=8 .venv-jax/bin/python -m pytest -q tests/system/test_keras_internals.py
 
 lint: .venv/ready-dev
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from headstart.errors import HeadstartError
-from headstart.system.backend import join_processes
+from headstart.system.devices import join_processes
 from headstart.system.text import printable
 
 logger = logging.getLogger("headstart")

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from headstart.system.backend import keras, replicated
+from headstart.system.backend import keras
+from headstart.system.devices import replicated
 
 
 class Call(NamedTuple):

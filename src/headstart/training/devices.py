@@ -7,7 +7,8 @@ import numpy as np
 
 from headstart.errors import HeadstartError
 from headstart.system import cluster
-from headstart.system.backend import keras, learning_devices
+from headstart.system.backend import keras
+from headstart.system.devices import learning_devices
 from headstart.training.batches import Batches
 
 logger = logging.getLogger("headstart")
