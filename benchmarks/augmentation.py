@@ -119,21 +119,14 @@ def prepare_step(backend: str, config: Config, changes: dict[str, Any], steps: i
     """Return what measures steps of fine-tuning, in seconds a step."""
     os.environ["KERAS_BACKEND"] = backend
     from headstart.config import replace
-    from headstart.model.backbones import load_backbone
-    from headstart.model.network import build_network
-    from headstart.system.backend import resolve_precision, seed_everything
     from headstart.system.kernels import without_autotuning
-    from headstart.system.memory import keep_freed_memory
     from headstart.training.batches import Batches
     from headstart.training.stages import tuning_learner
 
-    keep_freed_memory()
     config = replace(config, **changes)
     images, labels = common.training_images(config, config.batch_size * steps)
     classes = int(labels.max()) + 1
-    seed_everything(0, deterministic=False)
-    precision = resolve_precision(config.precision)
-    network = build_network(*load_backbone(config), images.shape[1:], classes, config, precision)
+    network, _ = common.built_network(config, images.shape[1:], classes)
     batches = Batches(images, labels, np.arange(len(labels)), config.batch_size, 0, classes)
     learner = tuning_learner(network, config, 100 * steps)
 

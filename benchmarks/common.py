@@ -5,13 +5,17 @@ import dataclasses
 import importlib.metadata
 import os
 import platform
+import signal
 import statistics
+import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,9 @@ from headstart.data.splits import stratified_subset
 from headstart.system.files import write_json
 
 RESULTS = Path(__file__).parent / "results"
+# The packages whose versions stand below a table. Results hold those of all that a figure depends on.
+CUDNN = ("nvidia-cudnn-cu12", "nvidia-cudnn-cu13")
+VERSIONS = ("python", "keras", "tensorflow-cpu", "jax", "openvino", "torch", *CUDNN)
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,54 @@ def in_own_process(function: Callable[..., Any], *arguments: Any, **environment:
 
 def _set(environment: dict[str, str]) -> None:
     os.environ.update(environment)
+
+
+def reports(function: Callable[..., Iterator[Any]], *arguments: Any, seconds: float, **environment: str) -> Iterator[Any]:
+    """Yield what a generator yields that runs once in a new process, each item as soon as it is there.
+
+    Args:
+        seconds: how long the process may take. Then it is ended, with all processes that it has started.
+        environment: variables of the environment that are set there.
+
+    Raises:
+        TimeoutError: it took longer.
+        ChildProcessError: it failed; the message is the first line of the error, and the traceback goes to stderr.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_report, args=(sender, environment, function, arguments))
+    process.start()
+    sender.close()
+    end = time.monotonic() + seconds
+    try:
+        while receiver.poll(max(0.0, end - time.monotonic())):
+            kind, value = receiver.recv()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise ChildProcessError(value)
+            yield value
+        raise TimeoutError(f"stopped after {seconds:.0f} s")
+    except EOFError:
+        process.join()
+        raise ChildProcessError(f"its process ended with exit status {process.exitcode}") from None
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+
+
+def _report(sender: Connection, environment: dict[str, str], function: Callable[..., Iterator[Any]], arguments: tuple) -> None:
+    os.setsid()  # so that what it starts, such as compilers, can be ended with it
+    _set(environment)
+    try:
+        for item in function(*arguments):
+            sender.send(("item", item))
+        sender.send(("end", None))
+    except Exception as error:
+        traceback.print_exc()
+        sender.send(("error", f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"))
 
 
 _prepared: dict[str, Callable[[], Any]] = {}
@@ -117,6 +172,36 @@ def training_images(config: hs.Config, count: int) -> tuple[np.ndarray, np.ndarr
     return data.images(rows), data.labels(rows)
 
 
+def built_network(config: hs.Config, image_shape: tuple[int, int, int], classes: int) -> tuple[Any, str]:
+    """Return a network as a training builds it, a `headstart.model.network.Network`, and its precision."""
+    from headstart.model.backbones import load_backbone
+    from headstart.model.network import build_network
+    from headstart.system.backend import resolve_precision, seed_everything
+    from headstart.system.memory import keep_freed_memory
+
+    keep_freed_memory()
+    seed_everything(0, deterministic=False)
+    precision = resolve_precision(config.precision)
+    return build_network(*load_backbone(config), image_shape, classes, config, precision), precision
+
+
+def timed(name: str, run: Callable[[], Any], images: int, repeats: int) -> Iterator[dict[str, Any]]:
+    """Call a function that passes images through a network, and waits for the device, once to warm up and then to measure.
+
+    Yields:
+        An empty dictionary before anything is called; then, after each measurement, the images a second of all so far under
+        `name`, and under `f"{name}_first"` how many seconds longer the call took that warmed up.
+    """
+    yield {}
+    seconds: list[float] = []
+    for _ in range(1 + repeats):
+        begin = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - begin)
+        if len(seconds) > 1:
+            yield {name: [images / each for each in seconds[1:]], f"{name}_first": seconds[0] - seconds[1]}
+
+
 def whole_batches(images: float, batch_size: int) -> int:
     """Return the nearest number of images that fills whole batches, at least two of them."""
     return batch_size * max(2, round(images / batch_size))
@@ -141,13 +226,17 @@ class Table:
     rows: list[dict[str, Any]] = field(default_factory=list)
     samples: dict[str, Any] = field(default_factory=dict)
     image: str = ""
+    machine: dict[str, str] = field(default_factory=lambda: machine())
 
     def __post_init__(self) -> None:
         self.begin, self.load = time.monotonic(), os.getloadavg()[0]
-        self.machine = machine()
 
     def write(self) -> None:
         """Write the results as JSON, and print the table."""
+        print(section(self.save()))
+
+    def save(self) -> dict[str, Any]:
+        """Write the results as JSON, and return them."""
         content = {
             "name": self.name, "title": self.title, "text": self.text, "rows": self.rows, "image": self.image,
             "command": command(), "date": time.strftime("%Y-%m-%d"), "minutes": round((time.monotonic() - self.begin) / 60, 1),
@@ -155,7 +244,7 @@ class Table:
         }  # fmt: skip
         self.options.out.mkdir(parents=True, exist_ok=True)
         write_json(self.options.out / f"{self.name}.json", content)
-        print(section(content))
+        return content
 
 
 def machine() -> dict[str, str]:
@@ -163,11 +252,21 @@ def machine() -> dict[str, str]:
     from headstart.system.environment import versions  # it starts Keras, whose backend a contender may choose for itself
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    found = versions() | {"processor": processor(), "memory": f"{memory / 2**30:.0f} GiB"}
-    for package in ("openvino", "torch"):
+    found = versions() | {"processor": processor(), "memory": f"{memory / 2**30:.0f} GiB"} | graphics()
+    for package in ("openvino", "torch", *CUDNN):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def graphics() -> dict[str, str]:
+    """Return the name, the memory and the driver of NVIDIA's GPUs, under `gpu_name`; nothing without one."""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        names = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {"gpu_name": "; ".join(names.splitlines())}
 
 
 def processor() -> str:
@@ -190,12 +289,13 @@ def command() -> str:
 def section(result: dict[str, Any]) -> str:
     """Return a table's results as a section of Markdown."""
     hardware = result["machine"]
-    versions = ", ".join(f"{name} {hardware[name]}" for name in ("python", "keras", "tensorflow-cpu", "jax", "openvino", "torch")
-                         if name in hardware)  # fmt: skip
+    known = [(name, hardware[name]) for name in VERSIONS if name in hardware]
+    versions = ", ".join(f"{name} {version}" for name, version in known)
+    device = f"{hardware['gpu_name']}; " if "gpu_name" in hardware else ""
     image = f"\n![{result['title']}]({result['image']})\n" if result["image"] else ""
     return (
         f"## {result['title']}\n\n{result['text']}\n{image}\n{markdown(result['rows'])}\n\n"
-        f"`{result['command']}`, {result['date']}, {result['minutes']:g} minutes; {hardware['cores']} cores of "
+        f"`{result['command']}`, {result['date']}, {result['minutes']:g} minutes; {device}{hardware['cores']} cores of "
         f"{hardware['processor']}, {hardware['memory']}, load before {result['load_before']:g}; {versions}.\n"
     )
 

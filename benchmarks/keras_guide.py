@@ -6,15 +6,19 @@ kept in memory (`cache()`) where they take more than `MOST_CACHE_BYTES`.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from tensorflow import data as tf_data
 
-from benchmarks.common import accuracy, load, machine
+try:
+    from tensorflow import data as tf_data
+except ImportError:  # Keras does without TensorFlow on JAX and PyTorch
+    tf_data = None
+
+from benchmarks.common import accuracy, load, machine, timed
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.metrics.classification import measure
@@ -68,7 +72,7 @@ def compile_for(model: keras.Model, rate: float) -> None:
     model.compile(keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
 
 
-def pipeline(images: np.ndarray, labels: np.ndarray, config: Config, training: bool) -> tf_data.Dataset:
+def pipeline(images: np.ndarray, labels: np.ndarray, config: Config, training: bool) -> "tf_data.Dataset":
     """Return batches of images, resized and, for training, mirrored and turned, as in the guide."""
     size = config.image_size
     resize = keras.layers.Resizing(size, size)
@@ -133,6 +137,29 @@ def prepare_fine_tuning(config: Config, images: np.ndarray, labels: np.ndarray, 
     return epoch
 
 
+def rates(config: Config, images: np.ndarray, labels: np.ndarray, repeats: int) -> Iterator[dict[str, Any]]:
+    """Measure epochs of fine-tuning with mixed precision, then `predict`; see `benchmarks.gpu`.
+
+    Without TensorFlow there is no tf.data: `fit` takes the arrays, and nothing is augmented.
+
+    Args:
+        images: uint8, of the network's size.
+
+    Yields:
+        What `benchmarks.common.timed` yields.
+    """
+    keras.utils.set_random_seed(0)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model, base_model = build(config, int(labels.max()) + 1)
+    compile_fine_tuning(model, base_model, held=False)
+    arrays = {"x": images, "y": labels, "batch_size": config.batch_size}
+    fed = {"x": pipeline(images, labels, config, training=True)} if tf_data else arrays
+    if not tf_data:
+        yield {"note": "without augmentation, since TensorFlow's tf.data is not installed"}
+    yield from timed("training", lambda: model.fit(**fed, verbose=0), len(images), repeats)
+    yield from timed("forward", lambda: model.predict(images, config.batch_size, verbose=0), len(images), repeats)
+
+
 def prepare_predict(config: Config, images: np.ndarray) -> Callable[[], dict[str, Any]]:
     """Return what measures `predict` of the pooled features; see `benchmarks.extraction`."""
     model, _ = build(config, 2)
@@ -167,13 +194,13 @@ def run_frozen(config: Config, images: int) -> dict[str, Any]:
     return {"test": measured(model, test, data), "epochs": np.diff(ticks).tolist()}
 
 
-def pipelines(data: Dataset, config: Config) -> list[tf_data.Dataset]:
+def pipelines(data: Dataset, config: Config) -> "list[tf_data.Dataset]":
     """Return batches of the training, validation and test splits."""
     parts = (data.train, data.validation, data.test)
     return [pipeline(data.images(part), data.labels(part), config, part is data.train) for part in parts]
 
 
-def measured(model: keras.Model, test: tf_data.Dataset, data: Dataset) -> dict[str, Any]:
+def measured(model: keras.Model, test: "tf_data.Dataset", data: Dataset) -> dict[str, Any]:
     """Return test accuracy and interval."""
     return accuracy(measure(model.predict(test, verbose=0), data.labels(data.test), data.class_names))
 

@@ -6,13 +6,14 @@ take the cores from the network), and the network, since torchvision is not need
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.common import timed
 from headstart.config import Config
 from headstart.model.preprocessing import CAFFE_MEAN, IMAGENET_MEAN, IMAGENET_STD
 
@@ -89,11 +90,11 @@ class Source(torch.utils.data.Dataset):
 
 
 def normalised(image: torch.Tensor, preprocess: str) -> torch.Tensor:
-    """Return an image (3, H, W), RGB, 0..255, as the network was trained."""
+    """Return images (..., 3, H, W), RGB, 0..255, as the network was trained."""
     if preprocess == "caffe":
-        return image.flip(0) - torch.tensor(CAFFE_MEAN)[:, None, None]
+        return image.flip(-3) - image.new_tensor(CAFFE_MEAN)[:, None, None]
     if preprocess == "torch":
-        return (image / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+        return (image / 255 - image.new_tensor(IMAGENET_MEAN)[:, None, None]) / image.new_tensor(IMAGENET_STD)[:, None, None]
     raise ValueError(f"a ResNet-50 is not fed {preprocess!r}")
 
 
@@ -157,3 +158,67 @@ def pooled_features(model: ResNet50, images: np.ndarray, config: Config, preproc
     images = Source(images, np.zeros(len(images)), config.image_size, preprocess, flip=False)
     with torch.no_grad():
         return model.features(torch.stack([image for image, _ in images])).numpy()
+
+
+class FromBytes(nn.Module):
+    """A network that takes uint8 images (B, H, W, 3): channels last, as they lie in memory."""
+
+    def __init__(self, network: nn.Module, preprocess: str) -> None:
+        super().__init__()
+        self.network, self.preprocess = network, preprocess
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.network(normalised(images.permute(0, 3, 1, 2).float(), self.preprocess))
+
+
+def rates(
+    config: Config, backbone: dict[str, Any], images: np.ndarray, labels: np.ndarray, repeats: int, held: bool, mode: str
+) -> Iterator[dict[str, Any]]:
+    """Measure epochs of fine-tuning as fast as PyTorch users have it, then the forward pass; see `benchmarks.gpu`.
+
+    The network is compiled, with channels last and bfloat16 autocast, the optimizer is fused, and the images stay on the
+    device, of the network's size. Nothing is augmented, and nothing is read from the device before the end of an epoch.
+
+    Args:
+        backbone: of `benchmarks.keras_guide.exported`.
+        held: batch norm in inference mode.
+        mode: of `torch.compile`.
+
+    Yields:
+        What `benchmarks.common.timed` yields.
+    """
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")  # TensorFloat-32 for what is not bfloat16, as JAX has it
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = FromBytes(ResNet50(backbone["layers"], int(labels.max()) + 1), backbone["preprocess"])
+    model = model.to(device, memory_format=torch.channels_last)
+    network = torch.compile(model, mode=mode)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, fused=True)
+    criterion = nn.CrossEntropyLoss()
+    pixels, classes = torch.from_numpy(images).to(device), torch.from_numpy(np.int64(labels)).to(device)
+
+    def train() -> None:
+        model.train()
+        if held:
+            for layer in model.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.eval()
+        total = torch.zeros((), device=device)
+        for rows in torch.randperm(len(classes), device=device).split(config.batch_size):
+            optimizer.zero_grad(set_to_none=True)
+            with torch.autocast(device.type, torch.bfloat16):
+                loss = criterion(network(pixels[rows]), classes[rows])
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        float(total)  # waits for the device
+
+    def forward() -> None:
+        model.eval()
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+            outputs = [network(batch) for batch in pixels.split(config.batch_size)]
+            float(outputs[-1][0, 0])  # waits for the device, which works in order
+
+    yield from timed("training", train, len(images), repeats)
+    yield from timed("forward", forward, len(images), repeats)

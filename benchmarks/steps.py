@@ -86,22 +86,15 @@ def preparations(options: Options, config: Config, images: np.ndarray, labels: n
 
 def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, folder: str) -> Callable[[], dict[str, Any]]:
     """Return what measures an epoch of our own fine-tuning, by the learner of `headstart.training.stages`."""
-    from headstart.model.backbones import load_backbone
-    from headstart.model.network import build_network
     from headstart.model.unfreeze import frozen_cut
-    from headstart.system.backend import resolve_precision, seed_everything
     from headstart.system.entries import read_stored, seal
     from headstart.system.kernels import without_autotuning
-    from headstart.system.memory import keep_freed_memory
     from headstart.training.batches import Batches
     from headstart.training.features import StoredRows
     from headstart.training.stages import tuning_learner
 
-    keep_freed_memory()
-    seed_everything(0, deterministic=False)
     classes = int(labels.max()) + 1
-    precision = resolve_precision(config.precision)
-    network = build_network(*load_backbone(config), images.shape[1:], classes, config, precision)
+    network, precision = common.built_network(config, images.shape[1:], classes)
     features = network.feature_extractor().predict(images[: config.batch_size], config.batch_size, verbose=0)
     network.cut, rows = frozen_cut(network.backbone, config), images
     if network.cut:
@@ -138,18 +131,26 @@ def forward_operations(network: Any, shape: tuple[int, ...]) -> float:
     return 2.0 * sum(math.prod(output[:-1]) * math.prod(layer.kernel.shape) for layer, output in zip(layers, shapes, strict=True))
 
 
-def matrix_product_rate(precision: str, side: int = 4096) -> float:
-    """Return how many multiplications and additions a second the backend does in products of large matrices."""
+def matrix_product_rate(precision: str, side: int = 4096, products: int = 1) -> float:
+    """Return how many multiplications and additions a second the backend does in products of large matrices.
+
+    Args:
+        products: so many in a row before the clock is read, which a GPU waits for longer than for a product.
+    """
     from headstart.system.backend import load_keras
 
-    ops = load_keras().ops
-    matrix = ops.ones((side, side), precision)
+    keras = load_keras()
+    ops = keras.ops
+    # Random numbers: a GPU multiplies equal ones faster. Scaled so that a product's entries are of the same size.
+    matrix = ops.cast(keras.random.normal((side, side), stddev=side**-0.5, seed=0), precision)
     seconds = []
     for _ in range(6):
-        begin = time.perf_counter()
-        float(ops.cast(ops.matmul(matrix, matrix)[0, 0], "float32"))
+        begin, product = time.perf_counter(), matrix
+        for _ in range(products):
+            product = ops.matmul(product, matrix)
+        float(ops.cast(product[0, 0], "float32"))
         seconds.append(time.perf_counter() - begin)
-    return 2 * side**3 / min(seconds)
+    return 2 * products * side**3 / min(seconds)
 
 
 def prepare_guide(config: Config, images: np.ndarray, labels: np.ndarray, held: bool) -> Callable[[], dict[str, Any]]:

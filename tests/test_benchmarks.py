@@ -2,11 +2,13 @@ import dataclasses
 import json
 import os
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import common
+from benchmarks import common, gpu
 from benchmarks.__main__ import main as write_page
 
 
@@ -49,6 +51,36 @@ def keras_is_loaded() -> bool:
 def test_what_fails_in_a_contender_fails_here():
     with pytest.raises(ValueError, match="no such thing"):
         common.in_own_process(failing)
+
+
+def reporting(last: str):
+    yield os.environ["CHOSEN"]
+    if last == "fails":
+        raise ValueError("no such thing\nand more")
+    if last == "dies":
+        os._exit(3)
+    if last == "sleeps":
+        time.sleep(600)
+    yield last
+
+
+@pytest.mark.parametrize(
+    ("last", "error", "message"),
+    [("fails", ChildProcessError, "ValueError: no such thing$"), ("dies", ChildProcessError, "exit status 3"),
+     ("sleeps", TimeoutError, "stopped after 30 s")],
+)  # fmt: skip
+def test_what_a_contender_reports_is_kept_though_it_does_not_end_well(last, error, message, monkeypatch):
+    found = common.reports(reporting, last, seconds=30, CHOSEN="jax")
+    assert next(found) == "jax"
+    if last == "sleeps":
+        clock = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + 31)  # nobody waits in a test
+    with pytest.raises(error, match=message):
+        next(found)
+
+
+def test_a_contender_that_ends_well_reports_to_the_end():
+    assert list(common.reports(reporting, "last", seconds=60, CHOSEN="torch")) == ["torch", "last"]
 
 
 def test_contenders_take_turns_and_every_other_round_runs_backwards():
@@ -111,6 +143,82 @@ def test_a_curve_is_drawn_from_a_run_and_a_record_of_keras(small_run, tmp_path):
     assert row["fine-tuned, test accuracy"]["accuracy"] == small_run.metrics["test"]["fine_tuned"]["accuracy"]
     assert row["plain Keras in that time"]["accuracy"] == 0.5  # the later point came after our run was done
     assert (tmp_path / "images" / "curve.png").stat().st_size > 10_000
+
+
+def test_figures_of_a_gpu_become_two_tables():
+    options = gpu.Options(size=(64,), batch_size=8, part=("rates", "cifar10", "plan"), data="photos", backbone="some.keras")
+    samples = {
+        "ground": {"operations": {"64": 1e9}}, "matrix": {"rate": 1e13},
+        gpu.named(64, gpu.AUGMENTED): {"training": [900.0, 1000.0, 1100.0], "training_first": 8.0, "starting": 4.0},
+        gpu.named(64, gpu.PLAIN): {"training": [1000.0]},
+        gpu.named(64, gpu.IDEAL): {"starting": 2.0, "error": "stopped after 9 s"},
+        gpu.named(64, gpu.PYTORCH): {"training": [500.0], "forward": [2000.0]},
+        gpu.FIRST_TIME: {"seconds": 40.0, "test": {"accuracy": 0.97, "interval": [0.96, 0.98]}, "parts": {"total": 35.0}},
+        gpu.PLANNED: {"seconds": 30.0, "foreseen": {}},
+    }  # fmt: skip
+    ours, plain, ideal, torch = gpu.rows(options, samples)
+    assert (ours["training, images/s"], ours["starting, s"]) == (1000, 12)
+    assert ours["share of a matrix product's rate"] == pytest.approx(1000 * 3e9 / 1e13)
+    assert torch["Headstart trains ... times as fast"] == 2
+    assert torch["forward, images/s"] == 2000
+    assert plain["Headstart trains ... times as fast"] is None  # it is no peer
+    assert (ideal["training, images/s"], ideal["remark"]) == (None, "stopped after 9 s")
+    found = {row[""].split(",")[0]: row for row in gpu.goal_rows(options, samples)}
+    augmentation, whole, against, _, planned = found.values()
+    assert (augmentation["found"], against["found"]) == (1, 2)
+    assert (whole["found"], whole["remark"]) == (None, "stopped after 9 s")
+    assert planned["found"] == 0.75
+    first = next(row for row in gpu.goal_rows(options, samples) if "nothing cached" in row[""])
+    assert (first["found"], common.shown(first["test accuracy"])) == ("40.0 s", "97.00 % (96.00 to 98.00)")
+
+
+def test_a_benchmark_of_a_gpu_that_runs_out_of_time_says_so_in_every_row(tmp_path):
+    gpu.main(gpu.Options(out=tmp_path, minutes=0.0))
+    rows = json.loads((tmp_path / "gpu.json").read_text())["rows"]
+    assert len(rows) > 10
+    assert {row["remark"] for row in rows} == {"left out: the time was over"}
+    goals = json.loads((tmp_path / "gpu-goals.json").read_text())["rows"]
+    assert sum(row["remark"] == "left out: give --data and --backbone" for row in goals) == 3
+
+
+def jobs_load_keras() -> bool:
+    options = gpu.Options(data="photos", backbone="some.keras")
+    assert list(gpu.jobs(options, Path("nowhere")))
+    return keras_is_loaded()
+
+
+def test_who_starts_the_contenders_leaves_the_gpu_to_them():
+    assert common.in_own_process(jobs_load_keras) is False
+
+
+def test_a_benchmark_of_a_gpu_goes_on_where_it_ended(tmp_path):
+    file, machine, settings = tmp_path / "gpu.json", {"processor": "some"}, gpu.settings(gpu.Options())
+    assert gpu.finished(file, machine, settings) == {}
+    samples = {
+        "settings": settings,
+        "matrix": {"rate": 1.0},
+        gpu.PLANNED: {"error": "stopped after 9 s"},
+        gpu.FIRST_TIME: {"seconds": 9.0},
+    }
+    file.write_text(json.dumps({"samples": samples, "machine": machine}))
+    assert gpu.finished(file, machine, settings) == {"matrix": {"rate": 1.0}}  # the second time needs the cache of the first
+    assert gpu.finished(file, {"processor": "another"}, settings) == {}
+    assert gpu.finished(file, machine, gpu.settings(gpu.Options(batch_size=8))) == {}
+
+
+def test_a_training_that_fails_says_why_in_its_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(RuntimeError, match=r"exit status 2: .*there is no folder"):
+        next(gpu.training("starter", {"data": str(tmp_path / "nothing")}, tmp_path / "run"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [gpu.AUGMENTED, gpu.HOST])
+def test_our_training_is_measured_on_images_in_memory(name, tmp_path):
+    config = gpu.configured(gpu.Options(backbone="starter", batch_size=8, precision="float32"), tmp_path, 16, {})
+    *_, last = gpu.ours(config, 16, 1, name)
+    (rate,) = last["forward" if name == gpu.AUGMENTED else "training"]
+    assert rate > 0
 
 
 @pytest.mark.slow
