@@ -265,12 +265,13 @@ def ask_once(training: Training, run: RunFolder) -> None:
     In training, this is the only place where the network sees the test split. The recorded logits choose nothing: only the
     results, the report and the audit read them.
     """
+    model = without_augmentation(training.learner)  # one for both, which is compiled once
     for split, batches in (("validation", training.validation), ("test", training.test)):
         name = f"{split}_{training.stage.key}"
         if not run.has_array(name):
             numbers = track(range(batches.num_batches), f"{training.stage.name} network on the {split} split")
             inputs = (batches[number][0] for number in numbers)
-            logits = predict_logits(without_augmentation(training.learner), inputs, len(batches.indices))
+            logits = predict_logits(model, inputs, len(batches.indices))
             run.save_array(name, logits)
 
 

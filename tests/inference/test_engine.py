@@ -102,3 +102,16 @@ def test_a_network_that_the_backend_cannot_run_is_refused_in_a_line():
     with pytest.raises(hs.HeadstartError, match=r"cannot run this network: .*99") as refusal:
         engine.keras_outputs(wrong, np.zeros((1, 8, 8, 3), np.float32))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_smaller_batch_is_filled_up_where_another_shape_would_be_compiled(network, monkeypatch):
+    shapes, predict = [], network.predict_on_batch
+    expected = [network.predict(batch, verbose=0) for batch in batches()]
+    monkeypatch.setattr(engine, "compiles_each_shape", lambda: True)
+    monkeypatch.setattr(network, "predict_on_batch", lambda batch: (shapes.append(len(batch)), predict(batch))[1])
+    found = list(engine.Engine(network).outputs(batches(), 1))
+    assert len(shapes) > 1
+    assert len(set(shapes)) == 1
+    for outputs, others in zip(found, expected, strict=True):
+        for values, exact in zip(outputs, others, strict=True):
+            np.testing.assert_allclose(values, exact, rtol=1e-4, atol=1e-5)

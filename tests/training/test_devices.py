@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from headstart.errors import HeadstartError
-from headstart.system import backend, cluster
+from headstart.system import cluster
 from headstart.system.backend import keras
+from headstart.system.devices import learning_devices
 from headstart.training import devices
 from headstart.training.batches import Batches
 from headstart.training.devices import SharedBatches, WithoutPadding, devices_for
@@ -42,7 +43,7 @@ def test_other_backends_compute_on_one_device():
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="about JAX's devices")
 def test_more_devices_than_there_are():
     with pytest.raises(HeadstartError, match="--devices 900: JAX finds only"):
-        backend.learning_devices("900")
+        learning_devices("900")
 
 
 def batches(rows: int, seed: int | None = None) -> Batches:
@@ -82,3 +83,13 @@ def test_nothing_is_said_where_one_device_is_asked_for(caplog):
     caplog.set_level(logging.INFO)
     assert len(devices_for("1", 7)) <= 1
     assert not caplog.records
+
+
+def test_all_validation_batches_have_one_shape_where_another_would_be_compiled(monkeypatch):
+    monkeypatch.setattr(devices, "compiles_each_shape", lambda: True)
+    training, validation = batches(21, seed=0), batches(21)
+    fed, padded = devices.shared_batches(training, validation, None)
+    assert fed is training
+    assert [len(padded[index][0]) for index in range(3)] == [8, 8, 8]
+    monkeypatch.setattr(devices, "compiles_each_shape", lambda: False)
+    assert devices.shared_batches(training, validation, None) == (training, validation)

@@ -15,7 +15,7 @@ from headstart.inference.logits import network_logits
 from headstart.inference.openvino import FEWEST_IMAGES, compile_file, import_openvino, overlapped, reason
 from headstart.model.fast.copies import recast
 from headstart.model.network import all_layers
-from headstart.system.backend import converts_to_openvino, has_gpu, is_out_of_memory, keras, silent_stderr
+from headstart.system.backend import compiles_each_shape, converts_to_openvino, has_gpu, is_out_of_memory, keras, silent_stderr
 from headstart.system.files import written_whole
 from headstart.system.text import first_line
 
@@ -40,6 +40,7 @@ class Engine:
     def __init__(self, model: keras.Model) -> None:
         self.model = model
         self.compiled: Any = None
+        self.rows = 0  # of the largest batch so far
         # A network on features, instead of images or feature maps, is too little work to convert it.
         self.untried = len(model.input_shape) == 4 and not has_gpu()
 
@@ -60,7 +61,11 @@ class Engine:
                 yield from overlapped(self.compiled, batches, len(self.model.outputs))
                 return
         for batch in batches:
-            yield keras_outputs(self.model, batch)
+            self.rows = max(self.rows, len(batch))
+            # A smaller batch, such as the last one, would be compiled anew.
+            missing = self.rows - len(batch) if compiles_each_shape() else 0
+            padded = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
+            yield [values[: len(batch)] for values in keras_outputs(self.model, padded)]
 
 
 def predict_logits(model: keras.Model, batches: Iterable[np.ndarray], total: int, mirror: bool = False) -> np.ndarray:

@@ -139,6 +139,11 @@ def resolve_jit() -> bool | str:
     return False if on_tensorflow_cpu else "auto"
 
 
+def compiles_each_shape() -> bool:
+    """Whether the backend compiles a network anew for each batch size, which takes seconds. JAX does."""
+    return load_keras().backend.backend() == "jax"
+
+
 def small_convolutions_are_slow() -> bool:
     """Whether the forward pass of convolutions of small feature maps is several times slower than matrix products.
 

@@ -1,4 +1,4 @@
-"""Training on several devices: which of them share a batch, and what each process feeds to its own."""
+"""What the devices are fed: which of them share a batch, what each process feeds to its own, and batches of one shape."""
 
 import logging
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from headstart.errors import HeadstartError
 from headstart.system import cluster
-from headstart.system.backend import keras
+from headstart.system.backend import compiles_each_shape, keras
 from headstart.system.devices import learning_devices
 from headstart.training.batches import Batches
 
@@ -41,9 +41,9 @@ def distribution_for(devices: str, batch_size: int) -> Any:
     return keras.distribution.DataParallel(devices=names, auto_shard_dataset=False) if len(names) > 1 else None
 
 
-def weighted_metrics(devices: str) -> list[str] | None:
+def weighted_metrics() -> list[str] | None:
     """Return the metrics, for `compile`, of a learner whose validation batches may be padded; see `WithoutPadding`."""
-    return ["accuracy"] if len(learning_devices(devices)) > 1 else None
+    return ["accuracy"] if compiles_each_shape() else None
 
 
 class SharedBatches(keras.utils.PyDataset):
@@ -52,7 +52,7 @@ class SharedBatches(keras.utils.PyDataset):
     Args:
         batches: whole batches, alike in all processes.
         devices: how many devices share each batch.
-        padded: batches that they do not divide are filled up with rows of weight 0, and all have weights.
+        padded: all batches are filled up with rows of weight 0 to one size, which the devices divide, and have weights.
 
     Attributes:
         surplus: the rows with padding as a multiple of the rows.
@@ -60,10 +60,9 @@ class SharedBatches(keras.utils.PyDataset):
 
     def __init__(self, batches: Batches, devices: int, *, padded: bool) -> None:
         super().__init__()
-        self.batches, self.devices, self.padded = batches, devices, padded
-        rows = len(batches.indices)
-        last = rows % batches.batch_size
-        self.surplus = (rows + -batches.batch_size % devices * (rows // batches.batch_size) + -last % devices) / rows
+        self.batches, self.padded = batches, padded
+        self.rows = batches.batch_size + -batches.batch_size % devices
+        self.surplus = batches.num_batches * self.rows / len(batches.indices)
 
     @property
     def num_batches(self) -> int:
@@ -73,7 +72,7 @@ class SharedBatches(keras.utils.PyDataset):
         batch: tuple[np.ndarray, ...] = self.batches[index]
         if self.padded:
             rows = len(batch[0])
-            missing = -rows % self.devices
+            missing = self.rows - rows
             # The first row is repeated: whatever the inputs are, it is one that the model takes.
             batch = tuple(np.concatenate([array, np.repeat(array[:1], missing, axis=0)]) for array in batch)
             batch = (*batch, (np.arange(rows + missing) < rows).astype(np.float32))
@@ -85,10 +84,10 @@ class SharedBatches(keras.utils.PyDataset):
 
 def shared_batches(training: Batches, validation: Batches, distribution: Any) -> tuple[Any, Any]:
     """Return batches of the training and the validation split as the devices of a distribution take them; None: one device."""
-    if not distribution:
-        return training, validation
-    devices = distribution.device_mesh.devices.size
-    return SharedBatches(training, devices, padded=False), SharedBatches(validation, devices, padded=True)
+    devices = distribution.device_mesh.devices.size if distribution else 1
+    # A validation batch of another size would be compiled anew, and several devices need one that they divide.
+    validating = SharedBatches(validation, devices, padded=True) if compiles_each_shape() else validation
+    return SharedBatches(training, devices, padded=False) if distribution else training, validating
 
 
 class WithoutPadding(keras.callbacks.Callback):

@@ -20,7 +20,7 @@ from headstart.system.progress import Bar
 from headstart.system.text import count
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
-from headstart.training.devices import WithoutPadding, shared_batches
+from headstart.training.devices import SharedBatches, WithoutPadding, shared_batches
 
 logger = logging.getLogger("headstart")
 
@@ -92,7 +92,7 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
             # After the keeper: its on_test_end must still see the averaged weights, which were validated.
             callbacks.insert(1, keras.callbacks.SwapEMAWeights())
         batches, validation = shared_batches(batches, training.validation, distribution)
-        if distribution:
+        if isinstance(validation, SharedBatches):
             callbacks.insert(0, WithoutPadding(validation))
         with cluster.computing_together(), spread(model, distribution):
             model.fit(

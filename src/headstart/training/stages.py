@@ -94,7 +94,7 @@ def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
         learner, rate = network.head, keras.optimizers.schedules.CosineDecay(rate, steps)
     learner.compile(
         keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"], weighted_metrics=weighted_metrics(config.devices),
+        metrics=["accuracy"], weighted_metrics=weighted_metrics(),
         jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
@@ -107,7 +107,7 @@ def tuning_learner(network: Network, config: Config, steps: int, resident: np.nd
     learner.compile(
         fine_tuning_optimizer(config, steps),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=["accuracy"], weighted_metrics=weighted_metrics(config.devices),
+        metrics=["accuracy"], weighted_metrics=weighted_metrics(),
         jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
