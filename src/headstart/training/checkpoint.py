@@ -18,7 +18,7 @@ from headstart.system.files import checksum, write_json, written_whole
 from headstart.system.memory import forget_peak_memory, give_back_freed_memory, peak_memory_mb
 from headstart.system.reading import Checksum, Count, NotNegative, as_kind, read_json, seal
 
-FORMAT = 6  # since 6, a state has the checksum of its arrays, and its own
+FORMAT = 7  # since 7, augmentation has one seed
 # The groups of arrays of a stage that is being trained, and of one that has ended.
 TRAINING, FINISHED = {"model", "optimizer", "kept"}, {"model"}
 
