@@ -34,6 +34,7 @@ REFERENCE_SIZES = (64, 128)
 # The machine is measured if more pixels than these pass through the backbone: a ResNet-50 takes a minute for them on two
 # cores. A GPU needs as long to compile the steps that are measured, and an H200 trains with the second number meanwhile.
 LEAST_PIXELS, LEAST_PIXELS_ON_GPU = 2e8, 2e11
+WHY_ON_GPU = "since a GPU trains every layer sooner than it stores feature maps"
 # Options that the device, a budget or too little memory may change.
 CHOSEN = ("image_size", "fine_tune_from", "epochs", "views", "batch_size", "learning_rate")
 
@@ -140,9 +141,8 @@ def record_choice(run: RunFolder, requested: Config, own_way: Config) -> None:
     changed = [name for name in CHOSEN if getattr(run.config, name) != getattr(requested, name)]
     chosen, before = ({name: getattr(config, name) for name in changed} for config in (run.config, requested))
     memory = {"batch_size": "which does not fit the memory", "learning_rate": "in proportion to the batch size"}
-    gpu = "since a GPU trains every layer sooner than it stores feature maps"
     why = {
-        name: gpu if getattr(own_way, name) == chosen[name] else memory.get(name, f"to end within {requested.budget}")
+        name: WHY_ON_GPU if getattr(own_way, name) == chosen[name] else memory.get(name, f"to end within {requested.budget}")
         for name in changed
     }
     if requested.budget or changed:

@@ -10,7 +10,7 @@ from headstart.config import Config, option_name, replace
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
-from headstart.plan.budget import CHOSEN, REFERENCE_SIZES, own_way, prepare, sizes_for
+from headstart.plan.budget import CHOSEN, REFERENCE_SIZES, WHY_ON_GPU, own_way, prepare, sizes_for
 from headstart.plan.costs import Costs, costs_at, costs_file, load_costs, measured
 from headstart.plan.estimate import duration, fit_memory, gigabytes, predict
 from headstart.recipes import recipe
@@ -49,12 +49,15 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
     begin = time.monotonic()
     if config.devices == CLUSTER:
         raise HeadstartError("a plan is measured in one process: leave out --devices cluster")
-    config = own_way(resolved(config), explicit)
+    requested = resolved(config)
+    config = own_way(requested, explicit)
     data = configured_data(config)
     loading = time.monotonic() - begin
     costs: dict[Path, dict[int, Costs]] = {}
     rows: list[list[str]] = []
-    notes: list[str] = []
+    changed = [name for name in CHOSEN if getattr(config, name) != getattr(requested, name)]
+    values = " ".join(f"{option_name(name)} {getattr(config, name)}" for name in changed)
+    notes = [f"{config.recipe}: {values}, {WHY_ON_GPU}"] if changed else []
     trainings = planned(config, data, explicit)
     sizes_of: dict[Path, set[int]] = {}
     for training in trainings:
