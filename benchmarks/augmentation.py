@@ -88,7 +88,8 @@ def prepare_alone(backend: str, name: str, size: int, batch_size: int) -> Callab
         layers.RandomZoom(config.zoom, **edge),
         layers.RandomTranslation(config.translation, config.translation, interpolation="nearest", **edge),
     ])  # fmt: skip
-    images = keras.ops.convert_to_tensor(np.random.default_rng(0).random((batch_size, size, size, 3), np.float32))
+    images = np.random.default_rng(0).integers(0, 256, (batch_size, size, size, 3), np.uint8)
+    images = keras.ops.convert_to_tensor(images if name == "ours" else np.float32(images))
     augment = compiled(backend, layer, images)
 
     def seconds() -> float:

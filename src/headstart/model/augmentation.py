@@ -12,7 +12,9 @@ from headstart.system.kernels import affine_in_one_pass
 
 
 def augmentation(config: Config, seed: int | None = None) -> "RandomAffine | None":
-    """Return the layer that augments images, float (B, H, W, 3), or None if nothing is wanted. It acts with `training=True` only.
+    """Return the layer that augments images, uint8 (B, H, W, 3), to float32 of the same range, or None if nothing is wanted.
+
+    It acts with `training=True` only.
 
     Args:
         seed: of the random draws; by default Keras' global seed gives one.
@@ -46,7 +48,7 @@ class RandomAffine(keras.layers.Layer):
 
     def call(self, images: Any, training: bool = False) -> Any:
         if not training:
-            return images
+            return keras.ops.cast(images, "float32")
         return affine(images, *self.maps(keras.ops.shape(images)[0], images.shape[1], images.shape[2]))
 
     def maps(self, count: Any, height: int, width: int) -> tuple[Any, Any]:
@@ -62,8 +64,8 @@ class RandomAffine(keras.layers.Layer):
         shifts = ops.stack([ops.round(self.translation * height * down), ops.round(self.translation * width * right)], 1)
         return matrices, -ops.sum(matrices * shifts[:, None], 2)
 
-    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        return input_shape
+    def compute_output_spec(self, images: Any, training: bool = False) -> Any:
+        return keras.KerasTensor(images.shape, "float32")
 
     def get_config(self) -> dict[str, Any]:
         options = {name: getattr(self, name) for name in ("flip", "rotation", "zoom", "translation")}
@@ -76,12 +78,12 @@ def affine(images: Any, matrices: Any, offsets: Any) -> Any:
     The value at a place, (row, column) from the centre, comes from the place `matrix @ place + offset`.
 
     Args:
-        images: float (B, H, W, C).
+        images: uint8 or float (B, H, W, C).
         matrices: float (B, 2, 2).
         offsets: float (B, 2), in pixels.
 
     Returns:
-        float (B, H, W, C).
+        float32 (B, H, W, C).
     """
     mapped = affine_in_one_pass(images, matrices, offsets)
     return mapped if mapped is not None else affine_by_one_gather(images, matrices, offsets)
@@ -98,12 +100,14 @@ def affine_by_one_gather(images: Any, matrices: Any, offsets: Any) -> Any:
     xs = reflected(matrices[:, 1, 0] * rows + matrices[:, 1, 1] * columns + offsets[:, 1] + (width - 1) / 2, width)
     top, left = ops.floor(ys), ops.floor(xs)
     down, right = (ys - top)[..., None], (xs - left)[..., None]
-    # Four neighbours lie side by side in memory, so that one index fetches them: 3 to 4 times as fast as four.
+    # Four neighbours lie side by side in memory, so that one index fetches them: 3 to 4 times as fast as four. As uint8 they are
+    # fetched twice as fast as in float32.
     framed = ops.pad(images, [(0, 0), (1, 1), (1, 1), (0, 0)], mode="symmetric")
     corners = [framed[:, :-1, :-1], framed[:, :-1, 1:], framed[:, 1:, :-1], framed[:, 1:, 1:]]
     neighbours = ops.reshape(ops.concatenate(corners, -1), (-1, 4 * channels))
     starts = ops.arange(count, dtype="int32")[:, None, None] * ((height + 1) * (width + 1))
     fetched = ops.take(neighbours, starts + ops.cast((top + 1) * (width + 1) + left + 1, "int32"), axis=0)
+    fetched = ops.cast(fetched, "float32")
     upper, lower = fetched[..., : 2 * channels], fetched[..., 2 * channels :]
     between = upper + (lower - upper) * down
     return between[..., :channels] + (between[..., channels:] - between[..., :channels]) * right

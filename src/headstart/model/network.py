@@ -20,14 +20,14 @@ CAFFE_SCALE = 64.0  # near the standard deviation of caffe's inputs; a power of 
 
 
 class Network:
-    """A classifier in parts: prepare -> augment -> backbone -> pool -> head. Models made of it share its weights.
+    """A classifier in parts: augment -> prepare -> backbone -> pool -> head. Models made of it share its weights.
 
     The exceptions are fast copies: the backbone in `classifier(for_speed=True)` and in `learner`.
 
     Attributes:
         image_shape: height, width and channels of the images that it takes, uint8, RGB, 0..255.
         prepare: layers from images to the backbone's input, float; the first one gives [0, 1].
-        augment: random layers for images in [0, 1], used in training only; None if nothing is augmented.
+        augment: a random layer for images, used in training only; None if nothing is augmented.
         backbone: a model without top, to the feature map (B, h, w, channels).
         pool: from the feature map to pooled features, float32 (B, channels).
         head: from pooled features to logits, float32 (B, classes).
@@ -132,8 +132,7 @@ class Network:
 
     def augmented_images(self) -> list[keras.layers.Layer]:
         """Return the layers from images to the backbone's input, with augmentation at the images' own size."""
-        to_unit_range, *others = self.prepare
-        return [to_unit_range, *([self.augment] if self.augment else []), *others]
+        return [*([self.augment] if self.augment else []), *self.prepare]
 
 
 def without_augmentation(model: keras.Model) -> keras.Model:

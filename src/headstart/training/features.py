@@ -215,7 +215,7 @@ def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, 
         elif at_random and config.rand_augment:
             images, _ = rand_augmented(images, np.empty(0), random)
         if augment:
-            images = np.rint(keras.ops.convert_to_numpy(augment(np.float32(images), training=True))).astype(np.uint8)
+            images = np.rint(keras.ops.convert_to_numpy(augment(images, training=True))).astype(np.uint8)
         yield images
 
 
