@@ -253,7 +253,7 @@ def machine() -> dict[str, str]:
 
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     found = versions() | {"processor": processor(), "memory": f"{memory / 2**30:.0f} GiB"} | graphics()
-    for package in ("openvino", "torch", *CUDNN):
+    for package in ("openvino", "jax", "torch", *CUDNN):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
