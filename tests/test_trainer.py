@@ -284,3 +284,10 @@ def test_batch_norm_that_was_adapted_to_the_images_is_so_again_when_a_run_goes_o
 def test_the_environment_lies_beside_the_result(small_run):
     environment = json.loads((small_run.path / "environment.json").read_text())
     assert {"keras", "numpy", "backend", "precision", "command", "cores"} <= environment.keys()
+
+
+def test_a_trained_network_can_be_exported_for_openvino(digits, tmp_path, monkeypatch):
+    """On TensorFlow, which must find every variable of the copy that is exported."""
+    monkeypatch.setattr("headstart.inference.engine.FEWEST_IMAGES", 1)
+    run = trained(tmp_path / "run", digits, SMALL, head_epochs=1, epochs=1)
+    assert "instantiating a `Variable`" not in (run.path / "log.txt").read_text()
