@@ -107,7 +107,7 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
         rows = StoredRows([stored])
     batches = Batches(rows, labels, np.arange(len(labels)), config.batch_size, 0, classes)
     learner = tuning_learner(network, config, 100 * batches.num_batches)
-    end, side = learner.layers[-3], config.image_size  # before pooling and head
+    end, side = learner.get_layer(network.backbone_end().name), config.image_size
     if network.cut:
         features = np.asarray(end(maps[: config.batch_size]), np.float32).mean((1, 2))
     operations = 3 * forward_operations(end, (1, *learner.input_shape[1:]) if network.cut else (1, side, side, 3))

@@ -287,7 +287,7 @@ def test_the_environment_lies_beside_the_result(small_run):
 
 
 def test_a_trained_network_can_be_exported_for_openvino(digits, tmp_path, monkeypatch):
-    """On TensorFlow, which must find every variable of the copy that is exported."""
+    """Though the head was compiled before: a copy of the network takes no optimizer along, which it could not build."""
     monkeypatch.setattr("headstart.inference.engine.FEWEST_IMAGES", 1)
     run = trained(tmp_path / "run", digits, SMALL, head_epochs=1, epochs=1)
     assert "instantiating a `Variable`" not in (run.path / "log.txt").read_text()

@@ -113,11 +113,12 @@ class Network:
             resident: uint8 (N, H, W, 3). They are moved to the device, and the model takes their numbers, int32 (B,). Not with
                 a cut.
         """
-        end = self.backbone_end()
+        # The head's layers, and not the head, which the frozen stage has compiled: Keras would copy its optimizer too.
+        end, after = self.backbone_end(), [self.pool, *self.head.layers[1:]]
         if self.cut:
             inputs = keras.Input(self.feature_extractor().outputs[1].shape[1:], name="maps")
-            return compose(inputs, [for_training(end, input_stride(end)), self.pool, self.head], "tuned")
-        layers = [*self.augmented_images(), for_training(end), self.pool, self.head]
+            return compose(inputs, [for_training(end, input_stride(end)), *after], "tuned")
+        layers = [*self.augmented_images(), for_training(end), *after]
         if resident is None:
             return compose(self.images, layers, "tuned")
         numbers = keras.Input((), dtype="int32", name="numbers")

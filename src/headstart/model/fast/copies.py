@@ -1,11 +1,9 @@
 """Copies of a network with the same function and weights: faster to train, or in another precision."""
 
-import contextlib
-
 from headstart.model.fast.one_pass import OnePassBatchNormalization
 from headstart.model.fast.small_convolutions import SmallMapConv2D
 from headstart.model.fast.strides import StridedCalls
-from headstart.system.backend import compiles_each_shape, has_gpu, keras
+from headstart.system.backend import has_gpu, keras
 from headstart.system.keras_internals import give_memory, maker, without_memory
 
 FASTER: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
@@ -50,8 +48,7 @@ def copied(
     dtype, name = "uint8" if model.input.dtype == "uint8" else "float32", maker(model.inputs[0]).name
     inputs = keras.Input((*shape, channels), dtype=dtype, name=name)
     call = None if stride is None else StridedCalls(model, stride)
-    # TensorFlow exports only variables that had a value when their layers were built.
-    with without_memory() if compiles_each_shape() else contextlib.nullcontext():
+    with without_memory():
         result = keras.models.clone_model(model, input_tensors=inputs, clone_function=copy, call_function=call, recursive=True)
     copy_weights(model, result)
     return result
