@@ -71,11 +71,11 @@ def train(
     Raises:
         HeadstartError: bad input, an existing run, a failed download or too little memory; the message says which.
     """
-    asked = changed(config, options)
-    with show_progress(), contextlib.ExitStack() as held, cluster.together(asked.devices):
+    explicit, config = options.keys() if explicit is None else explicit, changed(config, options)
+    with show_progress(), contextlib.ExitStack() as held, cluster.together(config.devices):
         if others := cluster.follower():
-            follow(others, data or resolved(asked).data, asked.trust, networks)
-        run, loaded, loading = begin(config, data, overwrite, explicit, options, held)
+            follow(others, data or resolved(config).data, config.trust, networks)
+        run, loaded, loading = begin(config, data, overwrite, explicit, held)
         return finish(run, loaded, loading)
 
 
@@ -97,7 +97,7 @@ def steps(
             raise HeadstartError(f"--seeds {config.seeds} makes a run for each seed: leave it out to go step by step")
         if config.devices == cluster.CLUSTER:
             raise HeadstartError("--devices cluster trains in several processes, which cannot go step by step: leave it out")
-        run, loaded, loading = begin(config, data, overwrite, explicit, {}, held)
+        run, loaded, loading = begin(config, data, overwrite, explicit, held)
         yield from carry_out(run, loaded, loading)
         yield Run(run.path, trust=run.config.trust)
 
@@ -130,8 +130,7 @@ def resume(path: str | Path, data: Dataset | None = None, *, trust: bool = False
 
 
 def begin(
-    config: Config | str, data: Dataset | str | Path | None, overwrite: bool, explicit: Collection[str] | None,
-    options: dict[str, Any], held: contextlib.ExitStack,
+    config: Config, data: Dataset | str | Path | None, overwrite: bool, explicit: Collection[str], held: contextlib.ExitStack
 ) -> tuple[RunFolder, Dataset, float]:  # fmt: skip
     """Load the data, plan, and make the run's folder. Return the folder, the data and the seconds that loading them took.
 
@@ -139,13 +138,10 @@ def begin(
         held: what the folder is locked until the end of.
     """
     if data is not None and not isinstance(data, Dataset):
-        data, options = None, options | {"data": str(data)}
-    explicit = options.keys() if explicit is None else explicit
-    config = changed(config, options)
+        data, config = None, replace(config, data=str(data))
     refuse_missing_extras(config)
     refuse_unusable(config)
     config = resolved(config, data)
-    own_way = budget.own_way(config, explicit)
     out = refuse_taken(config, overwrite=overwrite)
     # A folder that is there is locked before minutes of work. A new one is made after the data are read: it may lie among them.
     if there := out.is_dir():
@@ -153,13 +149,13 @@ def begin(
     start = time.monotonic()
     loaded = data or configured_data(config)
     loading = time.monotonic() - start
-    planned = budget.prepare(own_way, loaded, explicit, loading)
+    planned = budget.prepare(config, loaded, explicit, loading)
     if not data and loaded.source.files and planned.image_size != config.image_size:
         loaded = configured_data(planned)  # files are decoded at the image size
     if not there:
         held.enter_context(locked(out))
     run = RunFolder.create(planned, loaded, overwrite=overwrite)
-    budget.record_choice(run, config, own_way)
+    budget.record_choice(run, config, explicit)
     if "flip" in explicit and config.flip:
         write_json(run.path / "mirror.json", {"asked": True})
     if data:

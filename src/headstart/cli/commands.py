@@ -23,7 +23,7 @@ from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_links, refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
-from headstart.system.cluster import place, together
+from headstart.system.cluster import follower, together
 from headstart.system.files import as_cell, refuse_unwritable
 from headstart.system.progress import ConsoleHandler
 from headstart.system.text import count, printable
@@ -31,16 +31,15 @@ from headstart.system.text import count, printable
 
 def train(options: SimpleNamespace) -> None:
     devices = options.config.devices
-    alone = devices != "cluster" or place().process == 0
     show_log()
     with together(devices):  # whoever cannot begin tells the others
         if options.resume:
-            if alone:
+            if not follower():
                 hs.Run(options.resume)  # what is no run is refused
             start_keras()
             return print_result(hs.resume(options.resume, trust=options.config.trust, devices=devices))
         config = refuse_early(options.config)
-        if alone:
+        if not follower():
             refuse_taken(config, overwrite=options.overwrite)
         start_keras()
         print_result(hs.train(config, overwrite=options.overwrite, explicit=options.explicit))

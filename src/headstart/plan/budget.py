@@ -45,7 +45,9 @@ def own_way(config: Config, explicit: Collection[str]) -> Config:
 
 
 def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent: float = 0.0) -> Config:
-    """Return `config`, changed so that it fits its budget and this machine's memory. The machine is measured if that pays.
+    """Return `config` as this machine's device has it, and changed so that it fits its budget and the memory.
+
+    The machine is measured if that pays.
 
     Args:
         explicit: names of options that a budget must not change.
@@ -55,6 +57,7 @@ def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent
         HeadstartError: nothing fits the budget, and the message says how long the shortest training takes; or the machine
             must be measured for the budget and cannot be.
     """
+    config = own_way(config, explicit)
     if config.devices == CLUSTER or (not config.budget and not worth_measuring(config, data)):
         return config  # a cluster's other processes would have to take part in a measurement
     begin = time.monotonic() - spent
@@ -132,17 +135,18 @@ def choose(config: Config, data: Dataset, costs: dict[int, Costs], explicit: Col
     )
 
 
-def record_choice(run: RunFolder, requested: Config, own_way: Config) -> None:
+def record_choice(run: RunFolder, requested: Config, explicit: Collection[str]) -> None:
     """Log, and write to `plan.json`, which options of a new run differ from the requested ones, and why.
 
     Args:
-        own_way: the requested options as the device's own way has them, see `headstart.recipes.on_gpu`.
+        explicit: names of options that somebody gave.
     """
+    usual = own_way(requested, explicit)
     changed = [name for name in CHOSEN if getattr(run.config, name) != getattr(requested, name)]
     chosen, before = ({name: getattr(config, name) for name in changed} for config in (run.config, requested))
     memory = {"batch_size": "which does not fit the memory", "learning_rate": "in proportion to the batch size"}
     why = {
-        name: WHY_ON_GPU if getattr(own_way, name) == chosen[name] else memory.get(name, f"to end within {requested.budget}")
+        name: WHY_ON_GPU if getattr(usual, name) == chosen[name] else memory.get(name, f"to end within {requested.budget}")
         for name in changed
     }
     if requested.budget or changed:

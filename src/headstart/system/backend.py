@@ -8,12 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from headstart.errors import HeadstartError
 from headstart.system.choice import BACKENDS, another_backend, choose_backend, say_unused_gpu
 from headstart.system.compiled import keep_compiled
+from headstart.system.processor import fields, flags
 
 # What messages of the three backends contain if memory runs out.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
@@ -122,8 +122,8 @@ def resolve_precision(precision: str) -> str:
         return precision
     if has_gpu():
         return "bfloat16"
-    cpu_flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    fast = "amx_bf16" in cpu_flags or ("avx512_bf16" in cpu_flags and "AuthenticAMD" in cpu_flags)
+    cpu = fields()
+    fast = "amx_bf16" in flags(cpu) or ("avx512_bf16" in flags(cpu) and cpu.get("vendor_id") == "AuthenticAMD")
     gains = fast and load_keras().backend.backend() == "tensorflow"
     return "bfloat16" if gains else "float32"
 

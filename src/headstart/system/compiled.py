@@ -12,6 +12,7 @@ from typing import Any
 
 from headstart.errors import HeadstartError
 from headstart.system.cache import cache_folder, files_of, prune
+from headstart.system.processor import fields, flags
 
 logger = logging.getLogger("headstart")
 
@@ -32,7 +33,8 @@ def keep_compiled() -> None:
         return
     try:
         # Programs for CPUs use all instructions of the processor, and JAX does not ask whether another one has them.
-        folder = cache_folder("compiled") / hashlib.sha256(processor_flags().encode()).hexdigest()[:16]
+        instructions = f"{platform.machine()} {flags(fields())}"
+        folder = cache_folder("compiled") / hashlib.sha256(instructions.encode()).hexdigest()[:16]
         folder.mkdir(mode=0o700, exist_ok=True)
         prune(files_of("compiled"), MOST_COMPILED_BYTES)
     except (HeadstartError, OSError):
@@ -64,10 +66,3 @@ def explain_damage(folder: Path) -> None:
         said.add(what)
 
     warnings.showwarning = show
-
-
-def processor_flags() -> str:
-    """Return what kind of processor this is, and what instructions it has, as Linux says it."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text(errors="replace").splitlines() if file.exists() else []
-    return " ".join([platform.machine(), *[line for line in lines if re.match(r"(flags|Features)\s*:", line)][:1]])

@@ -8,9 +8,9 @@ import platform
 import re
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from headstart.system.backend import has_gpu, keras
+from headstart.system.processor import processor
 
 
 def versions() -> dict[str, str]:
@@ -47,20 +47,6 @@ def installed_like(pattern: str) -> dict[str, str]:
         distribution.name.lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
     }
     return {name: version for name, version in sorted(named.items()) if re.fullmatch(pattern, name)}
-
-
-@functools.cache
-def processor() -> dict[str, str]:
-    """Return the model of the `processor`, and its numeric `instructions`; empty if they are not known."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:  # only Linux has this file
-        lines = []
-    # Of the first processor. They are called "flags" on x86 and "Features" on ARM, which names no model.
-    known = dict(reversed([[half.strip() for half in line.split(":", 1)] for line in lines if ":" in line]))
-    flags = (known.get("flags") or known.get("Features") or "").split()
-    numeric = sorted(flag for flag in flags if re.fullmatch(r"(avx|amx|sve|asimd|fma|f16c|bf16|i8mm).*", flag))
-    return {"processor": known.get("model name") or platform.processor(), "instructions": " ".join(numeric)}
 
 
 def usable_cores() -> int:

@@ -23,7 +23,8 @@ from headstart.model.unfreeze import frozen_cut
 from headstart.system.backend import has_gpu, keras
 from headstart.system.cache import cache_folder, prune
 from headstart.system.entries import StoredArray, gone, read_stored, written_array
-from headstart.system.environment import computing, processor
+from headstart.system.environment import computing
+from headstart.system.processor import processor
 from headstart.system.progress import track
 from headstart.training.changes import rand_augmented
 
