@@ -180,14 +180,16 @@ def test_from_scratch_there_is_one_stage_and_batch_norm_learns(frozen_alone, dig
     assert not np.allclose(weights["stage0_conv/kernel"], came["stage0_conv/kernel"], atol=0.01)
 
 
-def test_the_last_stage_in_bfloat16_learns_and_the_others_stay(frozen_alone, digits, tiny, tmp_path):
-    # The head hardly learns before, so that fine-tuning is certainly better, and kept.
-    learning = {"head_learning_rate": 1e-7, "learning_rate": 0.03, "warmup_steps": 0, "epochs": 3}
-    run = trained(tmp_path / "run", digits, tiny, fine_tune_from="stage1", precision="bfloat16", **learning)
+def test_the_last_stage_in_bfloat16_learns_and_the_others_stay(digits, tmp_path):
+    # The head learns nothing before, so that fine-tuning the starter is better by far, and kept, on any processor.
+    learning = {"head_learning_rate": 1e-7, "learning_rate": 1e-3, "warmup_steps": 0, "epochs": 3}
+    run = trained(tmp_path / "run", digits, SMALL, fine_tune_from="last-stage", precision="bfloat16", **learning)
     assert run.classifier.manifest["precision"] == "bfloat16"
-    before, after = backbone_of(frozen_alone.model), backbone_of(run.model)
-    changed = {path.split("_")[0] for path in after if not np.array_equal(after[path], before[path])}
-    assert changed == {"stage1"}
+    network = build_network(*load_backbone(run.config), digits.image_shape, 10, run.config, "float32")
+    came = {weight.path: np.array(weight) for weight in network.backbone.weights}
+    after = backbone_of(run.model)
+    changed = {path.split("_")[0] for path in after if not np.array_equal(after[path], came[path])}
+    assert changed == {"stage3", "top"}  # the last stage, and what follows it
 
 
 @pytest.mark.slow

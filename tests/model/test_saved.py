@@ -205,6 +205,7 @@ def replace(group, name: str, **options: object) -> None:
     group.create_dataset(name, **options)
 
 
+@pytest.mark.filterwarnings("ignore:Skipping nested container")  # Keras says first what is then refused
 @pytest.mark.parametrize(
     ("write", "message"),
     [
