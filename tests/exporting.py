@@ -1,0 +1,38 @@
+"""Networks as `headstart.export.graph.exported_network` gives them, and what a file says of them."""
+
+import numpy as np
+from helpers import tiny_network
+from PIL import Image
+
+from headstart.model.network import Network, chain
+from headstart.system.backend import keras
+
+ABOUT = {
+    "classes": ["cat", "straße", "grey wolf", "\u732b", "line\nbreak"], "temperature": 1.5,
+    "image": {"height": 32, "width": 32, "fit": "pad"}, "accuracy": 0.912, "interval": [0.874, 0.943], "test_images": 340,
+    "backbone": "resnet50", "licence": "MIT", "data": "pets", "data_fingerprint": "5f" * 32, "run_fingerprint": "1c" * 32,
+    "format": "litert", "precision": "float32", "headstart": "0.1.0", "created": "2026-01-31T12:00:00+00:00",
+}  # fmt: skip
+
+
+def exported(network: Network, temperature: float = 1.5) -> keras.Model:
+    """Return the model from images to probabilities and features."""
+    images = network.images
+    features = chain(images, [*network.prepare, network.backbone, network.pool])
+    scaled = [keras.layers.Rescaling(1 / temperature, name="temperature"), keras.layers.Softmax(name="probabilities")]
+    return keras.Model(images, {"probabilities": chain(features, [*network.head.layers[1:], *scaled]), "features": features})
+
+
+def tiny_exported() -> keras.Model:
+    """Return the one around `tiny_backbone`, of 32 x 32 images and 5 classes, whose probabilities differ between images."""
+    network, _ = tiny_network(hidden_units=0)
+    logits = network.head.layers[-1]
+    logits.set_weights([np.random.default_rng(3).normal(0, 1.0, weight.shape) for weight in logits.get_weights()])
+    return exported(network)
+
+
+def soft_images(count: int, seed: int = 0) -> np.ndarray:
+    """Return images with soft shapes and differing colours, uint8 (count, 32, 32, 3)."""
+    random = np.random.default_rng(seed)
+    small = random.integers(0, 256, (count, 4, 4, 3), np.uint8)
+    return np.stack([np.asarray(Image.fromarray(one).resize((32, 32), Image.Resampling.BICUBIC)) for one in small])
