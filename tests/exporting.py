@@ -1,11 +1,11 @@
 """Networks as `headstart.export.graph.exported_network` gives them, and what a file says of them."""
 
 import numpy as np
-from helpers import tiny_network
 from PIL import Image
 
 from headstart.model.network import Network, chain
 from headstart.system.backend import keras
+from helpers import tiny_network
 
 ABOUT = {
     "classes": ["cat", "straße", "grey wolf", "\u732b", "line\nbreak"], "temperature": 1.5,

@@ -6,8 +6,8 @@ import zipfile
 
 import numpy as np
 import pytest
-from exporting import ABOUT, soft_images, tiny_exported
 
+from exporting import ABOUT, soft_images, tiny_exported
 from headstart.errors import DamagedError, HeadstartError
 from headstart.export.keras_file import Runtime, write
 from headstart.system.backend import keras
