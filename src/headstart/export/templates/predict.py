@@ -8,7 +8,9 @@ import json
 import os
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,7 +19,7 @@ FOLDER = Path(__file__).resolve().parent
 BICUBIC, PADDING = Image.Resampling.BICUBIC, (124, 116, 104)
 
 
-def load(folder):
+def load(folder: Path) -> tuple[dict[str, Any], Callable[[np.ndarray], np.ndarray]]:
     """Return what a model says of itself, and its function from images, uint8 (N, height, width, 3), to probabilities."""
     if (file := folder / "model.onnx").exists():
         import onnxruntime
@@ -42,18 +44,18 @@ def load(folder):
     return in_archive(folder / "model.keras"), lambda images: keras.ops.convert_to_numpy(model(images)["probabilities"])
 
 
-def in_archive(file):
+def in_archive(file: Path) -> dict[str, Any]:
     """Return what lies in a file that is, or ends with, a zip archive."""
     with zipfile.ZipFile(file) as archive:
         return json.loads(archive.read("headstart.json"))
 
 
-def opened(path, about):
+def opened(path: str | Path, about: dict[str, Any]) -> np.ndarray:
     """Return the image in a file, uint8 (height, width, 3), RGB: upright, on white, of the size that the model was trained on."""
-    with Image.open(path) as image:
+    with Image.open(path) as file:
         size = about["image"]["width"], about["image"]["height"]
-        image.draft("RGB", (2 * size[0], 2 * size[1]))  # a large JPEG is decoded at a half, a quarter or an eighth
-        image = ImageOps.exif_transpose(image)
+        file.draft("RGB", (2 * size[0], 2 * size[1]))  # a large JPEG is decoded at a half, a quarter or an eighth
+        image: Image.Image = ImageOps.exif_transpose(file)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # grey with more than 8 bits
         low, high = about["image"].get("grey_range") or (0, 65535)
         shades = (np.asarray(image, np.float64) - low) / max(high - low, 1e-30) * 255
@@ -69,7 +71,7 @@ def opened(path, about):
     return np.asarray(ImageOps.fit(image, size, BICUBIC))
 
 
-def main():
+def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__.splitlines()[0])
     about, classify = load(FOLDER)
