@@ -12,7 +12,7 @@ ROOT = Path(headstart.__file__).parent
 # From top to bottom: a module imports what lies on its own line or below.
 ORDER = (
     ("cli", "__main__", "__init__"),
-    ("trainer", "following", "auditor", "groups", "results", "run", "report"),
+    ("trainer", "following", "auditor", "groups", "results", "run", "report", "export"),
     ("plan", "audit"),
     ("training",),
     ("inference",),
@@ -32,6 +32,10 @@ OPTIONAL = {
     "pandas": "only Predictions.to_frame needs it",
     "tensorboardX": "only --tensorboard needs it",
     "mlflow": "only --mlflow needs it",
+    "onnx": "only files for ONNX need it",
+    "onnxruntime": "only the proof of a file for ONNX needs it",
+    "ai_edge_litert": "only the proof of a file for LiteRT needs it",
+    "nncf": "only OpenVINO's int8 needs it",
     "keras": "it takes seconds, and prints while it starts: system.backend starts it where it is wanted",
     "tensorflow": "one of three backends",
     "torch": "one of three backends",
@@ -46,6 +50,8 @@ def modules() -> dict[str, ast.Module]:
     """Return the syntax tree of each module by its name without the package's, `model.fast.strides`."""
     found = {}
     for path in sorted(ROOT.rglob("*.py")):
+        if path.parent.name == "templates":  # no module: it is copied beside an exported file
+            continue
         parts = path.relative_to(ROOT).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
         found[name] = ast.parse(path.read_text(encoding="utf-8"), str(path))

@@ -13,12 +13,13 @@ from urllib.parse import quote
 import numpy as np
 from PIL import Image
 
-from headstart import audit, inference, metrics
+from headstart import audit, export, inference, metrics, report
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.load import read_source
 from headstart.data.source import TEST
 from headstart.errors import HeadstartError
+from headstart.export.formats import MOST_LOSS, RECORDS, default_name, in_words, refuse_export
 from headstart.inference.logits import network_logits
 from headstart.inference.predictions import Predictions
 from headstart.metrics.figures import Figures
@@ -26,7 +27,7 @@ from headstart.record.folder import RunFolder
 from headstart.record.history import shown
 from headstart.record.split import recorded_data
 from headstart.system.files import open_regular, read_bytes
-from headstart.system.progress import track
+from headstart.system.progress import show_progress, track
 from headstart.system.text import printable, shortened
 
 if TYPE_CHECKING:
@@ -92,6 +93,39 @@ class Run(RunFolder):
     def explain(self, images: Any) -> "Explanations":
         """Find where in each image the evidence for its likeliest class lies; see `headstart.inference.explain.explain`."""
         return inference.explain.explain(self.classifier, images)
+
+    def export(self, format: str, out: str | Path = "", *, precision: str = "float32", most_loss: float = MOST_LOSS) -> Path:
+        """Write the model as a file for another program, and prove on the test split that it answers as this run does.
+
+        The file takes raw images, uint8 RGB (N, H, W, 3), and gives `probabilities` and `features`. The proof is in
+        `export.json` beside it, and on the run's report.
+
+        Args:
+            format: `keras`, `onnx`, `litert` or `openvino`.
+            out: the folder to write to; by default one in the run's folder.
+            precision: `float32`, `float16` or `int8`.
+            most_loss: how much accuracy `int8` may lose on the validation split, 0..1.
+
+        Returns:
+            The folder.
+
+        Raises:
+            HeadstartError: the format, the precision or a package is missing, the run's data are gone or have changed, or the
+                proof fails: then no file is kept.
+        """
+        refuse_export(format, precision)
+        self.require_model()
+        folder = Path(out).expanduser() if out else self.path / RECORDS / default_name(format, precision)
+        exporter = export.exporter
+        if not exporter.exports_here(format):
+            exporter.export_elsewhere(self, format, precision, folder, most_loss)
+            return folder
+        with show_progress():
+            content = exporter.export(self, self.classifier, self.load_data(), format, precision, folder, most_loss)
+        for line in in_words(content):
+            logger.info("%s", line)
+        report.exports.add_to_report(self)
+        return folder
 
     def load_data(self, source: str | Path = "") -> Dataset:
         """Load the run's own data, with the splits that it was trained with, or other data as a test split.

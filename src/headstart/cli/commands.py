@@ -7,22 +7,25 @@ without Keras is refused before.
 import csv
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import headstart as hs
-from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Predict, Recipes
+from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Export, Predict, Recipes
 from headstart.cli.tables import print_table
 from headstart.config import Config, suggestion
 from headstart.data.load import refuse_missing, resolved
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
+from headstart.export.formats import FORMATS, refuse_export
 from headstart.model.registry import BACKBONES, refuse_unusable
 from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_links, refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
+from headstart.system.choice import EXPORTING
 from headstart.system.cluster import follower, together
 from headstart.system.files import as_cell, refuse_unwritable
 from headstart.system.progress import ConsoleHandler
@@ -105,6 +108,16 @@ def compare(options: Compare) -> None:
     print(f"\n{printable(comparison.verdict())}")
     if options.out:
         comparison.write_page(out)
+
+
+def export(options: Export) -> None:
+    run = hs.Run(options.run, trust=options.trust)
+    refuse_export(options.format, options.precision)
+    if not FORMATS[options.format].everywhere:
+        os.environ["KERAS_BACKEND"] = EXPORTING
+    start_keras()
+    folder = run.export(options.format, options.out, precision=options.precision, most_loss=options.most_loss)
+    print(printable(str(folder)))
 
 
 def audit(options: SimpleNamespace) -> None:

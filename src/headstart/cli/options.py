@@ -20,6 +20,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
 from headstart.config import GROUPS, RUN, Config, option_name, range_text, read_toml, replace, suggestion
 from headstart.errors import HeadstartError
+from headstart.export.formats import FORMATS, MOST_LOSS
 from headstart.recipes import recipe
 from headstart.system.cache import KINDS
 
@@ -98,6 +99,23 @@ class Compare:
     first: RunArgument
     second: Annotated[Positional[str], arg(metavar="RUN", help="folder of another one")]
     out: Annotated[str, described("write the comparison to this HTML file too", "FILE")] = ""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's model as a file for another program, and prove that it answers as the run does.
+
+    The file takes raw pixels and gives probabilities. It is run on the test images, and is kept only if it answers the same.
+    """
+
+    run: RunArgument
+    format: Annotated[Literal[tuple(FORMATS)], arg(help="what to write")]  # type: ignore[valid-type]
+    precision: Annotated[
+        Literal["float32", "float16", "int8"], arg(help="of the weights; int8 (openvino, litert) computes with whole numbers")
+    ] = "float32"
+    out: Annotated[str, described("folder for the file (default: export/FORMAT in the run's folder)", "FOLDER")] = ""
+    most_loss: Annotated[float, arg(help="how much accuracy int8 may lose on the validation split, 0 to 1")] = MOST_LOSS
+    trust: Annotated[bool, described(TRUST), FlagCreatePairsOff] = False
 
 
 @dataclass(frozen=True)
@@ -256,8 +274,8 @@ def commands(defaults: Config) -> dict[str, type]:
     """Return the options of every command by its name, with these defaults."""
     return {
         "train": train_options(defaults), "plan": plan_options(defaults), "evaluate": Evaluate, "predict": Predict,
-        "explain": Explain, "compare": Compare, "audit": audit_options(defaults), "recipes": Recipes, "backbones": Backbones,
-        "cache": Cache,
+        "explain": Explain, "compare": Compare, "export": Export, "audit": audit_options(defaults), "recipes": Recipes,
+        "backbones": Backbones, "cache": Cache,
     }  # fmt: skip
 
 

@@ -15,11 +15,19 @@ def compare_stages(frozen: np.ndarray, fine_tuned: np.ndarray, labels: np.ndarra
         frozen, fine_tuned: float (N, classes), logits of the same images.
         labels: int (N,).
     """
-    before, after = (logits.argmax(axis=1) == labels for logits in (frozen, fine_tuned))
-    lost, won = int((before & ~after).sum()), int((after & ~before).sum())
-    # Under the null hypothesis, each of the two networks is equally likely to be the one that is right.
-    p_value = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+    lost, won, p_value = mcnemar(frozen.argmax(axis=1) == labels, fine_tuned.argmax(axis=1) == labels)
     return {"only_frozen_right": lost, "only_fine_tuned_right": won, "p_value": p_value}
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> tuple[int, int, float]:
+    """Return how often only the first and only the second of two networks is right, and the p value of McNemar's exact test.
+
+    Args:
+        first, second: bool (N,): whether each network classified each image correctly.
+    """
+    lost, won = int((first & ~second).sum()), int((second & ~first).sum())
+    # Under the null hypothesis, each of the two networks is equally likely to be the one that is right.
+    return lost, won, float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
 def verdict(comparison: PairedTest) -> str:

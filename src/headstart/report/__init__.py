@@ -1,1 +1,8 @@
-"""The report of a run: pages for people, every figure of which comes from the run's own files."""
+"""Pages and charts: of a run, of several seeds, of two runs compared, of an audit, and of exported files.
+
+`exports` is imported at first use: a prediction needs no page.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, _ = lazy_loader.attach(__name__, submodules=["exports"])

@@ -10,8 +10,9 @@ from headstart.data.walk import skipped_words
 from headstart.record.history import STAGES
 from headstart.report.advice import about_imbalance, about_labels
 from headstart.report.gallery import thumbnail
-from headstart.report.pages import Number, embedded, last_part, percent, write_page
+from headstart.report.pages import Number, embedded, percent, write_page
 from headstart.report.plots import MOST_LABELLED
+from headstart.system.text import last_part
 
 MOST_PAIRS, MOST_SUSPECTS = 12, 24
 

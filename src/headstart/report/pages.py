@@ -58,11 +58,6 @@ def named(name: str, most: int = MOST_COLUMNS) -> Markup:
     return Markup("<bdi>{}</bdi>").format(short) if short == whole else Markup('<bdi title="{}">{}</bdi>').format(whole, short)
 
 
-def last_part(source: str) -> str:
-    """Return the name of a path's last folder or file. Anything else, such as the name of a data set, stays as it is."""
-    return Path(source).name or source
-
-
 def lines(text: str) -> Markup:
     """Return a text that keeps its lines."""
     return Markup("\n").join(escape(printable(line)) for line in text.split("\n"))

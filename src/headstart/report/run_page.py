@@ -22,9 +22,9 @@ from headstart.record.history import EpochRow
 from headstart.report import gallery, plots
 from headstart.report.advice import advice, taken_for
 from headstart.report.audit_page import described, findings
-from headstart.report.pages import Number, duration, last_part, named, percent, share, write_page
+from headstart.report.pages import Number, duration, named, percent, share, write_page
 from headstart.report.plots import MOST_LABELLED, SQUARE, svg
-from headstart.system.text import count
+from headstart.system.text import count, last_part
 
 MOST_CONFUSIONS = 8
 SECONDS_NAMES = {

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from pathlib import Path
 
 MOST_COLUMNS = 40
 
@@ -58,3 +59,8 @@ def count(number: int, noun: str, nouns: str = "") -> str:
 def columns(text: str) -> int:
     """Return how many columns a text takes in a monospaced font: two for a Chinese, Japanese or Korean character."""
     return sum(0 if unicodedata.combining(one) else 2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+
+
+def last_part(source: str) -> str:
+    """Return the name of a path's last folder or file. Anything else, such as the name of a data set, stays as it is."""
+    return Path(source).name or source
