@@ -17,10 +17,10 @@ from headstart.export.graph import exported_network
 from headstart.export.proof import prove, spread
 from headstart.export.readme import write_readme
 from headstart.inference.classifier import Classifier
-from headstart.record.folder import RunFolder
+from headstart.record.folder import RunFolder, refuse_links
 from headstart.system.backend import keras
 from headstart.system.choice import EXPORTING
-from headstart.system.environment import installed
+from headstart.system.environment import computing, installed
 from headstart.system.files import refuse_unwritable, temporary_folder, unwritable, write_json
 from headstart.system.text import first_line
 
@@ -49,6 +49,7 @@ def export(
         HeadstartError: the proof fails; nothing is left behind. Or the folder holds something else, or cannot be written.
     """
     one = FORMATS[format]
+    refuse_links(run.path)
     refuse_other_content(folder)
     network = exported_network(classifier.model, classifier.temperature, classifier.decoding.fit if one.any_size else "")
     about = describe(run, format, precision)
@@ -87,7 +88,7 @@ def export(
 
 def installed_packages(one: Format) -> dict[str, str]:
     """Return the versions of what wrote and ran a file."""
-    return {"keras": keras.version()} | installed([name.replace("_", "-") for name in (EXPORTING, *one.packages)])
+    return computing() | installed([name.replace("_", "-") for name in one.packages])
 
 
 def refuse_other_content(folder: Path) -> None:
