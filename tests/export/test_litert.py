@@ -79,6 +79,9 @@ def test_8_bits_keep_what_the_network_says(network, tmp_path):
     assert probabilities < 0.15
     assert features < 0.05
     assert equal >= 0.9
+    found, _ = Runtime(tmp_path / "model.tflite").outputs(soft_images(100))
+    assert len(np.unique(found)) > 256
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
 
 
 def test_8_bits_are_computed_with_8_bits(network, tmp_path):

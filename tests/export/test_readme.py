@@ -121,6 +121,8 @@ def folders(network, tmp_path_factory):
 
     def written(format: str) -> Path:
         folder = root / format
+        if format == "litert" and keras.backend.backend() != "tensorflow":
+            pytest.skip("TensorFlow writes LiteRT files")
         if folder.exists():
             return folder
         folder.mkdir()
@@ -130,8 +132,6 @@ def folders(network, tmp_path_factory):
         elif format == "openvino":
             write_openvino(folder / "model.xml", colours)
         elif format == "litert":
-            if keras.backend.backend() != "tensorflow":
-                pytest.skip("TensorFlow writes LiteRT files")
             litert.write(network, folder / "model.tflite", ABOUT, "float32", None)
         else:
             keras_file.write(network, folder / "model.keras", ABOUT, "float32", None)
