@@ -24,16 +24,15 @@ def write(network: keras.Model, file: Path, about: dict[str, Any], precision: st
         calibration: images that stand for all that will come, uint8 (M, height, width, 3). Only `int8` needs them.
 
     Raises:
-        HeadstartError: another backend than TensorFlow has started; the network has operations that LiteRT has not; or there
+        HeadstartError: Keras runs on another backend than TensorFlow; the network has operations that LiteRT has not; or there
             are no images for `int8`.
     """
-    if keras.backend.backend() != "tensorflow":
-        raise HeadstartError("a LiteRT file is written by TensorFlow: set KERAS_BACKEND=tensorflow and start again")
     if precision == "int8" and (calibration is None or not len(calibration)):
         raise HeadstartError("int8 needs images for calibration: without them nobody knows the ranges of its feature maps")
+    options = export_options(precision, calibration)
     try:
         with silent_stderr():
-            network.export(str(file), format="litert", verbose=False, **export_options(precision, calibration))
+            network.export(str(file), format="litert", verbose=False, **options)
             if precision == "int8" and calibration is not None:
                 file.write_bytes(quantized(file, calibration))
     except Exception as error:

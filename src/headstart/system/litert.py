@@ -9,11 +9,8 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import HeadstartError
-from headstart.system.backend import silent_stderr
+from headstart.system.backend import load_keras, silent_stderr
 from headstart.system.environment import usable_cores
-
-# Images at a time when ranges are measured: all feature maps of all of them are in memory.
-IMAGES_AT_ONCE = 16
 
 
 def interpreter(file: Path, **options: Any) -> Any:
@@ -37,7 +34,12 @@ def export_options(precision: str, calibration: np.ndarray | None) -> dict[str, 
     Args:
         precision: `float32`; `float16` for weights of 16 bits; `int8` for a file that `quantized` takes.
         calibration: images for `int8`, uint8 (M, height, width, 3).
+
+    Raises:
+        HeadstartError: Keras runs on another backend than TensorFlow.
     """
+    if load_keras().backend.backend() != "tensorflow":
+        raise HeadstartError("LiteRT files are written by TensorFlow: set KERAS_BACKEND=tensorflow and start again")
     from tensorflow import float16, lite
 
     options: dict[str, Any] = {"target_spec": {"supported_ops": [lite.OpsSet.TFLITE_BUILTINS]}}
@@ -79,11 +81,9 @@ def quantized(file: Path, calibration: np.ndarray) -> bytes:
     images = runner.get_input_details()[0]["index"]
     for statistics in measured.values():
         statistics.min, statistics.max = [np.inf], [-np.inf]
-    for start in range(0, len(calibration), IMAGES_AT_ONCE):
-        batch = calibration[start : start + IMAGES_AT_ONCE]
-        runner.resize_tensor_input(images, batch.shape)
-        runner.allocate_tensors()
-        runner.set_tensor(images, batch)
+    runner.allocate_tensors()
+    for image in calibration:  # one at a time: all its feature maps are in memory
+        runner.set_tensor(images, image[None])
         runner.invoke()
         for index, statistics in measured.items():
             values = runner.get_tensor(index)
