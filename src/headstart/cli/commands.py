@@ -201,6 +201,7 @@ def show_log() -> None:
     logger = logging.getLogger("headstart")
     logger.setLevel(logging.INFO)
     logger.handlers = [ConsoleHandler()]
+    logger.propagate = False  # some libraries give the root logger a handler, which would print each line again
 
 
 def print_result(run: "hs.Run") -> None:

@@ -4,6 +4,7 @@ import datetime
 import importlib.metadata
 from typing import Any
 
+from headstart.config import Config
 from headstart.model.registry import BACKBONES
 from headstart.record.folder import RunFolder
 from headstart.record.manifest import read_manifest
@@ -17,7 +18,6 @@ def describe(run: RunFolder, format: str, precision: str) -> dict[str, Any]:
     figures = list(run.metrics["test"].values())[-1]
     height, width, _ = manifest["input"]["shape"]
     decoding = decoding_of(dict(manifest["input"]))
-    known = BACKBONES.get(run.config.backbone)
     return {
         "format": format,
         "precision": precision,
@@ -28,10 +28,19 @@ def describe(run: RunFolder, format: str, precision: str) -> dict[str, Any]:
         "interval": figures["interval"],
         "test_images": figures["images"],
         "backbone": last_part(run.config.backbone),
-        "licence": known.licence if known else "that of the weights which were given",
+        "licence": licence(run.config),
         "data": last_part(summary["source"]),
         "data_fingerprint": summary["fingerprint"],
         "run_fingerprint": manifest.get("seal", ""),
         "headstart": importlib.metadata.version("headstart"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def licence(config: Config) -> str:
+    """Return the licence of the weights that a run began with: an SPDX identifier, or where it comes from."""
+    if config.weights == "none":
+        return "yours: no pretrained weights were used"
+    if config.backbone in BACKBONES and config.weights in ("auto", "imagenet"):
+        return BACKBONES[config.backbone].licence
+    return "that of the weights file which you gave"

@@ -26,8 +26,8 @@ def write(network: keras.Model, file: Path, about: dict[str, Any], precision: st
     if precision == "int8":
         assert calibration is not None
         model = in_int8(model, calibration)
-    # As OpenVINO's Model API has it: names are parted by blanks, and a blank in a name is written as ~.
-    model.set_rt_info(" ".join(name.replace(" ", "~") for name in about["classes"]), ["model_info", "labels"])
+    # As OpenVINO's Model API has it: names are parted by blanks, so that a blank in a name is written in another way.
+    model.set_rt_info(" ".join(name.replace(" ", "_") for name in about["classes"]), ["model_info", "labels"])
     model.set_rt_info("Classification", ["model_info", "model_type"])
     model.set_rt_info(json.dumps(about), ["headstart"])
     openvino.save_model(model, str(file), compress_to_fp16=precision == "float16")
