@@ -2,6 +2,7 @@
 
 import fcntl
 import gc
+import logging
 import os
 import subprocess
 import sys
@@ -39,6 +40,15 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[
 def own_cache(shared):
     """Keep the tests' features and images out of the user's cache."""
     os.environ["HEADSTART_CACHE"] = str(shared("cache", Path.mkdir))
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """Give each test the logger of a program that has configured nothing, whatever a command did to it before."""
+    yield
+    logger = logging.getLogger("headstart")
+    logger.handlers, logger.propagate = [], True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -126,7 +126,7 @@ def in_words(content: Export) -> list[str]:
             f"{100 * sizes['equal_decisions']:.0f} %"
         )
     if validation := proof["validation"]:
-        lines.append(
-            f"on {count(int(validation['images']), 'validation image')}, accuracy falls by {100 * validation['lost']:.2f} points"
-        )
+        images = count(int(validation["images"]), "validation image")
+        of_file, of_run = (100 * validation[key] for key in ("accuracy", "accuracy_of_run"))
+        lines.append(f"on {images}, its accuracy is {of_file:.2f} % (the run: {of_run:.2f} %)")
     return lines

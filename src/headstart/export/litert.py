@@ -62,5 +62,6 @@ class Runtime:
 
     def outputs(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return probabilities, float32 (N, classes), and features, float32 (N, channels), of uint8 (N, H, W, 3)."""
-        found = self.run(images=images)
+        with silent_stderr():  # it prints which instructions it uses
+            found = self.run(images=images)
         return found["probabilities"], found["features"]
