@@ -12,6 +12,7 @@ ROOT = Path(headstart.__file__).parent
 # From top to bottom: a module imports what lies on its own line or below.
 ORDER = (
     ("cli", "__main__", "__init__"),
+    ("serve",),
     ("trainer", "following", "auditor", "groups", "results", "run", "report", "export"),
     ("plan", "audit"),
     ("training",),

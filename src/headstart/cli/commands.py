@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import headstart as hs
-from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Export, Predict, Recipes
+from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Export, Predict, Recipes, Serve
 from headstart.cli.tables import print_table
 from headstart.config import Config, suggestion
 from headstart.data.load import refuse_missing, resolved
@@ -127,6 +127,27 @@ def audit(options: SimpleNamespace) -> None:
     content = hs.audit_data(config)
     print(f"near_duplicates {len(content['near_duplicates'])}")
     print(f"suspects {len(content['suspects'])}")
+
+
+def serve(options: Serve) -> None:
+    if not options.runs:
+        raise HeadstartError("headstart serve wants the folder of a finished run")
+    if not 0 <= options.port <= 65535:
+        raise HeadstartError(f"--port is {options.port}, outside its range: 0 to 65535")
+    if not 0 <= options.reject_below <= 1:
+        raise HeadstartError(f"--reject-below is {options.reject_below}, outside its range: 0 to 1")
+    try:
+        from headstart.serve import server
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise HeadstartError("headstart serve needs packages that are not installed: pip install 'headstart[serve]'") from None
+    show_log()
+    server.serve(
+        [Path(run).expanduser() for run in options.runs], options.host, options.port,
+        token_file=Path(options.token_file).expanduser() if options.token_file else None, allowed_hosts=options.allowed_host,
+        reject_below=options.reject_below, trust=options.trust,
+    )  # fmt: skip
 
 
 def recipes(options: Recipes) -> None:

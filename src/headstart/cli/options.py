@@ -119,6 +119,24 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Serve:
+    """Serve runs over HTTP: an interface for programs, and a page for people.
+
+    SIGHUP loads the runs that have changed. SIGTERM and Ctrl-C answer what was asked, and end.
+    """
+
+    runs: Annotated[Positional[tuple[str, ...]], described("folders of finished runs, each with its own name", "RUN [RUN ...]")]
+    host: Annotated[str, arg(help="address to listen on; others than this machine reach it if it is another one")] = "127.0.0.1"
+    port: Annotated[int, arg(help="port to listen on; 0: any that is free")] = 8000
+    token_file: Annotated[str, described("file with a token that clients must send", "FILE")] = ""
+    allowed_host: Annotated[
+        tuple[str, ...], described("further names that it may be asked under, such as that of a proxy", "NAME [NAME ...]")
+    ] = ()
+    reject_below: Annotated[float, arg(help="mark a prediction as rejected if its probability is lower; 0 to 1")] = 0.0
+    trust: Annotated[bool, described(TRUST), FlagCreatePairsOff] = False
+
+
+@dataclass(frozen=True)
 class Recipes:
     """List the recipes, with the accuracy and time measured of each."""
 
@@ -274,8 +292,8 @@ def commands(defaults: Config) -> dict[str, type]:
     """Return the options of every command by its name, with these defaults."""
     return {
         "train": train_options(defaults), "plan": plan_options(defaults), "evaluate": Evaluate, "predict": Predict,
-        "explain": Explain, "compare": Compare, "export": Export, "audit": audit_options(defaults), "recipes": Recipes,
-        "backbones": Backbones, "cache": Cache,
+        "explain": Explain, "compare": Compare, "export": Export, "serve": Serve, "audit": audit_options(defaults),
+        "recipes": Recipes, "backbones": Backbones, "cache": Cache,
     }  # fmt: skip
 
 

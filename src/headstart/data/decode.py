@@ -9,7 +9,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from headstart.data.opening import RAW_ENDINGS, UnreadableImage, opened, reason
+from headstart.data.opening import MOST_PIXELS_OF_JPEG, RAW_ENDINGS, UnreadableImage, opened, reason, refuse_more_pixels
 
 # Photographs have aspect ratios of up to 3 : 2. A crop to a central square then cuts only margins.
 LONGEST_PHOTOGRAPH, LONGEST_OF_MOST = 1.51, 2.0
@@ -54,14 +54,18 @@ def read_image(path: Path, height: int, width: int, decoding: Decoding = Decodin
     return decode(path, height, width, decoding).pixels
 
 
-def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -> Decoded:
+def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding, most_pixels: int = MOST_PIXELS_OF_JPEG) -> Decoded:
     """Read the image in a file or an open binary file.
 
     It is turned as its EXIF data say. Greyscale, palette, CMYK and 16-bit images become RGB. Transparency is put on white.
     Only the first frame of an animation is used.
 
+    Args:
+        most_pixels: an image whose header says more is not decoded.
+
     Raises:
-        UnreadableImage: the file cannot be read; the message says why.
+        UnreadableImage: the file cannot be read; the message says why. It has a cause if Pillow cannot read the file, and none
+            if the file is refused before it is decoded.
     """
     if isinstance(path, Path) and path.suffix.lower() in RAW_ENDINGS:
         raise UnreadableImage("camera raw is not read: convert it to JPEG or PNG")
@@ -71,6 +75,7 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding) -
             warnings.simplefilter("ignore")
             with opened(path) as one:
                 image = one.image
+                refuse_more_pixels(image, most_pixels)
                 size, remarks = image.size, [*frames_remark(image), *depth_remark(image, decoding)]
                 with one.ready((2 * width, 2 * height)):
                     lying = image.size

@@ -1,0 +1,144 @@
+"""Compute the images of several requests together, and none later than it must be."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from headstart import inference
+from headstart.inference.classifier import Classifier, fitting, refuse_infinite
+from headstart.metrics.calibration import probabilities
+from headstart.serve.limits import MOST_IMAGES
+from headstart.system.backend import compiles_each_shape
+
+# An engine that is free waits at most so many seconds for images that are being decoded: together they are faster.
+WAIT = 0.005
+
+
+class Engine(Protocol):
+    """What computes a network.
+
+    Attributes:
+        slots: how many batches are computed at the same time.
+        most: the most images of a batch.
+    """
+
+    slots: int
+    most: int
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Return the logits, float32 (B, classes), of images, uint8 (B, H, W, 3)."""
+
+
+class OpenvinoEngine:
+    def __init__(self, classifier: Classifier) -> None:
+        compiled = classifier.compiled
+        self.slots: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
+        self.most = fitting(MOST_IMAGES, compiled.largest)
+        self.idle = deque(compiled.create_infer_request() for _ in range(self.slots))
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        request = self.idle.pop()
+        try:
+            request.infer({0: images})
+            return np.array(request.output_tensors[0].data, np.float32)
+        finally:
+            self.idle.append(request)
+
+
+class KerasEngine:
+    slots = 1
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.model, self.most = classifier.model, fitting(MOST_IMAGES, classifier.largest_output)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        # The next power of two, so that a backend that compiles each length compiles few.
+        length = min(self.most, 1 << (len(images) - 1).bit_length()) if compiles_each_shape() else len(images)
+        padded = np.concatenate([images, np.repeat(images[:1], length - len(images), axis=0)])
+        logits: np.ndarray = inference.engine.keras_outputs(self.model, padded)[0][: len(images)]
+        return logits
+
+
+def fastest(classifier: Classifier) -> Engine:
+    """Return the engine that `Classifier.predict` would use for a few images."""
+    return OpenvinoEngine(classifier) if classifier.compiled is not None else KerasEngine(classifier)
+
+
+class Batcher:
+    """Collects images while an engine computes others. It belongs to one event loop.
+
+    Args:
+        classifier: what computes.
+        observe: is called with the number of images of each batch.
+    """
+
+    def __init__(self, classifier: Classifier, observe: Callable[[int], Any]) -> None:
+        self.classifier, self.observe, self.engine = classifier, observe, fastest(classifier)
+        self.threads = ThreadPoolExecutor(self.engine.slots, "engine")
+        self.waiting: deque[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = deque()
+        self.free, self.coming = self.engine.slots, 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    def warm_up(self) -> None:
+        """Compute batches of several lengths: the first of each takes longer."""
+        for length in sorted({min(self.engine.most, 1 << power) for power in range(MOST_IMAGES.bit_length())}):
+            self.compute(np.zeros((length, *self.classifier.image_shape), np.uint8))
+
+    @contextmanager
+    def expected(self, images: int) -> Iterator[None]:
+        """Say that so many images are being decoded inside the block, and may be worth waiting for."""
+        self.coming += images
+        try:
+            yield
+        finally:
+            self.coming -= images
+            self.start()
+
+    async def probabilities(self, images: list[np.ndarray]) -> np.ndarray:
+        """Return the probabilities, float32 (N, classes), of images, each uint8 (H, W, 3)."""
+        loop = asyncio.get_running_loop()
+        futures: list[asyncio.Future[np.ndarray]] = [loop.create_future() for _ in images]
+        self.waiting.extend(zip(images, futures, strict=True))
+        self.start()
+        return np.stack([await future for future in futures])
+
+    def start(self, patient: bool = True) -> None:
+        """Let the engine compute what waits, if it is free and nothing is worth waiting for."""
+        while self.waiting and self.free:
+            if patient and self.coming and len(self.waiting) < self.engine.most:
+                if self.timer is None:
+                    self.timer = asyncio.get_running_loop().call_later(WAIT, self.start, False)
+                return
+            if self.timer is not None:
+                self.timer.cancel()
+                self.timer = None
+            batch = [self.waiting.popleft() for _ in range(min(self.engine.most, len(self.waiting)))]
+            self.free -= 1
+            self.observe(len(batch))
+            computed = asyncio.get_running_loop().run_in_executor(
+                self.threads, self.compute, np.stack([image for image, _ in batch])
+            )
+            computed.add_done_callback(partial(self.finish, [future for _, future in batch]))
+
+    def compute(self, images: np.ndarray) -> np.ndarray:
+        logits = self.engine.logits(images)
+        refuse_infinite(logits, self.classifier.path)
+        return probabilities(logits, self.classifier.temperature).astype(np.float32)
+
+    def finish(self, futures: list[asyncio.Future[np.ndarray]], found: asyncio.Future[np.ndarray]) -> None:
+        self.free += 1
+        error = found.exception()
+        for place, future in enumerate(futures):
+            if future.done():  # its client has gone
+                continue
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(found.result()[place])
+        self.start()
