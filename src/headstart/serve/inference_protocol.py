@@ -135,7 +135,7 @@ def tensor(given: Tensor, rest: memoryview) -> list[bytes] | np.ndarray:
 
 def binary_strings(rest: memoryview) -> list[bytes]:
     """Return byte strings, each of which stands after its length in 4 bytes, little-endian."""
-    found = []
+    found: list[bytes] = []
     while rest:
         if len(rest) < 4 or len(rest) < 4 + (length := struct.unpack("<I", rest[:4])[0]) or len(found) == MOST_IMAGES:
             raise Refusal(400, "the binary data are not strings after their lengths, or too many")
