@@ -1,0 +1,73 @@
+"""The runs that are served, without HTTP."""
+
+import asyncio
+import shutil
+
+import pytest
+
+from headstart.errors import HeadstartError
+from headstart.serve.limits import Refusal
+from headstart.serve.measures import Measures
+from headstart.serve.models import Models
+from serving import picture
+
+
+def test_a_run_whose_files_have_changed_explains_nothing_and_says_nothing_of_its_folder(served_run, tmp_path, caplog):
+    folder = shutil.copytree(served_run.path, tmp_path / "secret")
+    models = Models([folder], False, Measures())
+    with (folder / "weights.safetensors").open("ab") as file:
+        file.write(b"oops")
+    with pytest.raises(Refusal) as found:
+        asyncio.run(models.explain(models.named(None), picture()))
+    assert found.value.status == 503
+    assert "secret" not in found.value.message
+    assert "weights.safetensors" in caplog.text
+    assert not models.explaining
+
+
+def test_one_image_is_explained_at_a_time(served_run):
+    models = Models([served_run.path], False, Measures())
+
+    async def both() -> list[object]:
+        served = models.named(None)
+        return await asyncio.gather(*(models.explain(served, picture()) for _ in range(2)), return_exceptions=True)
+
+    first, second = asyncio.run(both())
+    assert first[0].startswith(b"\x89PNG")
+    assert isinstance(second, Refusal)
+    assert (second.status, second.headers) == (503, {"retry-after": "1"})
+
+
+def test_links_and_other_files_of_a_run_are_not_handed_out(served_run, tmp_path):
+    folder = shutil.copytree(served_run.path, tmp_path / "model")
+    models = Models([folder], False, Measures())
+    (folder / "report.html").unlink()
+    (folder / "report.html").symlink_to("/etc/passwd")
+    (folder / "images" / "gain.png").unlink()
+    (folder / "images" / "gain.png").symlink_to("/etc/passwd")
+    for name in ("report.html", "images/gain.png", "config.toml", "images/missing.png", "/etc/passwd", "images//etc/passwd"):
+        with pytest.raises(Refusal) as found:
+            models.named(None).report_file(name)
+        assert found.value.status == 404
+    (folder / "images").rename(tmp_path / "elsewhere")
+    (folder / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(Refusal):
+        models.named(None).report_file("images/history.png")
+
+
+def test_examples_are_left_out_if_the_data_are_gone_or_others(photos_run, photos, tmp_path):
+    data, folder = shutil.copytree(photos, tmp_path / "data"), shutil.copytree(photos_run.path, tmp_path / "model")
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace(str(photos), str(data)))
+    assert Models([folder], False, Measures()).about()["models"][0]["examples"]
+    for file in (data / "test").rglob("*.png"):
+        file.write_bytes(picture())
+    assert Models([folder], False, Measures()).about()["models"][0]["examples"] == []
+    shutil.rmtree(data)
+    assert Models([folder], False, Measures()).about()["models"][0]["examples"] == []
+
+
+def test_two_runs_of_one_name_are_refused(served_run, tmp_path):
+    other = shutil.copytree(served_run.path, tmp_path / "served")
+    with pytest.raises(HeadstartError, match="two runs are named"):
+        Models([served_run.path, other], False, Measures())
