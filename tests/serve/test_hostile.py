@@ -36,7 +36,7 @@ HEADERS = (
     "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAA\r\nSec-WebSocket-Version: 13",
     "Connection: close, close",
     "Upgrade: h2c\r\nConnection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA", "Connection: host",
-    "Host: evil", "X: " + "a" * 70, "X\x00: b", ": b", "X", " folded: yes", "Content-Type: multipart/form-data",
+    "Host: evil", "X: " + "a" * 70_000, "X\x00: b", ": b", "X", " folded: yes", "Content-Type: multipart/form-data",
     "Authorization: Bearer \xff", "Content-Type: multipart/form-data; boundary=" + "b" * 5000,
     "Content-Type: multipart/form-data; boundary=\"\r\n", "Content-Type: multipart/form-data; boundary=a; charset=utf-7",
     "Content-Encoding: gzip", "Inference-Header-Content-Length: 5", "Inference-Header-Content-Length: -1", "Origin: \xff",
