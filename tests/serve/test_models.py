@@ -1,14 +1,19 @@
 """The runs that are served, without HTTP."""
 
 import asyncio
+import json
 import shutil
 
+import numpy as np
 import pytest
 
 from headstart.errors import HeadstartError
+from headstart.serve.batching import KerasEngine
 from headstart.serve.limits import Refusal
 from headstart.serve.measures import Measures
 from headstart.serve.models import Models
+from headstart.system.files import write_json
+from headstart.system.reading import seal
 from serving import picture
 
 
@@ -65,6 +70,18 @@ def test_examples_are_left_out_if_the_data_are_gone_or_others(photos_run, photos
     assert Models([folder], False, Measures()).about()["models"][0]["examples"] == []
     shutil.rmtree(data)
     assert Models([folder], False, Measures()).about()["models"][0]["examples"] == []
+
+
+def test_keras_computes_where_openvino_does_not(served_run, tmp_path):
+    folder = shutil.copytree(served_run.path, tmp_path / "model")
+    content = json.loads((folder / "manifest.json").read_text())
+    content["sha256"] = {name: value for name, value in content["sha256"].items() if not name.startswith("model.")}
+    write_json(folder / "manifest.json", content | {"seal": seal(content)})
+    served = Models([folder], False, Measures()).named(None)
+    assert isinstance(served.batcher.engine, KerasEngine)
+    bodies = [picture(seed=seed) for seed in range(5)]
+    found = asyncio.run(served.probabilities(bodies))
+    np.testing.assert_allclose(found, served_run.predict(bodies).probabilities, atol=1e-5)
 
 
 def test_two_runs_of_one_name_are_refused(served_run, tmp_path):

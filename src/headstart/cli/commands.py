@@ -139,7 +139,7 @@ def serve(options: Serve) -> None:
     try:
         from headstart.serve import server
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        if error.name not in ("starlette", "uvicorn", "python_multipart"):
             raise
         raise HeadstartError("headstart serve needs packages that are not installed: pip install 'headstart[serve]'") from None
     show_log()

@@ -120,13 +120,15 @@ class Export:
 
 @dataclass(frozen=True)
 class Serve:
-    """Serve runs over HTTP: an interface for programs, and a page for people.
+    """Answer over HTTP with runs' models: programs, and people on a page.
 
-    SIGHUP loads the runs that have changed. SIGTERM and Ctrl-C answer what was asked, and end.
+    SIGHUP loads the runs that have changed.
+
+    SIGTERM and Ctrl-C answer what was asked, and end.
     """
 
     runs: Annotated[Positional[tuple[str, ...]], described("folders of finished runs, each with its own name", "RUN [RUN ...]")]
-    host: Annotated[str, arg(help="address to listen on; others than this machine reach it if it is another one")] = "127.0.0.1"
+    host: Annotated[str, arg(help="address to listen on; 0.0.0.0 lets others in", metavar="ADDRESS")] = "127.0.0.1"
     port: Annotated[int, arg(help="port to listen on; 0: any that is free")] = 8000
     token_file: Annotated[str, described("file with a token that clients must send", "FILE")] = ""
     allowed_host: Annotated[

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from headstart.data.decode import Decoding, decode
 from headstart.data.opening import UnreadableImage
@@ -31,6 +31,8 @@ def decoded(content: bytes, height: int, width: int, decoding: Decoding) -> np.n
     except UnreadableImage as error:
         if error.__cause__ is None:
             raise Refusal(413, f"the image is too large: {error}") from None
+        if isinstance(error.__cause__, Image.DecompressionBombError):  # Pillow has a limit of its own
+            raise Refusal(413, f"the image is too large: it has more than {MOST_PIXELS:,} pixels") from None
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise Refusal(415, "this is no image of a known kind: send a JPEG, PNG, WebP, GIF, BMP or TIFF file") from None
         raise Refusal(422, "the image is damaged, and cannot be decoded") from None

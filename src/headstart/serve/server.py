@@ -118,6 +118,7 @@ class Server(uvicorn.Server):
                 await self.accept_waiting(one)
             await asyncio.sleep(0.02)
         await super().shutdown(sockets)
+        await asyncio.to_thread(self.reloading.acquire)  # a process must not end while a thread compiles a network
 
     async def accept_waiting(self, listening: socket.socket) -> None:
         """Accept the connections that wait in a socket's queue: closing it would break them."""
