@@ -9,6 +9,7 @@ import pytest
 
 from headstart.serve import batching
 from headstart.serve.batching import Batcher
+from headstart.serve.limits import Refusal
 
 
 class Classifier:
@@ -113,6 +114,16 @@ def test_a_client_that_has_gone_keeps_nobody_waiting(made):
         return await here
 
     assert asyncio.run(work()).shape == (1, 2)
+
+
+def test_images_that_would_not_fit_the_memory_are_sent_away(made, monkeypatch):
+    _, batcher = made
+    monkeypatch.setattr(batching, "MOST_DECODED", 3 * 12)
+    with batcher.expected(2):
+        with pytest.raises(Refusal) as found, batcher.expected(2):
+            pass
+        assert found.value.status == 503
+        assert batcher.coming == 2
 
 
 def test_two_batches_are_computed_at_once_by_an_engine_with_two_slots(monkeypatch):

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+import headstart as hs
 from headstart.errors import HeadstartError
 from headstart.serve.batching import KerasEngine
 from headstart.serve.limits import Refusal
@@ -81,7 +82,7 @@ def test_keras_computes_where_openvino_does_not(served_run, tmp_path):
     assert isinstance(served.batcher.engine, KerasEngine)
     bodies = [picture(seed=seed) for seed in range(5)]
     found = asyncio.run(served.probabilities(bodies))
-    np.testing.assert_allclose(found, served_run.predict(bodies).probabilities, atol=1e-5)
+    np.testing.assert_allclose(found, hs.Run(folder).predict(bodies).probabilities, atol=1e-5)
 
 
 def test_two_runs_of_one_name_are_refused(served_run, tmp_path):

@@ -1,6 +1,7 @@
 """Compute the images of several requests together, and none later than it must be."""
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,9 +14,11 @@ import numpy as np
 from headstart import inference
 from headstart.inference.classifier import Classifier, fitting, refuse_infinite
 from headstart.metrics.calibration import probabilities
-from headstart.serve.limits import MOST_IMAGES
+from headstart.serve.limits import MOST_IMAGES, busy
 from headstart.system.backend import compiles_each_shape
 
+# In bytes: what decoded images that wait may take together. A small file may be a large input.
+MOST_DECODED = 400_000_000
 # An engine that is free waits at most so many seconds for images that are being decoded: together they are faster.
 WAIT = 0.005
 
@@ -92,7 +95,13 @@ class Batcher:
 
     @contextmanager
     def expected(self, images: int) -> Iterator[None]:
-        """Say that so many images are being decoded inside the block, and may be worth waiting for."""
+        """Say that so many images are being decoded inside the block, and may be worth waiting for.
+
+        Raises:
+            Refusal: too many wait already.
+        """
+        if (images + self.coming + len(self.waiting)) * math.prod(self.classifier.image_shape) > MOST_DECODED:
+            raise busy("too many images are under way")
         self.coming += images
         try:
             yield
