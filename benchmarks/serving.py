@@ -6,7 +6,9 @@ python -m benchmarks.serving --run runs/photos --litserve envs/litserve/bin/pyth
 import base64
 import contextlib
 import json
+import os
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -142,7 +144,10 @@ def started(program: list[str]) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(60)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        with contextlib.suppress(ProcessLookupError):  # LitServe's workers outlive it
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def prepare_engine(path: str, folder: Path) -> Callable[[], dict[str, Any]]:
