@@ -23,6 +23,9 @@ class Engine:
         self.slots, self.most, self.sizes, self.may = slots, most, [], threading.Event()
         self.may.set()
 
+    def length(self, waiting: int) -> int:
+        return min(waiting, self.most)
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         self.sizes.append(len(images))
         self.may.wait(10)

@@ -19,7 +19,10 @@ from headstart.system.backend import compiles_each_shape
 
 # In bytes: what decoded images that wait may take together. A small file may be a large input.
 MOST_DECODED = 400_000_000
-# An engine that is free waits at most so many seconds for images that are being decoded: together they are faster.
+# Lengths of batches, which are all computed once before anybody asks: OpenVINO prepares itself for each, and with a ResNet-50
+# at 64 px that takes as long as three images.
+LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64)
+# An engine that is free waits at most so many seconds for further images: together they are faster.
 WAIT = 0.005
 
 
@@ -34,6 +37,9 @@ class Engine(Protocol):
     slots: int
     most: int
 
+    def length(self, waiting: int) -> int:
+        """Return how many of the images that wait, 1 or more, are best computed next."""
+
     def logits(self, images: np.ndarray) -> np.ndarray:
         """Return the logits, float32 (B, classes), of images, uint8 (B, H, W, 3)."""
 
@@ -44,6 +50,9 @@ class OpenvinoEngine:
         self.slots: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
         self.most = fitting(MOST_IMAGES, compiled.largest)
         self.idle = deque(compiled.create_infer_request() for _ in range(self.slots))
+
+    def length(self, waiting: int) -> int:
+        return max(length for length in LENGTHS if length <= min(waiting, self.most))
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         request = self.idle.pop()
@@ -59,6 +68,9 @@ class KerasEngine:
 
     def __init__(self, classifier: Classifier) -> None:
         self.model, self.most = classifier.model, fitting(MOST_IMAGES, classifier.largest_output)
+
+    def length(self, waiting: int) -> int:
+        return min(waiting, self.most)
 
     def logits(self, images: np.ndarray) -> np.ndarray:
         # The next power of two, so that a backend that compiles each length compiles few.
@@ -85,12 +97,13 @@ class Batcher:
         self.classifier, self.observe, self.engine = classifier, observe, fastest(classifier)
         self.threads = ThreadPoolExecutor(self.engine.slots, "engine")
         self.waiting: deque[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = deque()
-        self.free, self.coming = self.engine.slots, 0
+        # How many images are being decoded, and how many each batch has that is being computed.
+        self.coming, self.running = 0, list[int]()
         self.timer: asyncio.TimerHandle | None = None
 
     def warm_up(self) -> None:
         """Compute batches of several lengths: the first of each takes longer."""
-        for length in sorted({min(self.engine.most, 1 << power) for power in range(MOST_IMAGES.bit_length())}):
+        for length in sorted({self.engine.length(length) for length in LENGTHS}):
             self.compute(np.zeros((length, *self.classifier.image_shape), np.uint8))
 
     @contextmanager
@@ -119,21 +132,27 @@ class Batcher:
 
     def start(self, patient: bool = True) -> None:
         """Let the engine compute what waits, if it is free and nothing is worth waiting for."""
-        while self.waiting and self.free:
-            if patient and self.coming and len(self.waiting) < self.engine.most:
+        while self.waiting and len(self.running) < self.engine.slots:
+            # Behind a large batch, a small one would stay alone: more images come as soon as that is answered.
+            more = self.coming or len(self.waiting) < max(self.running, default=0)
+            if patient and more and len(self.waiting) < self.engine.most:
                 if self.timer is None:
-                    self.timer = asyncio.get_running_loop().call_later(WAIT, self.start, False)
+                    self.timer = asyncio.get_running_loop().call_later(WAIT, self.time_is_up)
                 return
             if self.timer is not None:
                 self.timer.cancel()
                 self.timer = None
-            batch = [self.waiting.popleft() for _ in range(min(self.engine.most, len(self.waiting)))]
-            self.free -= 1
+            batch = [self.waiting.popleft() for _ in range(self.engine.length(len(self.waiting)))]
+            self.running.append(len(batch))
             self.observe(len(batch))
             computed = asyncio.get_running_loop().run_in_executor(
                 self.threads, self.compute, np.stack([image for image, _ in batch])
             )
             computed.add_done_callback(partial(self.finish, [future for _, future in batch]))
+
+    def time_is_up(self) -> None:
+        self.timer = None
+        self.start(patient=False)
 
     def compute(self, images: np.ndarray) -> np.ndarray:
         logits = self.engine.logits(images)
@@ -141,7 +160,7 @@ class Batcher:
         return probabilities(logits, self.classifier.temperature).astype(np.float32)
 
     def finish(self, futures: list[asyncio.Future[np.ndarray]], found: asyncio.Future[np.ndarray]) -> None:
-        self.free += 1
+        self.running.remove(len(futures))
         error = found.exception()
         for place, future in enumerate(futures):
             if future.done():  # its client has gone
