@@ -45,7 +45,7 @@ def test_twenty_replacements_under_load_lose_no_answer(copied, tmp_path):
     versions = {hs.Run(copied).classifier.manifest["seal"][:12]}
     with Load(server, picture(kind="JPEG"), 8) as load:
         for number in range(20):
-            versions.add(version := renew(copied, 1 + number / 10))
+            versions.add(version := renew(copied, 5.25 + number))
             server.process.send_signal(signal.SIGHUP)
             wait_for(lambda version=version: version in server.text)
             wait_for(lambda version=version: version in load.versions)
