@@ -1,7 +1,7 @@
 // The page of `headstart serve`. Every name of a file, class or model is set as text, never as HTML.
 
 const IMAGES_A_REQUEST = 4; // A request is short, so that progress shows and others get their turn.
-const BARS = 10;
+const BARS = { most: 10, least: 3, above: 0.001 }; // further classes on request
 const BUSY_TRIES = 8;
 const LONGEST_WAIT = 30; // seconds
 const MULTIPART_BYTES = 1024; // The most that a form adds for one file; long names add to it.
@@ -20,7 +20,15 @@ const share = (value, digits = 1) => `${(100 * value).toFixed(digits)}\u00a0%`;
 // No network is so sure of itself that 100 % would be true.
 const percent = (value) => value >= 0.9995 ? "> 99.9\u00a0%" : value < 0.0005 ? "< 0.1\u00a0%" : share(value);
 
-class Problem extends Error {} // Its message is a sentence for the user.
+// Its message is a sentence for the user; `away`: the server did not answer at all.
+class Problem extends Error {
+  constructor(words, away = false) {
+    super(words);
+    this.away = away;
+  }
+}
+// The server's remarks begin small and end without a stop, as a terminal's do.
+const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
 
 let models = [], limits, model; // the last one: chosen
 let token = sessionStorage.getItem("token"), asking; // the last one: a promise of a token
@@ -38,7 +46,7 @@ async function ask(address, { signal, ...options } = {}) {
       answer = await fetch(address, { ...options, signal, headers: used ? { Authorization: `Bearer ${used}` } : {} });
     } catch (error) {
       if (signal?.aborted) throw error;
-      throw Object.assign(new Problem("The server did not answer. Check that it runs and that you are online, then try again."), { away: true });
+      throw new Problem("The server did not answer. Check that it runs and that you are online, then try again.", true);
     }
     if (answer.ok) return answer;
     if (answer.status === 401) {
@@ -49,7 +57,7 @@ async function ask(address, { signal, ...options } = {}) {
       await pause(seconds, signal);
     } else {
       const content = await answer.json().catch(() => ({}));
-      throw new Problem(content.error || `The server answered with an error (status ${answer.status}).`);
+      throw new Problem(content.error ? sentence(content.error) : `The server answered with an error (status ${answer.status}).`);
     }
   }
 }
@@ -106,7 +114,7 @@ async function classify(items, signal) {
     if (asked.name !== model.name) return; // Another model was chosen meanwhile, and asked too.
     if (predictions.length !== sent.length) throw new Problem("The server answered for another number of images.");
     predictions.forEach((one, place) => {
-      if (one.error) sent[place].error = one.error;
+      if (one.error) sent[place].error = sentence(one.error);
       else sent[place].answer = { ...one, model: asked.name, version };
     });
     if (version !== asked.version) await load(); // A newer run took its place.
@@ -202,6 +210,7 @@ function show(item) {
   shown = item;
   if (before !== item) release(before);
   $("result").hidden = false;
+  document.body.classList.add("used");
   drawResult();
 }
 
@@ -209,7 +218,7 @@ function drawResult() {
   const item = shown, { answer, error, heat, hot } = item;
   const image = $("image"), source = hot ? heat.url : item.url;
   if (image.getAttribute("src") !== source) {
-    image.classList.remove("unseeable");
+    image.className = "";
     image.src = source;
   }
   image.alt = hot ? `Heat map over ${item.name}` : item.name;
@@ -217,8 +226,8 @@ function drawResult() {
   $("heat").hidden = !answer;
   $("heat").textContent = hot ? "Hide the heat map" : "Show the heat map";
   $("heat").setAttribute("aria-disabled", "false");
-  heatWords(hot ? `In colour: where the network saw evidence for ${heat.class}. Bright yellow is the strongest evidence, and grey is none. Method: ${heat.method}.`
-    : answer ? "The heat map shows where the network saw evidence for its answer. The first one takes some seconds." : "");
+  heatWords(hot ? `The image as the model saw it, in colour where it saw evidence for ${heat.class}. Bright yellow is the strongest evidence, and grey is none. Method: ${heat.method}.`
+    : answer ? "The heat map shows where the model saw evidence. The first one takes some seconds." : "");
   $("back").hidden = !item.row;
   $("verdict").className = answer || error ? "" : "waiting";
   $("verdict").replaceChildren(error ? "No answer" : !answer ? "Looking\u2009\u2026" : answer.rejected ? "Not sure" : make("bdi", { textContent: answer.class }));
@@ -233,8 +242,10 @@ function verdict({ class: name, probability, rejected }) {
   return ["The likeliest class is ", said, ` with ${percent(probability)}. This server wants at least ${share(model.reject_below, 0)}. The image may show something else.`];
 }
 
-function drawBars(answer, most = BARS) {
+function drawBars(answer, all = false) {
   const classes = Object.entries(answer?.probabilities ?? {}).sort((a, b) => b[1] - a[1]);
+  const likely = classes.filter(([, value]) => value >= BARS.above).length;
+  const most = all ? classes.length : Math.max(Math.min(likely, BARS.most), BARS.least);
   $("bars").className = answer?.rejected ? "unsure" : "";
   $("bars").replaceChildren(...classes.slice(0, most).map(([name, value]) => {
     const bar = make("i", { ariaHidden: "true" });
@@ -243,9 +254,9 @@ function drawBars(answer, most = BARS) {
   }));
   const more = classes.length - most;
   $("more").hidden = more <= 0;
-  $("more").textContent = `${counted(more, "class", "classes")} more`;
+  $("more").textContent = counted(more, "more class", "more classes");
   $("more").onclick = () => {
-    drawBars(answer, Infinity);
+    drawBars(answer, true);
     const next = $("bars").children[most];
     next.tabIndex = -1;
     next.focus();
@@ -296,6 +307,7 @@ function several(items) {
   rows.push(...items);
   $("rows").append(...items.map((item) => item.row));
   $("batch").hidden = false;
+  document.body.classList.add("used");
   drawBatch();
   $("batch-title").focus();
   if (!running) work();
@@ -423,7 +435,7 @@ function drawModel() {
     ["Trained on", of.trained_on, `${counted(classes.length, "class", "classes")}, seen at ${image.width} × ${image.height} pixels`],
     ["Network", of.backbone, `recipe ${of.recipe}, version ${of.version}`],
   ].map(([name, value, remark]) => make("div", {}, make("dt", { textContent: name }),
-    make("dd", {}, make("b", { textContent: value }), make("span", { textContent: remark })))));
+    make("dd", {}, make("b", { textContent: value, className: value.length > 16 ? "long" : "" }), make("span", { textContent: remark })))));
   $("caution").textContent = "These figures hold for images like those in training. The model knows only its own classes: it gives one of them to every image, "
     + (of.reject_below > 0 ? `and the page says \u201cnot sure\u201d where the probability is below ${share(of.reject_below, 0)}.` : "also to an image of something else.");
   $("report").hidden = !of.report;
