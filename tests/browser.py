@@ -1,6 +1,7 @@
 """A Chromium without a window, driven over its DevTools protocol with what Python has: two pipes and JSON."""
 
 import base64
+import contextlib
 import json
 import os
 import select
@@ -13,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-PATIENCE = 30.0
+MISSING = "no Chromium on this machine (Debian: apt-get install chromium)"
+PATIENCE = 20.0  # seconds
 # Chromium reads commands from descriptor 3 and writes to 4. They are set in a process of their own, since the low
 # descriptors of this one may be in use.
 LAUNCH = """import fcntl, os, sys
@@ -59,7 +61,10 @@ class Browser:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        os.close(self.commands)  # Chromium ends with its pipe
+        self.session = ""
+        with contextlib.suppress(OSError):
+            self("Browser.close")
+        os.close(self.commands)
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -123,13 +128,12 @@ class Browser:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def until(self, expression: str) -> Any:
-        """Wait until an expression is true in the page, and return its value."""
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true in the page."""
         end = time.monotonic() + PATIENCE
-        while not (value := self.js(expression)):
+        while not self.js(f"!!({expression})"):
             assert time.monotonic() < end, f"never true: {expression}\n{self.js('document.body.innerText')}"
             time.sleep(0.03)
-        return value
 
     def open(self, address: str) -> None:
         self.events.clear()

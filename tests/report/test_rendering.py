@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from html import escape
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browser import MISSING, chromium
+
 PHONE, DESKTOP = 390, 1200
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 # What a user does and what a page must not do, asked of the page itself.
 QUESTIONS = """<script>
 const table = document.querySelector("#classes table"), button = table.querySelector("button");
@@ -28,10 +28,7 @@ parent.document.body.dataset.answers = JSON.stringify(answers);
 
 @pytest.fixture(scope="module")
 def browser():
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if not found:
-        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
-    return found
+    return chromium() or pytest.skip(MISSING)
 
 
 def render(browser: str, page: Path, folder: Path, width: int, *options: str) -> subprocess.CompletedProcess:
