@@ -31,12 +31,22 @@ class Problem extends Error {
 const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1) + (/[.!?]$/.test(words) ? "" : ".");
 
 let models = [], limits, model; // the last one: chosen
-let token = sessionStorage.getItem("token"), asking; // the last one: a promise of a token
+let token = remembered(), asking; // the last one: a promise of a token
 let shown; // the item in the large view
-let rows = []; // the items in the table
+let rows = [], leftOut = 0; // the items in the table, and how many files of dropped folders are no images
 let running; // an AbortController while the table's images are sent
 
 // --- The server ---
+
+// A browser that keeps nothing refuses its storage: the token is asked for again then.
+function remembered(given) {
+  try {
+    if (given) sessionStorage.setItem("token", given);
+    return sessionStorage.getItem("token");
+  } catch {
+    return given;
+  }
+}
 
 async function ask(address, { signal, ...options } = {}) {
   for (let tries = 1; ; tries++) {
@@ -76,7 +86,7 @@ function newToken(refused) {
     $("token").onsubmit = (event) => {
       event.preventDefault();
       token = $("secret").value;
-      sessionStorage.setItem("token", token);
+      remembered(token);
       $("token").hidden = true;
       asking = undefined;
       resolve();
@@ -118,9 +128,9 @@ async function classify(items, signal) {
       else sent[place].answer = { ...one, model: asked.name, version };
     });
     if (version !== asked.version) await load(); // A newer run took its place.
-  } catch (problem) {
-    if (signal?.aborted || problem.away) throw problem;
-    for (const item of sent) item.error = problem instanceof Problem ? problem.message : "The page could not read the server's answer.";
+  } catch (error) {
+    if (signal?.aborted || error.away) throw error;
+    for (const item of sent) item.error = error instanceof Problem ? error.message : "The page could not read the server's answer.";
   }
 }
 
@@ -153,13 +163,19 @@ function forgetHeat(item) {
   item.hot = false;
 }
 
-function add(items, leftOut = 0) {
+const wordsOf = (others) => others ? `${counted(others, "file is no image and was", "files are no images and were")} left out.` : "";
+
+function add(items, others = 0) {
   if (!limits) return;
-  const left = leftOut ? `${counted(leftOut, "file is no image and was", "files are no images and were")} left out.` : "";
-  $("problem").textContent = left;
+  if (items.length > 1) leftOut += others; // The table says so.
+  problem(items.length > 1 ? "" : wordsOf(others) || (items.length ? "" : "There was no image in it. Choose a file, or copy an image and paste it."));
   if (items.length === 1) single(items[0]);
   else if (items.length) several(items);
-  else $("problem").textContent = left || "There was no image in it. Choose a file, or copy an image and paste it.";
+}
+
+function problem(words) {
+  $("problem").textContent = words;
+  if (words) $("problem").scrollIntoView({ block: "nearest" });
 }
 
 // Files, and the image files in folders, of something dropped.
@@ -168,12 +184,12 @@ async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.some((entry) => entry.isDirectory)) return add(files.map((file) => newItem(file)));
   const found = [];
-  let leftOut = 0;
+  let others = 0;
   async function walk(entry, top) {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => entry.file(resolve, reject));
       if (top || file.type.startsWith("image/") || IMAGE_ENDINGS.test(file.name)) found.push(newItem(file, entry.fullPath.slice(1)));
-      else leftOut++;
+      else others++;
     } else {
       const reader = entry.createReader();
       for (;;) {
@@ -184,7 +200,7 @@ async function dropped(transfer) {
     }
   }
   for (const entry of entries) await walk(entry, true);
-  add(found, leftOut);
+  add(found, others);
 }
 
 // --- One image ---
@@ -195,8 +211,8 @@ async function single(item) {
   if (!item.error) {
     try {
       await classify([item]);
-    } catch (problem) {
-      item.error = problem.message;
+    } catch (error) {
+      item.error = error.message;
     }
   }
   if (shown !== item) return;
@@ -278,11 +294,11 @@ async function toggleHeat() {
       const heat = { class: header("X-Class"), method: header("X-Method"), url: URL.createObjectURL(await answer.blob()) };
       if (asked.name !== model.name || (shown !== item && !rows.includes(item))) return URL.revokeObjectURL(heat.url);
       item.heat = heat;
-    } catch (problem) {
+    } catch (error) {
       if (shown !== item) return;
       drawResult();
-      heatWords(problem.message);
-      return say(problem.message);
+      heatWords(error.message);
+      return say(error.message);
     }
     if (shown !== item) return;
   }
@@ -335,7 +351,7 @@ function drawBatch(words = "") {
   $("progress").value = rows.length - left;
   $("progress").hidden = !left;
   const done = left ? `${rows.length - left} of ${rows.length} done.` : "All done.";
-  $("batch-words").textContent = [done, failed && `${counted(failed, "has", "have")} no answer.`, words].filter(Boolean).join(" ");
+  $("batch-words").textContent = [done, failed && `${counted(failed, "has", "have")} no answer.`, wordsOf(leftOut), words].filter(Boolean).join(" ");
   $("stop").hidden = !left;
   $("stop").textContent = running ? "Cancel" : "Go on";
   $("save").hidden = left === rows.length;
@@ -362,9 +378,9 @@ async function work() {
       if (running !== own) return;
       request.forEach(drawRow);
     }
-  } catch (problem) {
+  } catch (error) {
     if (running !== own) return;
-    words = own.signal.aborted ? "Cancelled." : problem.message;
+    words = own.signal.aborted ? "Cancelled." : error.message;
   }
   running = undefined;
   drawBatch(words);
@@ -381,6 +397,7 @@ function clearTable() {
   running?.abort();
   running = undefined;
   rows = [];
+  leftOut = 0;
   for (const item of before) {
     item.row = undefined;
     release(item);
@@ -430,8 +447,8 @@ function drawModel() {
   $("title").replaceChildren(make("bdi", { textContent: question(classes) }));
   $("limits").textContent = `One image or many. Up to ${Math.floor(limits.bytes / 1e6) || megabytes(limits.bytes, Math.floor)}${limits.bytes >= 1e6 ? " MB" : ""} and ${Math.floor(limits.pixels / 1e6)} million pixels each.`;
   $("figures").replaceChildren(...[
-    ["Accuracy", share(of.accuracy), `measured on ${counted(test_images, "test image")}. With 95\u00a0% confidence, the true accuracy lies between ${share(interval[0])} and ${share(interval[1])}`],
-    ["Calibration error", `${(100 * of.calibration_error).toFixed(1)} points`, "so far are its probabilities from how often it is right, on average. At 0, it is right 80 times of 100 where it says 80\u00a0%"],
+    ["Accuracy", share(of.accuracy), `of ${counted(test_images, "test image")} are classified correctly. With 95\u00a0% confidence, the true accuracy lies between ${share(interval[0])} and ${share(interval[1])}`],
+    ["Calibration error", `${(100 * of.calibration_error).toFixed(1)} points`, "how far its probabilities are from how often it is right, on average. At 0 points, 80 of 100 answers given with 80\u00a0% are right"],
     ["Trained on", of.trained_on, `${counted(classes.length, "class", "classes")}, seen at ${image.width} × ${image.height} pixels`],
     ["Network", of.backbone, `recipe ${of.recipe}, version ${of.version}`],
   ].map(([name, value, remark]) => make("div", {}, make("dt", { textContent: name }),
@@ -480,7 +497,7 @@ async function chooseModel() {
   if (!item) return;
   drawResult();
   if (!rows.includes(item) && !item.error) {
-    await classify([item]).catch((problem) => { item.error = problem.message; });
+    await classify([item]).catch((error) => { item.error = error.message; });
     if (shown !== item) return;
     drawResult();
     say(`${$("verdict").textContent} ${$("words").textContent}`);
@@ -492,8 +509,8 @@ async function saveReport(event) {
   event.preventDefault(); // A link carries no token.
   try {
     download(await (await ask(model.report)).blob(), `${model.name} report.html`);
-  } catch (problem) {
-    $("problem").textContent = problem.message;
+  } catch (error) {
+    problem(error.message);
   }
 }
 
@@ -526,13 +543,13 @@ addEventListener("dragleave", (event) => { if (!event.relatedTarget) document.bo
 addEventListener("drop", (event) => {
   event.preventDefault();
   document.body.classList.remove("dragging");
-  if (limits) dropped(event.dataTransfer).catch(() => { $("problem").textContent = "The browser could not read what was dropped."; });
+  if (limits) dropped(event.dataTransfer).catch(() => problem("The browser could not read what was dropped."));
 });
 addEventListener("paste", (event) => {
   if (event.target instanceof HTMLInputElement || !limits) return;
   add([...event.clipboardData.files].map((file) => newItem(file)));
 });
 
-load().catch((problem) => {
-  $("problem").textContent = problem instanceof Problem ? problem.message : "The page could not read the server's answer. Load the page again.";
+load().catch((error) => {
+  problem(error instanceof Problem ? error.message : "The page could not read the server's answer. Load the page again.");
 });
