@@ -339,6 +339,9 @@ def test_a_busy_server_is_asked_again_and_a_table_can_be_stopped(page, images):
       headers: { "Retry-After": window.later ?? "0" } }) : undefined; 0""")
     page.choose("#files", images)
     page.until("asked.filter((one) => one.startsWith('/predict')).length > 1")
+    page.js("window.later = '9'; 0")
+    page.until("document.querySelector('#status').offsetHeight > 20")
+    assert "tries again" in text(page, "#status")
     page.js("document.querySelector('#stop').click()")
     page.until("document.querySelector('#batch-words').textContent.includes('Cancelled')")
     assert text(page, "#stop") == "Go on"
@@ -346,6 +349,14 @@ def test_a_busy_server_is_asked_again_and_a_table_can_be_stopped(page, images):
     page.until("document.querySelector('#batch-words').textContent.includes('did not answer')")
     page.js("window.instead = () => undefined; document.querySelector('#stop').click()")
     page.until(ALL_DONE)
+
+
+def test_a_newer_model_is_described_anew(page, images):
+    page.js("""window.instead = async (address, options) => address.startsWith("/predict")
+      ? Response.json({ ...await (await really(address, options)).json(), version: "0".repeat(12) }) : undefined; 0""")
+    page.choose("#files", [image(images, "a.png")])
+    page.until("asked.filter((one) => one === '/models').length === 2")
+    page.until(ANSWERED)
 
 
 def test_addresses_of_images_are_given_back(page, images):

@@ -64,7 +64,8 @@ async function ask(address, { signal, ...options } = {}) {
     } else if (answer.status === 503 && tries < BUSY_TRIES) {
       const seconds = Math.min(Math.max(Number(answer.headers.get("Retry-After")) || 1, 0.2), LONGEST_WAIT);
       say("The server is busy. The page tries again by itself.");
-      await pause(seconds, signal);
+      document.body.classList.add("busy"); // The words can be seen, too.
+      await pause(seconds, signal).finally(() => document.body.classList.remove("busy"));
     } else {
       const content = await answer.json().catch(() => ({}));
       throw new Problem(content.error ? sentence(content.error) : `The server answered with an error (status ${answer.status}).`);
@@ -207,7 +208,6 @@ async function dropped(transfer) {
 
 async function single(item) {
   show(item);
-  $("result").scrollIntoView({ block: "nearest" });
   if (!item.error) {
     try {
       await classify([item]);
@@ -218,7 +218,13 @@ async function single(item) {
   if (shown !== item) return;
   drawResult();
   say("");
-  $("verdict").focus();
+  reveal("result", "verdict");
+}
+
+// Moves the focus to a heading, and scrolls so that as much as possible of its section can be seen.
+function reveal(section, heading) {
+  $(heading).focus({ preventScroll: true });
+  $(section).scrollIntoView({ block: $(section).offsetHeight > innerHeight ? "start" : "nearest" });
 }
 
 function show(item) {
@@ -315,7 +321,7 @@ function several(items) {
     const open = make("button", { type: "button" }, thumbnail, make("span", {}, make("bdi", { textContent: item.name })));
     open.onclick = () => {
       show(item);
-      $("verdict").focus();
+      reveal("result", "verdict");
     };
     item.row = make("tr", {}, make("th", { scope: "row" }, open));
     drawRow(item);
@@ -325,7 +331,7 @@ function several(items) {
   $("batch").hidden = false;
   document.body.classList.add("used");
   drawBatch();
-  $("batch-title").focus();
+  reveal("batch", "batch-title");
   if (!running) work();
 }
 
