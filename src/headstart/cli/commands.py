@@ -25,9 +25,9 @@ from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_links, refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
-from headstart.system.choice import EXPORTING
 from headstart.system.cluster import follower, together
 from headstart.system.files import as_cell, refuse_unwritable
+from headstart.system.names import EXPORTING
 from headstart.system.progress import ConsoleHandler
 from headstart.system.text import count, printable
 

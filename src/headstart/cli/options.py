@@ -103,9 +103,11 @@ class Compare:
 
 @dataclass(frozen=True)
 class Export:
-    """Write a run's model as a file for another program, and prove that it answers as the run does.
+    """Write a run's model as a file for another program.
 
-    The file takes raw pixels and gives probabilities. It is run on the test images, and is kept only if it answers the same.
+    The file takes raw pixels and gives probabilities.
+
+    It is run on the test images, and kept only if it answers as the run does.
     """
 
     run: RunArgument

@@ -19,9 +19,9 @@ from headstart.export.readme import write_readme
 from headstart.inference.classifier import Classifier
 from headstart.record.folder import RunFolder, refuse_links
 from headstart.system.backend import keras
-from headstart.system.choice import EXPORTING
 from headstart.system.environment import computing, installed
 from headstart.system.files import refuse_unwritable, temporary_folder, unwritable, write_json
+from headstart.system.names import EXPORTING
 from headstart.system.text import first_line
 
 logger = logging.getLogger("headstart")

@@ -6,7 +6,7 @@ from typing import Any, TypedDict
 
 from headstart.config import suggestion
 from headstart.errors import HeadstartError
-from headstart.system.choice import EXPORTING
+from headstart.system.names import EXPORTING
 from headstart.system.text import count
 
 # The folder, in that of a run, of exports and of what was proved of each, wherever it lies.

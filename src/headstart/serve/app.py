@@ -64,7 +64,8 @@ def application(models: Models, measures: Measures, hosts: Hosts, token: bytes |
         return Response(image, media_type="image/png", headers={"X-Class": quote(label), "X-Method": quote(method)})
 
     async def about(request: Request) -> Response:
-        return as_json(models.about())
+        content = models.about()
+        return as_json(content | {"models": [one | {"reject_below": reject_below} for one in content["models"]]})
 
     async def healthz(request: Request) -> Response:
         return as_json({"status": "ok"})

@@ -29,7 +29,7 @@ from headstart.serve.limits import MOST_BYTES, MOST_IMAGES, MOST_PIXELS, Refusal
 from headstart.serve.measures import Measures
 from headstart.system.files import read_bytes
 from headstart.system.reading import seal
-from headstart.system.text import count, first_line, printable
+from headstart.system.text import count, first_line, last_part, printable
 
 logger = logging.getLogger("headstart")
 
@@ -76,10 +76,10 @@ class Served:
         return {
             "name": self.name, "version": self.version, "classes": self.class_names,
             "image": {"height": height, "width": width},
-            "backbone": last_part(run.config.backbone), "recipe": run.config.recipe,
+            "backbone": printable(last_part(run.config.backbone).removesuffix(".keras")), "recipe": run.config.recipe,
             "accuracy": figures["accuracy"], "interval": figures["interval"], "test_images": figures["images"],
             "calibration_error": (figures["calibrated"] if is_applied(figures) else figures)["ece"],
-            "trained_on": f"{last_part(data['source'])}, {count(data['images']['training'], 'image')}",
+            "trained_on": f"{printable(last_part(data['source']))}, {count(data['images']['training'], 'image')}",
             "report": f"/report/{path}/{REPORT}" if (run.path / REPORT).is_file() else None,
             "examples": [
                 {"image": f"/examples/{path}/{number}", "class": printable(label)}
@@ -223,11 +223,6 @@ def name_of(path: Path) -> str:
 def version_of(manifest: Manifest) -> str:
     """Return 12 hexadecimal digits that change with the model."""
     return (manifest.get("seal") or seal(manifest))[:12]
-
-
-def last_part(path: str) -> str:
-    """Return the last part of a path, without the folders above and the ending of Keras' files."""
-    return printable(os.path.basename(path.rstrip("/"))).removesuffix(".keras")
 
 
 def examples(run: Run) -> list[tuple[str, bytes]]:

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from headstart.errors import HeadstartError
-from headstart.system.choice import BACKENDS, another_backend, choose_backend, say_unused_gpu
+from headstart.system.choice import another_backend, choose_backend, say_unused_gpu
 from headstart.system.compiled import keep_compiled
+from headstart.system.names import BACKENDS
 from headstart.system.processor import fields, flags
 
 # What messages of the three backends contain if memory runs out.

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import DamagedError
+from headstart.system.names import BACKENDS
 from headstart.system.reading import read_json
 
 logger = logging.getLogger("headstart")
-
-BACKENDS = ("tensorflow", "jax", "torch")
-# From this one, Keras exports to every format, with images of any size.
-EXPORTING = "tensorflow"
 
 # What an installation holds that can compute on an NVIDIA GPU: a file in the folder of a package. The fastest comes first.
 CUDA = {"jax": ("jax_plugins", "xla_cuda*"), "torch": ("torch", "lib/*torch_cuda.*")}
