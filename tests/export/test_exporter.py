@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -22,13 +23,19 @@ FORMATS_OF_ANY_SIZE = [name for name, one in FORMATS.items() if one.any_size]
 
 
 @pytest.fixture(scope="module")
-def exported(small_run, tmp_path_factory):
+def run(small_run, tmp_path_factory):
+    """A copy of a run: an export is recorded in its folder."""
+    return hs.Run(shutil.copytree(small_run.path, tmp_path_factory.mktemp("runs") / "run"))
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
     """A function that returns the folder of an export, which is made once."""
     folder = tmp_path_factory.mktemp("exports")
 
     def get(format: str, precision: str = "float32"):
         out = folder / f"{format}-{precision}"
-        return out if out.exists() else small_run.export(format, out, precision=precision)
+        return out if out.exists() else run.export(format, out, precision=precision)
 
     return get
 
@@ -39,32 +46,32 @@ def runtime(folder, format: str):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_file_gives_the_runs_probabilities(small_run, digits, exported, format, count):
+def test_a_file_gives_the_runs_probabilities(run, digits, exported, format, count):
     images = digits.images(digits.test[:count])
     probabilities, features = runtime(exported(format), format).outputs(images)
-    assert np.abs(probabilities - small_run.predict(images).probabilities).max() < 1e-3
+    assert np.abs(probabilities - run.predict(images).probabilities).max() < 1e-3
     assert features.shape == (count, features.shape[1])
 
 
 @pytest.mark.parametrize("format", FORMATS_OF_ANY_SIZE)
-def test_a_file_fits_images_of_other_sizes(small_run, digits, exported, format):
-    height, width, _ = small_run.image_shape
+def test_a_file_fits_images_of_other_sizes(run, digits, exported, format):
+    height, width, _ = run.image_shape
     image = np.kron(digits.images(digits.test[:1])[0], np.ones((5, 7, 1), np.uint8))
     fitted = fit(Image.fromarray(image), height, width)
     found, _ = runtime(exported(format), format).outputs(image[None])
-    assert np.abs(found - small_run.predict(fitted).probabilities).max() < 0.02
+    assert np.abs(found - run.predict(fitted).probabilities).max() < 0.02
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_file_and_its_folder_tell_what_it_is(small_run, exported, format):
+def test_a_file_and_its_folder_tell_what_it_is(run, exported, format):
     folder = exported(format)
     about = runtime(folder, format).about
-    figures = small_run.metrics["test"]["fine_tuned"]
-    assert about["classes"] == list(small_run.class_names)
+    figures = run.metrics["test"]["fine_tuned"]
+    assert about["classes"] == list(run.class_names)
     assert (about["accuracy"], about["interval"]) == (figures["accuracy"], figures["interval"])
-    assert about["data_fingerprint"] == small_run.read_json("data.json")["fingerprint"]
+    assert about["data_fingerprint"] == run.read_json("data.json")["fingerprint"]
     assert about["licence"]
-    assert (folder / "labels.txt").read_text().split() == list(small_run.class_names)
+    assert (folder / "labels.txt").read_text().split() == list(run.class_names)
     content = json.loads((folder / "export.json").read_text())
     assert content["about"] == about
     assert content["proof"]["test"]["equal_decisions"] == 1
@@ -74,7 +81,7 @@ def test_a_file_and_its_folder_tell_what_it_is(small_run, exported, format):
 
 
 @pytest.mark.parametrize(("format", "precision"), [(name, one) for name, form in FORMATS.items() for one in form.precisions])
-def test_smaller_files_are_proved_too(small_run, exported, format, precision):
+def test_smaller_files_are_proved_too(run, exported, format, precision):
     proof = json.loads((exported(format, precision) / "export.json").read_text())["proof"]
     sizes = [
         sum(json.loads((exported(format, one) / "export.json").read_text())["files"].values()) for one in (precision, "float32")
@@ -126,27 +133,27 @@ def permuted_labels(monkeypatch):
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("broken", [bfloat16, other_normalisation, left_in_augmentation, permuted_labels])
-def test_a_broken_file_is_not_kept(small_run, tmp_path, monkeypatch, broken, format):
+def test_a_broken_file_is_not_kept(run, tmp_path, monkeypatch, broken, format):
     # Only what is written is broken: the proof builds the network that it compares with by itself.
     with monkeypatch.context() as patches:
         broken(patches)
-        network = exporter.exported_network(small_run.model, small_run.classifier.temperature, "crop" * FORMATS[format].any_size)
-        about = exporter.describe(small_run, format, "float32")
+        network = exporter.exported_network(run.model, run.classifier.temperature, "crop" * FORMATS[format].any_size)
+        about = exporter.describe(run, format, "float32")
     monkeypatch.setattr(exporter, "exported_network", lambda *_: network)
     monkeypatch.setattr(exporter, "describe", lambda *_: about)
     with pytest.raises(hs.HeadstartError, match=r"is not kept|cannot become"):
-        small_run.export(format, tmp_path / "out")
+        run.export(format, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_int8_that_loses_too_much_is_not_kept(small_run, tmp_path):
+def test_int8_that_loses_too_much_is_not_kept(run, tmp_path):
     with pytest.raises(hs.HeadstartError, match=r"validation images, .* were allowed"):
-        small_run.export("openvino", tmp_path / "out", precision="int8", most_loss=-1.0)
+        run.export("openvino", tmp_path / "out", precision="int8", most_loss=-1.0)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_report_has_the_exports(small_run, digits, tiny, tmp_path):
-    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **tiny), digits)
+def test_the_report_has_the_exports(small_run, tmp_path):
+    run = hs.Run(shutil.copytree(small_run.path, tmp_path / "run"))
     before = (run.path / "report.html").read_text()
     assert run.export("onnx") == run.path / "export" / "onnx"
     run.export("onnx", tmp_path / "elsewhere")
@@ -159,36 +166,36 @@ def test_the_report_has_the_exports(small_run, digits, tiny, tmp_path):
     assert f"{page[:start]}<!-- exported files -->{page[end:]}" == before
 
 
-def test_what_cannot_be_exported_is_refused_before_anything_starts(small_run, tmp_path, monkeypatch):
+def test_what_cannot_be_exported_is_refused_before_anything_starts(run, tmp_path, monkeypatch):
     for format, precision, message in (
         ("onyx", "float32", "did you mean onnx"),
         ("keras", "float16", "Keras files are not written in float16: --precision float32"),
     ):
         with pytest.raises(hs.HeadstartError, match=message):
-            small_run.export(format, tmp_path / "out", precision=precision)
+            run.export(format, tmp_path / "out", precision=precision)
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").write_text("mine")
     with pytest.raises(hs.HeadstartError, match="holds something else"):
-        small_run.export("onnx", tmp_path / "taken")
+        run.export("onnx", tmp_path / "taken")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(hs.HeadstartError, match=r"pip install 'headstart\[onnx\]'"):
-        small_run.export("onnx", tmp_path / "out")
+        run.export("onnx", tmp_path / "out")
 
 
-def test_an_export_replaces_an_older_one(small_run, tmp_path):
-    out = small_run.export("onnx", tmp_path / "out")
+def test_an_export_replaces_an_older_one(run, tmp_path):
+    out = run.export("onnx", tmp_path / "out")
     (out / "model.onnx").write_bytes(b"old")
-    small_run.export("onnx", out)
+    run.export("onnx", out)
     onnx.checker.check_model(onnx.load(str(out / "model.onnx")))
 
 
-def test_the_command_exports_whatever_backend_is_chosen(small_run, tmp_path):
+def test_the_command_exports_whatever_backend_is_chosen(run, tmp_path):
     command = [
         sys.executable,
         "-m",
         "headstart",
         "export",
-        str(small_run.path),
+        str(run.path),
         "--format",
         "onnx",
         "--out",

@@ -279,11 +279,12 @@ def test_names_cannot_change_the_readme(tmp_path):
 
 
 def test_the_readme_has_what_was_proved_besides(tmp_path):
-    proof = PROOF | {"other_sizes": PROOF["test"] | {"images": 50}, "validation": {"images": 200, "lost": 0.0034}}
+    validation = {"images": 200, "accuracy": 0.915, "accuracy_of_run": 0.92, "lost": 0.005}
+    proof = PROOF | {"other_sizes": PROOF["test"] | {"images": 50}, "validation": validation}
     write_readme(tmp_path, content("openvino", precision="int8", proof=proof))
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "On 50 images of other sizes" in text
-    assert "On 200 validation images, its accuracy is" in text
+    assert "On 200 validation images, its accuracy is 91.50\N{NO-BREAK SPACE}%" in text
     assert "int8" in text
 
 

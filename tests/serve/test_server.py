@@ -33,10 +33,10 @@ def renew(folder: Path, temperature: float) -> str:
     return seal(content)[:12]
 
 
-def wait_for(what, seconds: float = 60) -> None:
+def wait_for(what, seconds: float = 60, describe=lambda: "it took too long") -> None:
     end = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < end
+        assert time.monotonic() < end, describe()
         time.sleep(0.02)
 
 
@@ -47,8 +47,8 @@ def test_twenty_replacements_under_load_lose_no_answer(copied, tmp_path):
         for number in range(20):
             versions.add(version := renew(copied, 5.25 + number))
             server.process.send_signal(signal.SIGHUP)
-            wait_for(lambda version=version: version in server.text)
-            wait_for(lambda version=version: version in load.versions)
+            wait_for(lambda version=version: version in server.text, describe=lambda: server.text)
+            wait_for(lambda version=version: version in load.versions, describe=lambda: load.lost)
     assert server.stop() == 0
     assert load.lost == []
     assert set(load.answers) == {200}

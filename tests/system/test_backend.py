@@ -1,9 +1,11 @@
+import os
 import sys
 
 import pytest
 
 import headstart as hs
 from headstart.system import backend
+from headstart.system.backend import silent_stderr
 
 
 @pytest.mark.parametrize("name", ["openvino", "nonsense", "numpy"])
@@ -33,3 +35,14 @@ def test_a_backend_that_is_missing_or_broken_is_said_in_one_line(error, monkeypa
         backend.load_keras()
     assert str(error) in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_two_threads_may_be_silent_at_the_same_time(capfd):
+    first, second = silent_stderr(), silent_stderr()
+    for block in (first, second):
+        block.__enter__()
+        os.write(2, b"dropped")
+    for block in (first, second):  # the one that began first ends first
+        block.__exit__(None, None, None)
+    os.write(2, b"seen")
+    assert capfd.readouterr().err == "seen"

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,11 @@ from headstart.system.processor import fields, flags
 
 # What messages of the three backends contain if memory runs out.
 OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "OOM when allocating", "out of memory", "can't allocate memory", "bad_alloc")
+
+
+# How many blocks of `silent_stderr` a descriptor is silent for, and what it was before.
+_SILENT: dict[int, tuple[int, int]] = {}
+_SILENCING = threading.Lock()
 
 
 def __getattr__(name: str) -> Any:
@@ -42,7 +48,7 @@ def load_keras() -> Any:
     if chosen not in ("", *BACKENDS):
         raise HeadstartError(f"KERAS_BACKEND is {chosen!r}, which Headstart does not know: {another_backend(chosen)}")
     try:
-        with silent_stderr():
+        with contextlib.nullcontext() if "keras" in sys.modules else silent_stderr():
             import keras
     except Exception as error:  # a library is missing, has the wrong version or is for another processor, ...
         which = f"KERAS_BACKEND={chosen}" if chosen else "Keras' backend"
@@ -60,17 +66,29 @@ def load_keras() -> Any:
 
 @contextlib.contextmanager
 def silent_stderr(number: int = 2) -> Iterator[None]:
-    """Drop what native code writes to file descriptor 2, or another one, inside the block."""
+    """Drop what native code writes to file descriptor 2, or another one, inside the block.
+
+    Several threads may be inside: the first one redirects, and the last one brings the descriptor back.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    saved, null = os.dup(number), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, number)
+    with _SILENCING:
+        inside, saved = _SILENT.get(number) or (0, os.dup(number))
+        if not inside:
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, number)
+            os.close(null)
+        _SILENT[number] = (inside + 1, saved)
     try:
         yield
     finally:
-        os.dup2(saved, number)
-        os.close(saved)
-        os.close(null)
+        with _SILENCING:
+            inside, saved = _SILENT.pop(number)
+            if inside > 1:
+                _SILENT[number] = (inside - 1, saved)
+            else:
+                os.dup2(saved, number)
+                os.close(saved)
 
 
 def has_gpu() -> bool:
