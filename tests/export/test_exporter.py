@@ -15,7 +15,7 @@ import headstart as hs
 from headstart.data.decode import fit
 from headstart.export import exporter, graph
 from headstart.export.exporter import WRITERS
-from headstart.export.formats import FORMATS
+from headstart.export.formats import FOR_PRECISION, FORMATS
 from headstart.model.fast.copies import recast
 from headstart.system.backend import keras
 
@@ -82,6 +82,8 @@ def test_a_file_and_its_folder_tell_what_it_is(run, exported, format):
 
 @pytest.mark.parametrize(("format", "precision"), [(name, one) for name, form in FORMATS.items() for one in form.precisions])
 def test_smaller_files_are_proved_too(run, exported, format, precision):
+    if needed := FOR_PRECISION.get((format, precision)):
+        pytest.importorskip(needed)
     proof = json.loads((exported(format, precision) / "export.json").read_text())["proof"]
     sizes = [
         sum(json.loads((exported(format, one) / "export.json").read_text())["files"].values()) for one in (precision, "float32")
@@ -147,6 +149,7 @@ def test_a_broken_file_is_not_kept(run, tmp_path, monkeypatch, broken, format):
 
 
 def test_int8_that_loses_too_much_is_not_kept(run, tmp_path):
+    pytest.importorskip("nncf")
     with pytest.raises(hs.HeadstartError, match=r"validation images, .* were allowed"):
         run.export("openvino", tmp_path / "out", precision="int8", most_loss=-1.0)
     assert list(tmp_path.iterdir()) == []
