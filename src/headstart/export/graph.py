@@ -22,7 +22,7 @@ def exported_network(model: keras.Model, temperature: float, fit: str = "") -> k
         (B, channels).
     """
     float32 = recast(model, "float32")
-    network = Network.of_saved(keras.models.clone_model(float32, clone_function=without_constants, recursive=True))
+    network = Network.of_saved(keras.models.clone_model(float32, clone_function=convertible, recursive=True))
     height, width, channels = network.image_shape
     shape = (None, None, channels) if fit else network.image_shape
     images = keras.Input(shape, dtype="uint8", name="images")
@@ -33,14 +33,25 @@ def exported_network(model: keras.Model, temperature: float, fit: str = "") -> k
     return keras.Model(images, {"probabilities": probabilities, "features": features}, name="exported")
 
 
-def without_constants(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return the layer itself or, for a normalisation, a layer that does the same.
+def convertible(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Return the layer itself, or a layer that does the same, if converters cannot take it.
 
-    A normalisation keeps its mean as a constant outside the graph, which the ONNX converter takes for another input.
+    A normalisation keeps its mean as a constant outside the graph, which the ONNX converter takes for another input. A
+    convolution with a group for each channel is a call of a compiled function on TensorFlow, which it does not know.
     """
-    if not isinstance(layer, keras.layers.Normalization):
-        return layer
-    mean, variance = (np.asarray(keras.ops.convert_to_numpy(one), np.float64) for one in (layer.mean, layer.variance))
-    deviation = np.maximum(np.sqrt(variance), keras.backend.epsilon())
-    scale, offset = (1 / deviation, -mean / deviation) if not layer.invert else (deviation, mean)
-    return keras.layers.Rescaling(scale.ravel().tolist(), offset.ravel().tolist(), dtype="float32", name=layer.name)
+    options = {"dtype": "float32", "name": layer.name}
+    if isinstance(layer, keras.layers.Normalization):
+        mean, variance = (np.asarray(keras.ops.convert_to_numpy(one), np.float64) for one in (layer.mean, layer.variance))
+        deviation = np.maximum(np.sqrt(variance), keras.backend.epsilon())
+        scale, offset = (deviation, mean) if layer.invert else (1 / deviation, -mean / deviation)
+        return keras.layers.Rescaling(scale.ravel().tolist(), offset.ravel().tolist(), **options)
+    if isinstance(layer, keras.layers.Conv2D) and layer.groups > 1 and layer.kernel.shape[2] == 1:
+        kernel, *bias = layer.get_weights()
+        same = ("kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias")
+        depthwise = keras.layers.DepthwiseConv2D(
+            depth_multiplier=layer.filters // layer.groups, **{name: getattr(layer, name) for name in same}, **options
+        )
+        depthwise.build((None, None, None, layer.groups))
+        depthwise.set_weights([kernel.reshape(*kernel.shape[:2], layer.groups, -1), *bias])
+        return depthwise
+    return layer

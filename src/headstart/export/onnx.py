@@ -28,6 +28,7 @@ def write(network: keras.Model, file: Path, about: dict[str, Any], precision: st
     with silent_stderr(), warnings.catch_warnings(action="ignore"):  # Keras' patch of the converter for NumPy 2 warns
         network.export(str(file), format="onnx", input_signature=[images], verbose=False)
     model = onnx.load(str(file))
+    without_erfc(model)
     if precision == "float16":
         halve_weights(model)
     for value, free in ((model.graph.input[0], "NHW"), *((output, "N") for output in model.graph.output)):
@@ -36,6 +37,23 @@ def write(network: keras.Model, file: Path, about: dict[str, Any], precision: st
     onnx.helper.set_model_props(model, {"headstart": json.dumps(about), "labels": "\n".join(about["classes"])})
     onnx.checker.check_model(model)
     onnx.save(model, str(file))
+
+
+def without_erfc(model: Any) -> None:
+    """Replace each Erfc, which ONNX does not have and the converter leaves there for a GELU, by 1 - Erf."""
+    import onnx
+
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type != "Erfc":
+            nodes.append(node)
+            continue
+        erf, one = f"{node.output[0]}_erf", f"{node.output[0]}_one"
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(1, np.float32), one))
+        nodes.append(onnx.helper.make_node("Erf", [node.input[0]], [erf], name=erf))
+        nodes.append(onnx.helper.make_node("Sub", [one, erf], [node.output[0]], name=node.name))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def halve_weights(model: Any) -> None:
