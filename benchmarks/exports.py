@@ -15,7 +15,7 @@ import tyro
 from benchmarks import common
 from headstart.model.registry import BACKBONES
 
-TEXT = """Each backbone of the registry, with random weights and a head of ten classes, exported in float32 and run by the
+TEXT = """Backbones of the registry, each with random weights and a head of ten classes, exported in float32 and run by the
 format's own runtime on eight random images: how far the pooled features are from those of Keras, relative, in the L2 norm, and
 in brackets the size of the file. ONNX and OpenVINO files take images of any size, the others images of 96 px."""
 SIDE, IMAGES = 96, 8
