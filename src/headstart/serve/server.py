@@ -142,10 +142,12 @@ def bound(host: str, port: int) -> socket.socket:
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        one = socket.socket(family, kind, protocol)
-        if os.name == "posix":  # a port is free again at once after its server has ended
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        one.bind(address)
+        with contextlib.ExitStack() as if_not_bound:
+            one = if_not_bound.enter_context(socket.socket(family, kind, protocol))
+            if os.name == "posix":  # a port is free again at once after its server has ended
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind(address)
+            if_not_bound.pop_all()
     except (OSError, UnicodeError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "no such name"
         raise HeadstartError(f"cannot listen on {host}, port {port} ({why}): choose others with --host and --port") from None
