@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from headstart.model.network import Network, chain
+from headstart.export.graph import exported_network
 from headstart.system.backend import keras
 from helpers import tiny_network
 
@@ -28,20 +28,16 @@ def content(format: str, **changes: object) -> dict[str, object]:
     return {"format": format, "precision": "float32", "files": {}, "about": about, "proof": PROOF, "versions": {}} | changes
 
 
-def exported(network: Network, temperature: float = 1.5) -> keras.Model:
-    """Return the model from images to probabilities and features."""
-    images = network.images
-    features = chain(images, [*network.prepare, network.backbone, network.pool])
-    scaled = [keras.layers.Rescaling(1 / temperature, name="temperature"), keras.layers.Softmax(name="probabilities")]
-    return keras.Model(images, {"probabilities": chain(features, [*network.head.layers[1:], *scaled]), "features": features})
-
-
 def tiny_exported() -> keras.Model:
     """Return the one around `tiny_backbone`, of 32 x 32 images and 5 classes, whose probabilities differ between images."""
     network, _ = tiny_network(hidden_units=0)
+    random = np.random.default_rng(3)
     logits = network.head.layers[-1]
-    logits.set_weights([np.random.default_rng(3).normal(0, 1.0, weight.shape) for weight in logits.get_weights()])
-    return exported(network)
+    logits.set_weights([random.normal(0, 1.0, weight.shape) for weight in logits.get_weights()])
+    for weight in network.backbone.weights:  # with others, 8 bits might fit worse
+        if weight.name == "kernel":
+            weight.assign(random.normal(0, 1 / np.sqrt(np.prod(weight.shape[:-1])), weight.shape))
+    return exported_network(network.classifier(), ABOUT["temperature"])
 
 
 def soft_images(count: int, seed: int = 0) -> np.ndarray:

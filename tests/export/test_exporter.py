@@ -140,7 +140,7 @@ def test_a_broken_file_is_not_kept(run, tmp_path, monkeypatch, broken, format):
     with monkeypatch.context() as patches:
         broken(patches)
         network = exporter.exported_network(run.model, run.classifier.temperature, "crop" * FORMATS[format].any_size)
-        about = exporter.describe(run, format, "float32")
+        about = exporter.describe(run, run.classifier, format, "float32")
     monkeypatch.setattr(exporter, "exported_network", lambda *_: network)
     monkeypatch.setattr(exporter, "describe", lambda *_: about)
     with pytest.raises(hs.HeadstartError, match=r"is not kept|cannot become"):

@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from exporting import ABOUT, soft_images, tiny_exported
+from exporting import ABOUT, soft_images
 from headstart.errors import DamagedError, HeadstartError
 from headstart.export.keras_file import Runtime, write
 from headstart.system.backend import keras
@@ -21,11 +21,6 @@ model = keras.saving.load_model(sys.argv[1])
 np.savez(sys.argv[3], **{name: np.asarray(keras.ops.convert_to_numpy(found)) for name, found in
                          model(np.load(sys.argv[2])).items()})
 """
-
-
-@pytest.fixture(scope="module")
-def network():
-    return tiny_exported()
 
 
 @pytest.fixture(scope="module")

@@ -4,18 +4,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from exporting import ABOUT, soft_images, tiny_exported
+from exporting import ABOUT, soft_images
 from headstart.errors import DamagedError, HeadstartError
 from headstart.export.litert import Runtime, write
 from headstart.system.backend import keras
 
 pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow writes LiteRT files")
-
-
-@pytest.fixture(scope="module")
-def network():
-    return tiny_exported()
 
 
 @pytest.fixture(scope="module")

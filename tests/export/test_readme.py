@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from exporting import ABOUT, PROOF, content, soft_images, tiny_exported
+from exporting import ABOUT, PROOF, content, soft_images
 from headstart.data.decode import Decoding, read_image
 from headstart.export import keras_file, litert
 from headstart.export.readme import TEMPLATES, write_readme
@@ -107,11 +107,6 @@ def alone(tmp_path_factory):
         )
 
     return run
-
-
-@pytest.fixture(scope="module")
-def network():
-    return tiny_exported()
 
 
 @pytest.fixture(scope="module")
