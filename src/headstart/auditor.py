@@ -14,6 +14,7 @@ from headstart.model.registry import refuse_unusable
 from headstart.report.audit_page import write_audit_page
 from headstart.report.sheets import draw_sheets
 from headstart.system.backend import resolve_precision
+from headstart.system.files import holds_something_else
 from headstart.system.progress import show_progress
 from headstart.training.features import FrozenLayers
 
@@ -35,7 +36,7 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
         raise HeadstartError("an audit needs a pretrained backbone: leave out --weights none")
     config = resolved(config, data)
     folder = Path(config.out or "audit").expanduser()
-    if folder.exists() and not (folder / "audit.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if holds_something_else(folder, "audit.json"):
         raise HeadstartError(f"{folder} is not empty and not an audit: choose another folder with --out")
     refuse_unusable(config)
     with show_progress():

@@ -19,7 +19,7 @@ from headstart.config import Config, suggestion
 from headstart.data.load import refuse_missing, resolved
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
-from headstart.export.formats import FORMATS, refuse_export
+from headstart.export.formats import FORMATS
 from headstart.model.registry import BACKBONES, refuse_unusable
 from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_links, refuse_taken
@@ -112,10 +112,9 @@ def compare(options: Compare) -> None:
 
 def export(options: Export) -> None:
     run = hs.Run(options.run, trust=options.trust)
-    refuse_export(options.format, options.precision)
     if not FORMATS[options.format].everywhere:
         os.environ["KERAS_BACKEND"] = EXPORTING
-    start_keras()
+    show_log()
     folder = run.export(options.format, options.out, precision=options.precision, most_loss=options.most_loss)
     print(printable(str(folder)))
 

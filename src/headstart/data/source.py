@@ -61,7 +61,7 @@ class Source:
     @cached_property
     def digests(self) -> np.ndarray:
         """A digest of each image's pixels, (N,) of 16 bytes each. Equal images have equal digests."""
-        return np.array([hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in self.images], dtype="V16")
+        return np.array([digest(image) for image in self.images], dtype="V16")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -70,3 +70,8 @@ class Source:
         for array in (self.digests, self.labels.astype("<i4"), self.splits.astype("<i1")):
             digest.update(array.tobytes())
         return digest.hexdigest()
+
+
+def digest(image: np.ndarray) -> bytes:
+    """Return 16 bytes that tell an image's pixels from those of any other image."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

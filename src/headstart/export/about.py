@@ -5,24 +5,22 @@ import importlib.metadata
 from typing import Any
 
 from headstart.config import Config
+from headstart.inference.classifier import Classifier
 from headstart.model.registry import BACKBONES
 from headstart.record.folder import RunFolder
-from headstart.record.manifest import read_manifest
-from headstart.record.split import decoding_of
 from headstart.system.text import last_part
 
 
-def describe(run: RunFolder, format: str, precision: str) -> dict[str, Any]:
+def describe(run: RunFolder, classifier: Classifier, format: str, precision: str) -> dict[str, Any]:
     """Return what lies in the file's own metadata, ready for JSON. No folder of this machine is named in it."""
-    manifest, summary = read_manifest(run.path), run.read_json("data.json")
+    summary, decoding = run.read_json("data.json"), classifier.decoding
     figures = list(run.metrics["test"].values())[-1]
-    height, width, _ = manifest["input"]["shape"]
-    decoding = decoding_of(dict(manifest["input"]))
+    height, width, _ = classifier.image_shape
     return {
         "format": format,
         "precision": precision,
-        "classes": manifest["classes"],
-        "temperature": manifest.get("temperature", 1.0),
+        "classes": list(classifier.class_names),
+        "temperature": classifier.temperature,
         "image": {"height": height, "width": width, "fit": decoding.fit, "grey_range": decoding.grey_range},
         "accuracy": figures["accuracy"],
         "interval": figures["interval"],
@@ -31,7 +29,7 @@ def describe(run: RunFolder, format: str, precision: str) -> dict[str, Any]:
         "licence": licence(run.config),
         "data": last_part(summary["source"]),
         "data_fingerprint": summary["fingerprint"],
-        "run_fingerprint": manifest.get("seal", ""),
+        "run_fingerprint": classifier.manifest.get("seal", ""),
         "headstart": importlib.metadata.version("headstart"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -20,7 +20,7 @@ from headstart.inference.classifier import Classifier
 from headstart.record.folder import RunFolder, refuse_links
 from headstart.system.backend import keras
 from headstart.system.environment import computing, installed
-from headstart.system.files import refuse_unwritable, temporary_folder, unwritable, write_json
+from headstart.system.files import holds_something_else, refuse_unwritable, temporary_folder, unwritable, write_json
 from headstart.system.names import EXPORTING
 from headstart.system.text import first_line
 
@@ -28,6 +28,7 @@ logger = logging.getLogger("headstart")
 
 # So many training images show int8 which values occur.
 CALIBRATION_IMAGES = 300
+RECORD = "export.json"
 WRITERS = {"keras": keras_file, "onnx": onnx, "litert": litert, "openvino": openvino}
 
 
@@ -52,7 +53,7 @@ def export(
     refuse_links(run.path)
     refuse_other_content(folder)
     network = exported_network(classifier.model, classifier.temperature, classifier.decoding.fit if one.any_size else "")
-    about = describe(run, format, precision)
+    about = describe(run, classifier, format, precision)
     calibration = data.images(spread(data.train, CALIBRATION_IMAGES)) if precision == "int8" else None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +77,7 @@ def export(
             }  # fmt: skip
             (new / LABELS).write_text(labels_text(about["classes"]), encoding="utf-8")
             write_readme(new, content)
-            write_json(new / "export.json", content)
+            write_json(new / RECORD, content)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(new, folder)
         (run.path / RECORDS).mkdir(exist_ok=True)
@@ -94,7 +95,7 @@ def installed_packages(one: Format) -> dict[str, str]:
 def refuse_other_content(folder: Path) -> None:
     """Refuse a folder that holds something else than an export, which would be lost."""
     refuse_unwritable(folder)
-    if folder.exists() and not (folder / "export.json").is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if holds_something_else(folder, RECORD):
         raise HeadstartError(f"{folder} holds something else than an export: name another folder")
 
 

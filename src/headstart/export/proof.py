@@ -1,7 +1,7 @@
 """The proof that an exported file answers as the run does: it is run by its own runtime, on images of the test split."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from headstart.errors import HeadstartError
 from headstart.export.formats import Differences, Proof
 from headstart.inference.classifier import Classifier, fitting
 from headstart.inference.engine import keras_outputs, relative_difference
+from headstart.inference.logits import network_logits
 from headstart.metrics.classification import wilson_interval
 from headstart.metrics.comparison import SIGNIFICANT, mcnemar
 from headstart.model.fast.copies import recast
@@ -81,7 +82,7 @@ def prove(runtime: Runtime, classifier: Classifier, data: Dataset, precision: st
     found = joined(runtime.outputs, images, size, "exported file")
     found = found[0][:, order], found[1]
     test = differences(found, wanted, classifier.temperature)
-    own = np.concatenate([logits for (logits,) in classifier.outputs(batches(images, size), len(images))])
+    own = logits_of_run(classifier, images, size)
     right, right_of_run = (answers.argmax(axis=1) == labels for answers in (found[0], own))
     lost, won, p_value = mcnemar(right_of_run, right)
     speed = speeds(runtime, classifier, images[:TIMED_IMAGES], size)
@@ -194,7 +195,7 @@ def validation_loss(runtime: Runtime, classifier: Classifier, data: Dataset, ord
     """Return how much of its accuracy on the validation split the run loses in this file."""
     images, labels = data.images(data.validation), data.labels(data.validation)
     probabilities, _ = joined(runtime.outputs, images, size, "validation images")
-    own = np.concatenate([logits for (logits,) in classifier.outputs(batches(images, size), len(images))])
+    own = logits_of_run(classifier, images, size)
     of_file, of_run = (float((answers.argmax(axis=1) == labels).mean()) for answers in (probabilities[:, order], own))
     return {"images": len(labels), "accuracy": of_file, "accuracy_of_run": of_run, "lost": of_run - of_file}
 
@@ -206,13 +207,9 @@ def speeds(runtime: Runtime, classifier: Classifier, images: np.ndarray, size: i
         for batch in batches(images, size):
             runtime.outputs(batch)
 
-    def of_run() -> None:
-        for _ in classifier.outputs(batches(images, size), len(images)):
-            pass
-
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(TURNS + 1):
-        for work, times in zip((of_file, of_run), seconds, strict=True):
+        for work, times in zip((of_file, lambda: logits_of_run(classifier, images, size)), seconds, strict=True):
             start = time.perf_counter()
             work()
             if turn:
@@ -222,13 +219,18 @@ def speeds(runtime: Runtime, classifier: Classifier, images: np.ndarray, size: i
 
 def joined(outputs: Any, images: np.ndarray, size: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the two outputs of a function for all images."""
-    parts = [outputs(images[start : start + size]) for start in track(range(0, len(images), size), what)]
+    parts = [outputs(batch) for batch in track(batches(images, size), what)]
     first, second = (np.concatenate(part) for part in zip(*parts, strict=True))
     return first, second
 
 
-def batches(images: np.ndarray, size: int) -> Iterable[np.ndarray]:
-    return (images[start : start + size] for start in range(0, len(images), size))
+def logits_of_run(classifier: Classifier, images: np.ndarray, size: int) -> np.ndarray:
+    """Return the logits, float32 (N, classes), that `predict` would answer by."""
+    return np.concatenate(list(network_logits(classifier.outputs, batches(images, size), len(images))))
+
+
+def batches(images: np.ndarray, size: int) -> list[np.ndarray]:
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 def spread(rows: np.ndarray, most: int) -> np.ndarray:

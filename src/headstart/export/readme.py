@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from headstart.export.formats import FORMATS
 from headstart.report.pages import p_value, percent
 from headstart.system.files import read_bytes, written_whole
 from headstart.system.text import count, printable
@@ -23,12 +24,14 @@ def write_readme(folder: Path, content: Mapping[str, Any]) -> None:
     """Write `README.md` and `predict.py` into the folder of an export.
 
     Args:
-        content: of `export.json`, see `headstart.export.exporter.Export`.
+        content: of `export.json`, see `headstart.export.formats.Export`.
 
     Raises:
         UnwritableError: a file cannot be written.
     """
-    text = environment().get_template(f"{content['format']}.md.j2").render(content, most_classes=MOST_CLASSES)
+    one = FORMATS[content["format"]]
+    facts = {"main": one.file, "any_size": one.any_size, "most_classes": MOST_CLASSES}
+    text = environment().get_template(f"{content['format']}.md.j2").render(content, **facts)
     script = read_bytes(TEMPLATES / SCRIPT, 1 << 20)
     for name, written in (("README.md", text.encode()), (SCRIPT, script)):
         with written_whole(folder / name) as partial:

@@ -1,7 +1,6 @@
 """The runs that are served: what their models are, what they answer, and how a newer one takes an older one's place."""
 
 import asyncio
-import hashlib
 import io
 import logging
 import os
@@ -17,7 +16,7 @@ from headstart import inference
 from headstart.data.cifar import read_cifar
 from headstart.data.decode import read_image
 from headstart.data.load import read_source
-from headstart.data.source import SPLIT_NAMES, TEST
+from headstart.data.source import SPLIT_NAMES, TEST, digest
 from headstart.errors import HeadstartError
 from headstart.metrics.calibration import is_applied
 from headstart.record.manifest import Manifest, read_manifest
@@ -34,8 +33,6 @@ from headstart.system.text import count, first_line, last_part, printable
 logger = logging.getLogger("headstart")
 
 MOST_EXAMPLES = 8
-# Overlays of smaller images are enlarged to so many pixels a side.
-SMALLEST_OVERLAY = 224
 REPORT = "report.html"
 CHARTS = {
     f"{name}.png" for name in (
@@ -124,7 +121,7 @@ class Served:
             HeadstartError: the run's folder holds another model by now.
         """
         found = inference.explain.explain(self.classifier, pixels[None])
-        overlay = inference.explain.overlay(pixels, found.maps[0], SMALLEST_OVERLAY)
+        overlay = inference.explain.overlay(pixels, found.maps[0], inference.explain.SMALLEST_OVERLAY)
         return png(overlay), printable(found.predictions.labels[0]), found.method
 
     def report_file(self, name: str) -> bytes:
@@ -266,8 +263,7 @@ def example_images(run: Run, rows: list[SplitRow]) -> list[np.ndarray]:
             raise HeadstartError("its data are not on this machine")
         places = {name: place for place, name in enumerate(source.names)}
         images = source.images[[places[row["image"]] for row in rows]]
-    digests = [hashlib.blake2b(image.tobytes(), digest_size=16).hexdigest() for image in images]
-    if digests != [row["digest"] for row in rows]:
+    if [digest(image).hex() for image in images] != [row["digest"] for row in rows]:
         raise HeadstartError("its data have changed")
     return list(images)
 

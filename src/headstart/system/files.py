@@ -60,6 +60,11 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise unwritable(path, error) from error
 
 
+def holds_something_else(folder: Path, own: str) -> bool:
+    """Whether a path is taken by what is neither an empty folder nor one that has the file `own`."""
+    return folder.exists() and not (folder / own).is_file() and (not folder.is_dir() or any(folder.iterdir()))
+
+
 @contextmanager
 def temporary_folder(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path` that nobody else can enter, and remove it after the block.
