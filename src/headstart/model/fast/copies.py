@@ -1,5 +1,6 @@
 """Copies of a network with the same function and weights: faster to train, or in another precision."""
 
+from headstart.model.fast.depthwise import BlockedDepthwiseConv2D
 from headstart.model.fast.one_pass import OnePassBatchNormalization
 from headstart.model.fast.small_convolutions import SmallMapConv2D
 from headstart.model.fast.strides import StridedCalls
@@ -8,6 +9,7 @@ from headstart.system.keras_internals import give_memory, maker, without_memory
 
 FASTER: dict[type[keras.layers.Layer], type[keras.layers.Layer]] = {
     keras.layers.Conv2D: SmallMapConv2D,
+    keras.layers.DepthwiseConv2D: BlockedDepthwiseConv2D,
     keras.layers.BatchNormalization: OnePassBatchNormalization,
 }
 
