@@ -4,6 +4,7 @@ from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.errors import HeadstartError
 from headstart.model.network import all_layers, innermost
 from headstart.system.backend import keras
+from headstart.system.keras_internals import maker
 
 
 def unfreeze(backbone: keras.Model, config: Config) -> None:
@@ -47,13 +48,37 @@ def frozen_cut(backbone: keras.Model, config: Config) -> str:
         end = max(larger, default=0) + 1
     else:
         end = next((index for index, name in enumerate(names) if name.startswith(config.fine_tune_from)), 0)
-    for layer in reversed(backbone.layers[1:end]):
-        try:
-            keras.Model(layer.output, backbone.output)
-        except ValueError:  # a later layer also reads an earlier output
-            continue
-        return layer.name
-    return ""
+    last = next((layer for layer in reversed(backbone.layers[1:end]) if can_cut(backbone, layer)), None)
+    if last and config.fine_tune_from == LAST_STAGE:
+        last = before_widening(backbone, last)
+    return last.name if last else ""
+
+
+def before_widening(backbone: keras.Model, last: keras.layers.Layer) -> keras.layers.Layer:
+    """Return the layer before the convolution that widened the channels of a layer's output, or the layer itself.
+
+    EfficientNets and MobileNets widen the channels sixfold before the convolution that halves the sides. Maps after that are
+    six times larger on the disk.
+    """
+    layer = last
+    while not isinstance(layer.input, list):
+        before = maker(layer.input)
+        if type(layer) is keras.layers.Conv2D:
+            narrower = before in backbone.layers[1:] and before.output.shape[-1] < last.output.shape[-1]
+            return before if narrower and can_cut(backbone, before) else last
+        if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
+            return last
+        layer = before
+    return last
+
+
+def can_cut(backbone: keras.Model, layer: keras.layers.Layer) -> bool:
+    """Whether the rest of a backbone can be computed from one layer's output alone."""
+    try:
+        keras.Model(layer.output, backbone.output)
+    except ValueError:  # a later layer also reads an earlier output
+        return False
+    return True
 
 
 def refuse_unknown_layer(backbone: keras.Model, config: Config) -> None:
