@@ -1,8 +1,8 @@
-import keras
 import pytest
 
 import headstart as hs
 from headstart.model import starter
+from headstart.model.backbones import OURS, built
 from headstart.model.registry import BACKBONES, preprocess_by_name, refuse_unusable
 
 
@@ -45,11 +45,10 @@ def test_a_missing_backbone_file_is_named():
         refuse_unusable(hs.recipe("quick", backbone="net.keras"))
 
 
-@pytest.mark.parametrize("name", ["mobilenetv3small", "starter"])
+@pytest.mark.parametrize("name", ["mobilenetv3small", *OURS])
 def test_the_registry_counts_the_parameters_of_its_networks(name):
     one = BACKBONES[name]
-    network = starter.build() if name == "starter" else getattr(keras.applications, one.factory)(include_top=False, weights=None)
-    assert network.count_params() == one.parameters
+    assert built(name, one, None).count_params() == one.parameters
 
 
 def test_the_size_of_the_packaged_weights_is_true():

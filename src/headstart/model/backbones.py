@@ -5,12 +5,15 @@ from pathlib import Path
 
 from headstart.config import Config
 from headstart.errors import HeadstartError
-from headstart.model import starter
+from headstart.model import efficientnetlite0, starter
 from headstart.model.registry import BACKBONES, Backbone, preprocess_by_name, refuse_unusable
 from headstart.model.saved import load_keras_file, load_weights_file, try_out
 from headstart.system.backend import keras
 from headstart.system.download import explained_download
 from headstart.system.keras_internals import give_memory, without_memory
+
+# Those that `keras.applications` does not have.
+OURS = {"starter": starter, "efficientnetlite0": efficientnetlite0}
 
 
 def load_backbone(config: Config) -> tuple[keras.Model, str]:
@@ -41,12 +44,12 @@ def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
     pretrained = weights in ("auto", "imagenet")
     with without_memory() as scope:
         model = built(name, entry, "imagenet" if pretrained else None)
-    if pretrained and name != "starter":  # Keras has loaded them inside the block
+    if pretrained and name not in OURS:  # Keras has loaded them inside the block
         give_memory(model, [scope.get_current_value(weight) for weight in model.weights])
         return model
     give_memory(model)
     if pretrained:
-        starter.load_weights(model)
+        OURS[name].load_weights(model)
     else:
         load_weights_file(model, Path(weights).expanduser())
     return model
@@ -54,9 +57,9 @@ def registered(name: str, entry: Backbone, weights: str) -> keras.Model:
 
 def built(name: str, entry: Backbone, weights: str | None) -> keras.Model:
     """Build a registered backbone with random weights, or with those that `keras.applications` has under a name."""
-    if name == "starter":
-        return starter.build()
-    instead = "bring the weights file from another machine (--weights FILE), or take --backbone starter"
+    if name in OURS:
+        return OURS[name].build()
+    instead = "bring the weights file from another machine (--weights FILE), or take --backbone efficientnetlite0, which is here"
     with explained_download(instead), warnings.catch_warnings():
         # MobileNetV2 warns that its weights were trained at a fixed size, and here the size is open.
         warnings.simplefilter("ignore")

