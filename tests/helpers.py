@@ -17,8 +17,8 @@ from headstart.system.reading import seal
 
 # A run of both stages in a few seconds, on a part of the digits.
 SMALL = {
-    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head_epochs": 3, "epochs": 4, "hidden_units": 32,
-    "warmup_steps": 5, "batch_size": 32, "head_learning_rate": 2e-4, "precision": "float32",
+    "data": "digits", "limit": 300, "flip": False, "image_size": 16, "head": "dense", "head_epochs": 3, "epochs": 4,
+    "hidden_units": 32, "warmup_steps": 5, "batch_size": 32, "head_learning_rate": 2e-4, "precision": "float32",
 }  # fmt: skip
 
 # A run where what it has learned does not matter: the frozen stage alone, one epoch.

@@ -24,6 +24,8 @@ MOST_VALUES = 1 << 27
 # What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
 ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
+# What `head` may be.
+AUTO, DENSE, LINEAR = "auto", "dense", "linear"
 MOST_TOML = 1 << 20  # bytes of a file of options
 
 # Options that say only where a run lies, where it is computed, and which server has a copy of its figures.
@@ -130,7 +132,14 @@ class Config:
         NETWORK, 64, "side in pixels to which images are resized for the backbone", low=SMALLEST_IMAGE, high=LARGEST_IMAGE,
         why="recipe quick on CIFAR-10: 77.8 % at 32 px, 88.6 % at 64, 91.6 % at 96, 93.0 % at 128, each for more time",
     )  # fmt: skip
-    hidden_units: int = option(NETWORK, 256, "units of the head's hidden layer; 0: a linear head", low=0, high=65536)
+    head: Literal["auto", "dense", "linear"] = option(
+        NETWORK, AUTO, "dense: the head learns by Adam in epochs, with --hidden-units; linear: one layer, fitted at once by "
+        "logistic regression; auto: up to 10,000 training images the better one on validation, else dense",
+        why="CIFAR-10 with 10 images of each class: 67.4 % linear and 63.9 % dense; with all: 86.7 and 87.3 %",
+    )  # fmt: skip
+    hidden_units: int = option(
+        NETWORK, 256, "units of the dense head's hidden layer; 0: one layer, by Adam all the same", low=0, high=65536
+    )
     dropout: float = option(
         NETWORK, 0.2, "dropout rate before the head's hidden layer and before its output layer", low=0, high=0.9
     )
@@ -298,6 +307,8 @@ def refuse_impossible(config: Config) -> None:
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
         (config.drop_duplicates and (config.from_scratch or not config.cache_features),
          "--drop-duplicates needs cached features of a pretrained backbone: leave out --weights none and --no-cache-features"),
+        (config.head == LINEAR and (config.from_scratch or not config.cache_features),
+         "--head linear learns from cached features of a pretrained backbone: leave out --weights none and --no-cache-features"),
         (config.epochs == 0 and config.mix != "none",
          f"--mix {config.mix} acts in fine-tuning, and --epochs 0 leaves it out"),
         (config.fine_tune_from != ALL and config.cache_features and config.mix != "none",

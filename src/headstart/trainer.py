@@ -43,6 +43,7 @@ from headstart.training.checkpoint import Checkpoint
 from headstart.training.devices import devices_for
 from headstart.training.features import FrozenLayers, cut_where_worthwhile
 from headstart.training.fit import Training, fit_stage
+from headstart.training.heads import choose_head
 from headstart.training.stages import fine_tuning_stage, frozen_stage, images_for_statistics, stages_of
 
 logger = logging.getLogger("headstart")
@@ -179,7 +180,7 @@ def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
 
 
 def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network | Training]:
-    """Carry out a run from where it stands: network, audit, frozen stage, fine-tuning, results.
+    """Carry out a run from where it stands: network, audit, head, frozen stage, fine-tuning, results.
 
     It yields the network, and each stage before it is trained, for a caller that wants to look inside (see `steps`).
 
@@ -214,6 +215,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
         data = audit_run(run, frozen, data, checkpoint)
         if config.drop_duplicates:
             write_split(run.path, data)  # only now it is known which images are trained on
+        config = choose_head(run, network, frozen, data, config, checkpoint)
         used = {"precision": precision, "preprocess": preprocess, "devices": str(max(1, len(devices)))}
         run.record_start(data, versions() | used)
         looking = time.monotonic()

@@ -57,7 +57,7 @@ def test_the_only_image_of_a_class_is_left_out_of_the_label_check(others, checke
         labels[3] = 1
     content = examine(dataset(scenes(range(len(labels))), labels, "abc"), components, tmp_path)
     assert [entry["given"] for entry in content["suspects"]] == (["b"] if checked else [])
-    assert ("a single image are not checked: c" in content["suspects_note"]) == checked
+    assert ("fewer than two training images are not checked: c" in content["suspects_note"]) == checked
     assert ("no label is checked" in content["suspects_note"]) != checked
 
 

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from headstart.audit.labels import out_of_fold_probabilities, rank_suspects, skill
+from headstart.audit.data import principal_components
+from headstart.audit.labels import rank_suspects, skill
+from headstart.training.linear import cross_validate
 
 
 def flipped_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -12,7 +14,7 @@ def flipped_digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     labels = truth.copy()
     flipped = random.choice(len(labels), len(labels) // 20, replace=False)
     labels[flipped] = (labels[flipped] + random.integers(1, 10, len(flipped))) % 10
-    return out_of_fold_probabilities(features, labels), labels, truth
+    return cross_validate(principal_components(features), labels).probabilities, labels, truth
 
 
 def test_flipped_labels_are_found_by_a_strict_cut_and_by_a_wide_one():
@@ -66,21 +68,3 @@ def test_skill_is_what_goes_beyond_naming_the_largest_class():
     assert skill(np.eye(2)[labels], labels) == 1
     assert skill(np.eye(2)[np.repeat([0, 1, 0], [90, 6, 4])], labels) == pytest.approx(0.6)
     assert skill(np.eye(2)[np.zeros(5, int)], np.zeros(5, int)) == 0
-
-
-def test_a_class_of_two_images_is_enough_and_costs_the_others_no_fold():
-    """Of five images of each other class four teach; in two folds two or three would, which is 84 % here."""
-    features, labels = load_digits(return_X_y=True)
-    kept = np.concatenate([np.flatnonzero(labels == digit)[: 2 if digit == 9 else 5] for digit in range(10)])
-    probabilities = out_of_fold_probabilities(features[kept], labels[kept])
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
-    assert (probabilities.argmax(axis=1) == labels[kept])[:45].mean() > 0.9
-
-
-def test_a_class_that_does_not_occur_is_never_predicted():
-    features, labels = load_digits(n_class=3, return_X_y=True)
-    kept = labels != 1
-    probabilities = out_of_fold_probabilities(features[kept], labels[kept], classes=4)
-    assert probabilities.shape == (kept.sum(), 4)
-    assert (probabilities[:, [1, 3]] == 0).all()
-    assert (probabilities.argmax(axis=1) == labels[kept]).mean() > 0.95

@@ -59,8 +59,9 @@ def test_a_cut_lies_between_the_stages_and_not_inside_one():
 
 @pytest.mark.parametrize(
     ("backbone", "first"),
-    [("resnet50", "conv5_block1_1_conv"), ("efficientnetlite0", "block6a_expand_conv"), ("mobilenetv2", "block_13_expand"), ("densenet121", "pool4_pool"),
-     ("efficientnetv2b0", "block6a_expand_conv"), ("convnexttiny", "convnext_tiny_stage_2_block_0_depthwise_conv")],
+    [("resnet50", "conv5_block1_1_conv"), ("mobilenetv2", "block_13_expand"), ("densenet121", "pool4_pool"),
+     ("efficientnetlite0", "block6a_expand_conv"), ("efficientnetv2b0", "block6a_expand_conv"),
+     ("convnexttiny", "convnext_tiny_stage_2_block_0_depthwise_conv")],
 )  # fmt: skip
 def test_the_last_stage_begins_where_the_last_larger_map_can_be_cut_off(backbone, first):
     config = hs.recipe("quick", backbone=backbone, weights="none", fine_tune_from="all", image_size=64)

@@ -9,13 +9,15 @@ import numpy as np
 from scipy.linalg import eigh
 
 from headstart.audit.duplicates import near_duplicates, redundant
-from headstart.audit.labels import LEAST_SKILL, out_of_fold_probabilities, rank_suspects, skill
+from headstart.audit.labels import LEAST_SKILL, rank_suspects, skill
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES
+from headstart.metrics.calibration import probabilities
 from headstart.system.files import write_csv, write_json
 from headstart.system.memory import give_back_freed_memory
 from headstart.system.text import count
 from headstart.training.features import FrozenLayers
+from headstart.training.linear import cross_validate, fit_linear
 
 logger = logging.getLogger("headstart")
 
@@ -73,7 +75,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     pairs = pairs[~equal]
     alike = len(np.unique(pairs)) > MOST_ALIKE * len(rows)
     give_back_freed_memory()
-    suspects, note = doubt_labels(components[:, :most], data, rows, splits)
+    suspects, note, strength = doubt_labels(components[:, :most], data, rows, splits)
 
     counts = np.bincount(labels, minlength=len(class_names))
     content = {
@@ -89,6 +91,8 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
         "label_conflicts": conflicts,
         "suspects": suspects,
         "suspects_note": note,
+        # Of the logistic regression that judges labels, chosen by cross-validation on the training split; see `training.linear`.
+        "strength": strength,
         # The images that --drop-duplicates leaves out, or would; and the classes that would have no training image left.
         "redundant": [names[row] for row in left_out],
         "classes_emptied": [class_names[label] for label in sorted(emptied)],
@@ -134,28 +138,44 @@ def suspects_in_words(suspects: list[dict[str, Any]]) -> str:
     return f"{count(surely, 'label is', 'labels are')} strongly suspect, {len(suspects) - surely:,} more may be wrong"
 
 
-def doubt_labels(components: np.ndarray, data: Dataset, rows: np.ndarray, splits: np.ndarray) -> tuple[list[dict[str, Any]], str]:
-    """Return the suspects for `audit.json`, and a note on what could not be checked, or "".
+def doubt_labels(
+    components: np.ndarray, data: Dataset, rows: np.ndarray, splits: np.ndarray
+) -> tuple[list[dict[str, Any]], str, float]:
+    """Return the suspects for `audit.json`, a note on what could not be checked, or "", and the strength of the regression.
+
+    Labels of the training split are judged by cross-validation within it, the others by a model of the whole training split. So
+    the strength, which the head of the frozen stage may take over, does not depend on the validation and test splits. It is 0
+    if no label is checked.
 
     Args:
-        components: float32 (R, C), principal components of the images' features.
+        components: float32 (R, C), from `principal_components`.
         rows: int (R,), the images.
         splits: str (R,), the split of each image.
     """
-    labels = data.labels(rows)
-    counts = np.bincount(labels, minlength=len(data.class_names))
-    checked = np.flatnonzero(counts[labels] > 1)  # without its only image, a class cannot be learned
-    single = [data.class_names[label] for label in np.flatnonzero(counts == 1)]
-    unchecked = f"classes with a single image are not checked: {', '.join(single[:10])}" if single else ""
+    labels, classes, training = data.labels(rows), len(data.class_names), splits == SPLIT_NAMES[0]
+    counts = np.bincount(labels[training], minlength=classes)
+    single = [data.class_names[label] for label in np.unique(labels[counts[labels] < 2])]
+    unchecked = f"classes with fewer than two training images are not checked: {', '.join(single[:10])}" if single else ""
     if (counts > 1).sum() < 2:
-        return [], "no label is checked: that needs two classes with two images each"
-    probabilities = out_of_fold_probabilities(components[checked], labels[checked], len(data.class_names))
-    suspects, note = describe_suspects(probabilities, data, rows[checked], splits[checked])
-    return suspects, "; ".join(filter(None, [note, unchecked]))
+        return [], "no label is checked: that needs two classes with two training images each", 0.0
+    checked = counts[labels] > 1  # without its only image, a class cannot be learned
+    learned = np.flatnonzero(training & checked)
+    present, places = np.unique(labels[learned], return_inverse=True)
+    found = cross_validate(components[learned], places)
+    predicted = np.zeros((len(rows), classes))
+    predicted[np.ix_(learned, present)] = found.probabilities
+    if len(others := np.flatnonzero(~training & checked)):
+        kernel, bias = fit_linear(components[learned], places, found.strength)
+        predicted[np.ix_(others, present)] = probabilities(components[others] @ kernel + bias, 1.0)
+    suspects, note = describe_suspects(predicted[checked], data, rows[checked], splits[checked])
+    return suspects, "; ".join(filter(None, [note, unchecked])), found.strength
 
 
 def principal_components(features: np.ndarray) -> np.ndarray:
-    """Return features projected on their first principal components, float32 (N, up to 256)."""
+    """Return features projected on their first principal components, float32 (N, up to 256).
+
+    One number scales them, so that the mean variance of the features is 1.
+    """
     chosen = np.random.default_rng(0).choice(len(features), min(PCA_SAMPLE, len(features)), replace=False)
     sample, channels = np.float32(features[chosen]), features.shape[1]
     mean = sample.mean(axis=0)
@@ -163,7 +183,7 @@ def principal_components(features: np.ndarray) -> np.ndarray:
     # Only some are computed: an eighth of a ResNet-50's 2,048 components takes a quarter of the time of all.
     wanted = [max(0, channels - min(LABEL_COMPONENTS, len(sample))), channels - 1]
     _, axes = eigh(sample.T @ sample / len(sample), subset_by_index=wanted)
-    axes = axes[:, ::-1]  # the largest first
+    axes = axes[:, ::-1] / max(float(np.sqrt(np.square(sample).mean())), 1e-12)  # the largest first
     return np.concatenate([(features[start : start + 4096] - mean) @ axes for start in range(0, len(features), 4096)])
 
 

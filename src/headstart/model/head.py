@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from sklearn.preprocessing import StandardScaler
 
-from headstart.config import Config
+from headstart.config import LINEAR, Config
 from headstart.errors import HeadstartError
 from headstart.system.backend import keras
 
@@ -14,18 +14,20 @@ def build_head(channels: int, classes: int, config: Config) -> keras.Model:
     """Return the head, from pooled features, float32 (B, channels), to logits, float32 (B, classes).
 
     Its layers are standardisation, dropout and a hidden layer, dropout, and the logits. The hidden layer with its dropout is
-    left out if `config.hidden_units` is 0. Standardisation needs the features of all training images (`standardise`), so it
-    is there if `config.keeps_features`; with it, channels of any scale learn at one rate. `logit_gradients` must know each
-    kind of layer that is used here.
+    left out if `config.hidden_units` is 0. A linear head (`config.head`) has standardisation and the logits alone.
+    Standardisation needs the features of all training images (`standardise`), so it is there if `config.keeps_features`; with
+    it, channels of any scale learn at one rate. `logit_gradients` must know each kind of layer that is used here.
     """
     layers = keras.layers
     outputs = features = keras.Input((channels,), name="features_in")
     if config.keeps_features:
         outputs = layers.BatchNormalization(center=False, scale=False, trainable=False, name="standardise")(outputs)
-    if config.hidden_units:
+    dense = config.head != LINEAR
+    if dense and config.hidden_units:
         outputs = layers.Dropout(config.dropout, name="dropout_features")(outputs)
         outputs = layers.Dense(config.hidden_units, "relu", name="hidden")(outputs)
-    outputs = layers.Dropout(config.dropout, name="dropout")(outputs)
+    if dense:
+        outputs = layers.Dropout(config.dropout, name="dropout")(outputs)
     return keras.Model(features, layers.Dense(classes, name="logits")(outputs), name="head")
 
 
@@ -39,6 +41,18 @@ def standardise(head: keras.Model, features: Iterable[np.ndarray]) -> None:
     for batch in features:
         scaler.partial_fit(np.float32(batch))
     head.get_layer("standardise").set_weights([scaler.mean_, scaler.var_])
+
+
+def standardised(head: keras.Model, features: np.ndarray) -> np.ndarray:
+    """Return features, float32 (N, C), as the head's `standardise` layer gives them on: float32 (N, C)."""
+    layer = head.get_layer("standardise")
+    scale = np.sqrt(array(layer.moving_variance) + layer.epsilon)
+    return (features - array(layer.moving_mean).astype(np.float32)) / scale.astype(np.float32)
+
+
+def set_logits(head: keras.Model, kernel: np.ndarray, bias: np.ndarray) -> None:
+    """Set the weights of the head's last layer: float32 (C, classes) and (classes,)."""
+    head.get_layer("logits").set_weights([kernel, bias])
 
 
 def logit_gradients(head: keras.Model, features: np.ndarray, classes: np.ndarray) -> np.ndarray:

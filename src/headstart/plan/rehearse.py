@@ -20,7 +20,6 @@ from PIL import Image
 
 from headstart.audit.data import PAIR_COMPONENTS, principal_components
 from headstart.audit.duplicates import candidates, near_duplicates
-from headstart.audit.labels import out_of_fold_probabilities
 from headstart.config import Config
 from headstart.errors import HeadstartError
 from headstart.inference.engine import Engine
@@ -41,6 +40,7 @@ from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint, assign, values
 from headstart.training.devices import distribution_for, shared_batches
 from headstart.training.features import extraction_batch
+from headstart.training.linear import cross_validate
 from headstart.training.stages import head_learner, resident_images, tuning_learner
 
 # A rate is measured for so many seconds, and on more than so many batches.
@@ -235,7 +235,7 @@ def audit_costs(images: np.ndarray, features: np.ndarray, labels: np.ndarray) ->
     started = time.monotonic()
     near_duplicates(images, np.arange(len(images)), components[:, :PAIR_COMPONENTS])
     if len(np.unique(labels[kept])) > 1:
-        out_of_fold_probabilities(components[kept], np.unique(labels[kept], return_inverse=True)[1])
+        cross_validate(components[kept], np.unique(labels[kept], return_inverse=True)[1])
     examined = time.monotonic()
     deque(candidates(np.random.default_rng(0).normal(size=(PAIR_ROWS, PAIR_COMPONENTS))), maxlen=0)
     return {

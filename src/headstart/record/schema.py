@@ -86,6 +86,7 @@ class AuditFindings(TypedDict):
     label_conflicts: list[NearDuplicate]
     suspects: list[Suspect]
     suspects_note: NotRequired[str]
+    strength: NotRequired[NotNegative]
     redundant: list[str]
     classes_emptied: NotRequired[list[str]]
     accuracy_without_near_duplicates: NotRequired[dict[StageKey, SubsetFigures]]
@@ -101,6 +102,23 @@ class MirrorFinding(TypedDict, total=False):
     contradicts: bool
     asked: bool
     flip: bool
+
+
+class Candidate(TypedDict):
+    """A head that was tried, and its figures on the validation split."""
+
+    accuracy: Fraction
+    loss: float
+    seconds: NotNegative
+
+
+class HeadChoice(TypedDict, total=False):
+    """Content of `head.json`, see `headstart.training.heads.choose_head`."""
+
+    chosen: Literal["dense", "linear"]
+    why: str
+    strength: NotNegative
+    candidates: dict[Literal["dense", "linear"], Candidate]
 
 
 class Resources(TypedDict):
@@ -152,6 +170,7 @@ KINDS: dict[str, Any] = {
     "data.json": DataSummary,
     "audit.json": AuditFindings,
     "mirror.json": MirrorFinding,
+    "head.json": HeadChoice,
     "plan.json": Plan,
     "seeds.json": Seeds,
     "environment.json": dict[str, str],

@@ -150,7 +150,7 @@ def depthwise_in_blocks(inputs: Any, kernel: Any, stride: int, padding: str) -> 
         return None
     taps, strides = kernel.shape[0], [1, stride, stride, 1]
 
-    @tensorflow.custom_gradient  # type: ignore[untyped-decorator]
+    @tensorflow.custom_gradient
     def convolve(inputs: Any, kernel: Any) -> Any:
         outputs = tensorflow.nn.depthwise_conv2d(inputs, kernel, strides, padding.upper())
         # What "same" pads at the beginning, and what the whole padding is.

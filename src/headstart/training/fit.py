@@ -37,10 +37,10 @@ class Training:
         batches: of the training split, shuffled anew at every epoch.
         validation: batches in order. They choose the epoch to keep.
         test: batches in order. Only the trainer uses them, once, after the stage.
-        epochs: the number of epochs.
+        epochs: the number of epochs; 0 if the learner has learned already, as `start` says.
         class_weight: the weight of each class in the loss, or None.
-        start: a history row, with epoch 0, of the network before the stage, or None. It competes with the epochs, so that a
-            stage never ends worse on validation than it began.
+        start: a history row of the network before the stage, or None. It competes with the epochs, so that a stage never ends
+            worse on validation than it began. Its epoch is 0, or without epochs 1.
         distribution: the `keras.distribution` of the devices that share each batch, or None for one device.
     """
 
@@ -84,7 +84,9 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
     distribution = training.distribution
     if distribution and (others := cluster.first()):
         others.send("arrays", arrays=keeper.state())
-    if not keeper.out_of_patience():
+    if not training.epochs and training.start and not keeper.rows:
+        checkpoint.history.append(training.start)
+    elif training.epochs and not keeper.out_of_patience():
         callbacks = [keeper]
         if not cluster.follower():
             callbacks.append(ProgressLine(stage, training.epochs, batches.num_batches))

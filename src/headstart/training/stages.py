@@ -6,13 +6,14 @@ from collections.abc import Iterator
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from headstart.config import Config
+from headstart.config import LINEAR, Config
 from headstart.data.dataset import Dataset
 from headstart.model.head import standardise
 from headstart.model.network import Network
 from headstart.model.unfreeze import unfreeze
-from headstart.record.history import FINE_TUNED, FROZEN, SCRATCH, Stage
+from headstart.record.history import FINE_TUNED, FROZEN, SCRATCH, EpochRow, Stage
 from headstart.system.backend import device_memory, has_gpu, keras, resolve_jit, seed_everything, steps_per_call
+from headstart.system.kernels import without_autotuning
 from headstart.training.batches import Batches, Rows, head_batch_size
 from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint
@@ -44,13 +45,17 @@ def frozen_stage(
 ) -> Training:  # fmt: skip
     """Put the frozen stage together: the head learns on features that the frozen backbone computes once.
 
-    With `--no-cache-features`, it learns on images that pass through the whole network at every epoch.
+    With `--no-cache-features`, it learns on images that pass through the whole network at every epoch. A linear head is fitted
+    already (see `headstart.training.heads.choose_head`), so there is no epoch left, and `start` says how good it is.
     """
     if config.cache_features:
         checkpoint.start_clock()
         splits = feature_batches(frozen, data, config)
         checkpoint.stop_clock("features")
         frozen.release()
+        if config.head == LINEAR:
+            row = measured(network, splits)
+            return Training(FROZEN, head_learner(network, config, 1), *splits, epochs=0, start=row)
         standardise(network.head, (splits[0][step][0] for step in range(splits[0].num_batches)))
     else:
         splits = image_batches(data, config, seed=config.seed)
@@ -59,6 +64,17 @@ def frozen_stage(
     # A head alone is too small to be shared.
     distribution = None if config.cache_features else distribution_for(config.devices, splits[0].batch_size)
     return Training(FROZEN, learner, *splits, config.head_epochs, class_weights(data, config), distribution=distribution)
+
+
+def measured(network: Network, splits: BatchesOfSplits) -> EpochRow:
+    """Return the history row of a head that was fitted at once."""
+    head = network.head
+    head.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    training, validation = (head.evaluate(without_autotuning(batches), verbose=0, return_dict=True) for batches in splits[:2])
+    return EpochRow(
+        stage=FROZEN.key, epoch=1, accuracy=training["accuracy"], loss=training["loss"], val_accuracy=validation["accuracy"],
+        val_loss=validation["loss"], learning_rate=0.0,
+    )  # fmt: skip
 
 
 def fine_tuning_stage(

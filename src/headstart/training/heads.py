@@ -1,0 +1,135 @@
+"""Which head the frozen stage trains: a dense one by Adam, or a linear one by logistic regression."""
+
+import copy
+import logging
+import math
+import time
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import log_loss
+
+from headstart.config import AUTO, DENSE, LINEAR, Config, replace
+from headstart.data.dataset import Dataset
+from headstart.metrics.calibration import probabilities
+from headstart.model.head import build_head, set_logits, standardise, standardised
+from headstart.model.network import Network
+from headstart.record.folder import RunFolder
+from headstart.record.history import FROZEN
+from headstart.system.backend import keras
+from headstart.system.files import write_json
+from headstart.system.kernels import without_autotuning
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.features import FrozenLayers
+from headstart.training.linear import STRENGTHS, fit_linear
+from headstart.training.stages import BatchesOfSplits, class_weights, feature_batches, head_learner
+
+logger = logging.getLogger("headstart")
+
+# With more training images, logistic regression takes minutes and has not won. CIFAR-10, EfficientNet-Lite0 at 128 px, linear
+# and dense: 67.4 and 63.9 % with 10 images of each class, 79.8 and 78.2 % with 100, 84.7 and 84.6 % with 1,000, 86.7 and 87.3 %
+# with 4,500.
+MOST_IMAGES = 10_000
+# Below so many images of each class, the linear head is taken if validation cannot tell.
+FEW_OF_A_CLASS = 500
+
+
+def choose_head(
+    run: RunFolder, network: Network, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
+) -> Config:  # fmt: skip
+    """Return `config` with its head decided, and give the network that head, fitted if it is linear.
+
+    With `head` as "auto" both heads learn from the cached features. The validation split decides, if their difference there is
+    larger than its standard error; if not, the number of images does. The choice is in the run's `head.json`.
+    """
+    if config.head == DENSE or not config.keeps_features:
+        return replace(config, head=DENSE)
+    found: dict[str, Any] = run.read_json("head.json", {})
+    if not found and config.head == AUTO and len(data.train) > MOST_IMAGES:
+        found = {"chosen": DENSE, "why": f"logistic regression is not tried with more than {MOST_IMAGES:,} training images"}
+        write_json(run.path / "head.json", found)
+        logger.info("head: %s; %s", DENSE, found["why"])
+    if found.get("chosen") == DENSE:
+        return replace(config, head=DENSE)
+    checkpoint.start_clock()
+    splits = feature_batches(frozen, data, config)
+    checkpoint.stop_clock("features")
+    strength = found.get("strength") or run.audit.get("strength") or STRENGTHS[0]
+    begin = time.monotonic()
+    head = linear_head(network, splits, data, config, strength)
+    took = {LINEAR: time.monotonic() - begin}
+    if not found and config.head == LINEAR:
+        found = {"chosen": LINEAR, "why": "it was asked for", "strength": strength}
+    elif not found:
+        begin = time.monotonic()
+        dense = dense_head(network, splits, data, config)
+        took[DENSE] = time.monotonic() - begin
+        labels = data.labels(data.validation)
+        logits = {name: validation_logits(one, splits) for name, one in ((LINEAR, head), (DENSE, dense))}
+        correct = {name: rows.argmax(axis=1) == labels for name, rows in logits.items()}
+        found = decide(correct, len(data.train), len(data.class_names)) | {"strength": strength}
+        found["candidates"] = {
+            name: {"accuracy": float(correct[name].mean()), "loss": loss(rows, labels), "seconds": round(took[name], 2)}
+            for name, rows in logits.items()
+        }
+    checkpoint.stop_clock(FROZEN.key)
+    write_json(run.path / "head.json", found)
+    accuracies = [f"{name} {100 * one['accuracy']:.1f} %" for name, one in found.get("candidates", {}).items()]
+    logger.info("head: %s; %s", found["chosen"], ", ".join([found["why"], *accuracies]))
+    if found["chosen"] == LINEAR:
+        network.head = head
+    return replace(config, head=found["chosen"])
+
+
+def decide(correct: dict[str, np.ndarray], images: int, classes: int) -> dict[str, Any]:
+    """Return which head is `chosen`, and `why`.
+
+    Args:
+        correct: for each head, bool (N,): whether it is right on each validation image.
+        images: the number of training images.
+        classes: the number of classes.
+    """
+    difference = correct[LINEAR].astype(float) - correct[DENSE]
+    error = difference.std() / len(difference) ** 0.5
+    if abs(difference.mean()) > error:
+        chosen = LINEAR if difference.mean() > 0 else DENSE
+        return {"chosen": chosen, "why": f"it is better on validation by {100 * abs(difference.mean()):.1f} points"}
+    few = images < FEW_OF_A_CLASS * classes
+    how_many = f"{'fewer' if few else 'no fewer'} than {FEW_OF_A_CLASS} training images of each class"
+    return {"chosen": LINEAR if few else DENSE, "why": f"validation cannot tell, and there are {how_many}"}
+
+
+def linear_head(network: Network, splits: BatchesOfSplits, data: Dataset, config: Config, strength: float) -> keras.Model:
+    """Return a linear head, fitted by logistic regression to all views of the training images."""
+    batches = splits[0]
+    rows = batches.indices
+    features, labels = batches.inputs[rows].astype(np.float32), batches.labels[rows]
+    head = build_head(features.shape[1], len(data.class_names), replace(config, head=LINEAR))
+    standardise(head, np.array_split(features, math.ceil(len(features) / 4096)))
+    set_logits(head, *fit_linear(standardised(head, features), labels, strength, class_weights(data, config)))
+    return head
+
+
+def dense_head(network: Network, splits: BatchesOfSplits, data: Dataset, config: Config) -> keras.Model:
+    """Return a new dense head that has learned as in the frozen stage."""
+    other, batches = copy.copy(network), splits[0]
+    other.head = build_head(network.head.input_shape[-1], len(data.class_names), replace(config, head=DENSE))
+    standardise(other.head, (batches[step][0] for step in range(batches.num_batches)))
+    learner = head_learner(other, config, config.head_epochs * batches.num_batches)
+    for epoch in range(config.head_epochs):
+        batches.start_at(epoch)
+        learner.fit(without_autotuning(batches), class_weight=class_weights(data, config), verbose=0, shuffle=False)
+    return learner
+
+
+def loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean log loss of logits, float (N, classes), for labels, int (N,)."""
+    return float(log_loss(labels, probabilities(logits), labels=np.arange(logits.shape[1])))
+
+
+def validation_logits(head: keras.Model, splits: BatchesOfSplits) -> np.ndarray:
+    """Return a head's logits for the validation split, float32 (N, classes)."""
+    validation = splits[1]
+    return np.concatenate([
+        keras.ops.convert_to_numpy(head(validation[step][0], training=False)) for step in range(validation.num_batches)
+    ])  # fmt: skip

@@ -1,0 +1,55 @@
+import json
+
+import numpy as np
+import pytest
+
+import headstart as hs
+from headstart.training.heads import decide
+from helpers import SMALL
+
+AUTO = SMALL | {"head": "auto", "epochs": 1, "image_size": 8, "recipe": "starter"}
+
+
+def correct(linear: float, dense: float, images: int = 1000) -> dict[str, np.ndarray]:
+    """Two heads that are right on these shares of the validation images, on the same ones as far as possible."""
+    return {name: np.arange(images) < share * images for name, share in (("linear", linear), ("dense", dense))}
+
+
+@pytest.mark.parametrize(
+    ("linear", "dense", "images", "chosen"),
+    [(0.8, 0.7, 50_000, "linear"), (0.7, 0.8, 100, "dense"), (0.8, 0.8, 100, "linear"), (0.8, 0.8, 50_000, "dense")],
+)
+def test_validation_decides_and_where_it_cannot_the_number_of_images_does(linear, dense, images, chosen):
+    assert decide(correct(linear, dense), images, 10)["chosen"] == chosen
+
+
+def trained(folder, **options) -> hs.Run:
+    return hs.train(hs.Config(**AUTO | {"backbone": "starter", "out": str(folder)} | options))
+
+
+def test_few_images_get_a_linear_head_that_is_plain_dense_layers_in_the_model(tmp_path):
+    run = trained(tmp_path / "run")
+    found = json.loads((run.path / "head.json").read_text())
+    assert found["chosen"] == "linear"
+    assert found["candidates"].keys() == {"linear", "dense"}
+    after = [layer.name for layer in run.model.layers]
+    assert after[after.index("features") + 1 :] == ["standardise", "logits"]
+    frozen = [row for row in run.history if row["stage"] == "frozen"]
+    assert [(row["epoch"], row["val_accuracy"]) for row in frozen] == [
+        (1, pytest.approx(found["candidates"]["linear"]["accuracy"]))
+    ]
+    assert len(run.history) == 2
+    assert run.evaluate()["accuracy"] == pytest.approx(run.metrics["test"]["fine_tuned"]["accuracy"])
+
+
+def test_a_head_that_was_asked_for_is_taken(tmp_path):
+    dense = trained(tmp_path / "dense", head="dense", epochs=0, limit=100)
+    assert not (dense.path / "head.json").exists()
+    assert "hidden" in [layer.name for layer in dense.model.layers]
+    linear = trained(tmp_path / "linear", head="linear", epochs=0, limit=100)
+    assert json.loads((linear.path / "head.json").read_text())["why"] == "it was asked for"
+
+
+def test_a_linear_head_without_features_is_refused():
+    with pytest.raises(hs.HeadstartError, match="--head linear learns from cached features"):
+        hs.Config(head="linear", cache_features=False)
