@@ -1,26 +1,11 @@
 import json
 
-import numpy as np
 import pytest
 
 import headstart as hs
-from headstart.training.heads import decide
 from helpers import SMALL
 
 AUTO = SMALL | {"head": "auto", "epochs": 1, "image_size": 8, "recipe": "starter"}
-
-
-def correct(linear: float, dense: float, images: int = 1000) -> dict[str, np.ndarray]:
-    """Two heads that are right on these shares of the validation images, on the same ones as far as possible."""
-    return {name: np.arange(images) < share * images for name, share in (("linear", linear), ("dense", dense))}
-
-
-@pytest.mark.parametrize(
-    ("linear", "dense", "images", "chosen"),
-    [(0.8, 0.7, 50_000, "linear"), (0.7, 0.8, 100, "dense"), (0.8, 0.8, 100, "linear"), (0.8, 0.8, 50_000, "dense")],
-)
-def test_validation_decides_and_where_it_cannot_the_number_of_images_does(linear, dense, images, chosen):
-    assert decide(correct(linear, dense), images, 10)["chosen"] == chosen
 
 
 def trained(folder, **options) -> hs.Run:

@@ -126,6 +126,11 @@ class RunFolder:
         return self.read_json("mirror.json", {})
 
     @property
+    def head(self) -> dict[str, Any]:
+        """Which head was chosen and why, see `headstart.training.heads.choose_head`; empty if there was no choice."""
+        return self.read_json("head.json", {})
+
+    @property
     def audit(self) -> dict[str, Any]:
         """Content of `audit.json`; empty if nothing was audited."""
         return self.read_json("audit.json", {})

@@ -14,6 +14,7 @@ from headstart.metrics.calibration import calibration_in_words, is_applied, prob
 from headstart.metrics.claim import between, known_images, what_it_holds_for
 from headstart.metrics.comparison import SIGNIFICANT
 from headstart.metrics.figures import Figures, Metrics
+from headstart.metrics.heads import head_in_words
 from headstart.metrics.mirroring import mirror_in_words
 from headstart.model.network import Network
 from headstart.recipes import RECIPES
@@ -73,6 +74,7 @@ def write_report(run: RunFolder, network: Network, data: Dataset) -> None:
         method=method,
         of=described(summary),
         mirror=mirror_in_words(run.mirror) if "images" in run.mirror else "",
+        head=head_in_words(run.head).removeprefix("head: ") if run.head else "",
         found=findings(audit, data),
         cost_rows=cost_rows(metrics),
         seconds=metrics["seconds"]["total"],

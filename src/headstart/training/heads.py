@@ -12,6 +12,7 @@ from sklearn.metrics import log_loss
 from headstart.config import AUTO, DENSE, LINEAR, Config, replace
 from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import probabilities
+from headstart.metrics.heads import decide, head_in_words
 from headstart.model.head import build_head, set_logits, standardise, standardised
 from headstart.model.network import Network
 from headstart.record.folder import RunFolder
@@ -30,8 +31,6 @@ logger = logging.getLogger("headstart")
 # and dense: 67.4 and 63.9 % with 10 images of each class, 79.8 and 78.2 % with 100, 84.7 and 84.6 % with 1,000, 86.7 and 87.3 %
 # with 4,500.
 MOST_IMAGES = 10_000
-# Below so many images of each class, the linear head is taken if validation cannot tell.
-FEW_OF_A_CLASS = 500
 
 
 def choose_head(
@@ -44,11 +43,11 @@ def choose_head(
     """
     if config.head == DENSE or not config.keeps_features:
         return replace(config, head=DENSE)
-    found: dict[str, Any] = run.read_json("head.json", {})
+    found: dict[str, Any] = run.head
     if not found and config.head == AUTO and len(data.train) > MOST_IMAGES:
         found = {"chosen": DENSE, "why": f"logistic regression is not tried with more than {MOST_IMAGES:,} training images"}
         write_json(run.path / "head.json", found)
-        logger.info("head: %s; %s", DENSE, found["why"])
+        logger.info("%s", head_in_words(found))
     if found.get("chosen") == DENSE:
         return replace(config, head=DENSE)
     checkpoint.start_clock()
@@ -74,29 +73,10 @@ def choose_head(
         }
     checkpoint.stop_clock(FROZEN.key)
     write_json(run.path / "head.json", found)
-    accuracies = [f"{name} {100 * one['accuracy']:.1f} %" for name, one in found.get("candidates", {}).items()]
-    logger.info("head: %s; %s", found["chosen"], ", ".join([found["why"], *accuracies]))
+    logger.info("%s", head_in_words(found))
     if found["chosen"] == LINEAR:
         network.head = head
     return replace(config, head=found["chosen"])
-
-
-def decide(correct: dict[str, np.ndarray], images: int, classes: int) -> dict[str, Any]:
-    """Return which head is `chosen`, and `why`.
-
-    Args:
-        correct: for each head, bool (N,): whether it is right on each validation image.
-        images: the number of training images.
-        classes: the number of classes.
-    """
-    difference = correct[LINEAR].astype(float) - correct[DENSE]
-    error = difference.std() / len(difference) ** 0.5
-    if abs(difference.mean()) > error:
-        chosen = LINEAR if difference.mean() > 0 else DENSE
-        return {"chosen": chosen, "why": f"it is better on validation by {100 * abs(difference.mean()):.1f} points"}
-    few = images < FEW_OF_A_CLASS * classes
-    how_many = f"{'fewer' if few else 'no fewer'} than {FEW_OF_A_CLASS} training images of each class"
-    return {"chosen": LINEAR if few else DENSE, "why": f"validation cannot tell, and there are {how_many}"}
 
 
 def linear_head(network: Network, splits: BatchesOfSplits, data: Dataset, config: Config, strength: float) -> keras.Model:

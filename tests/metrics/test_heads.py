@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+from headstart.metrics.heads import decide, head_in_words
+
+
+def correct(linear: float, dense: float, images: int = 1000) -> dict[str, np.ndarray]:
+    """Two heads that are right on these shares of the validation images, on the same ones as far as possible."""
+    return {name: np.arange(images) < share * images for name, share in (("linear", linear), ("dense", dense))}
+
+
+@pytest.mark.parametrize(
+    ("linear", "dense", "images", "chosen"),
+    [(0.8, 0.7, 50_000, "linear"), (0.7, 0.8, 100, "dense"), (0.8, 0.8, 100, "linear"), (0.8, 0.8, 50_000, "dense")],
+)
+def test_validation_decides_and_where_it_cannot_the_number_of_images_does(linear, dense, images, chosen):
+    assert decide(correct(linear, dense), images, 10)["chosen"] == chosen
+
+
+def test_the_choice_in_words_has_both_figures():
+    found = {"chosen": "linear", "why": "it is better", "candidates": {"linear": {"accuracy": 0.8}, "dense": {"accuracy": 0.75}}}
+    assert head_in_words(found) == "head: linear, since it is better (on validation: linear 80.0 %, dense 75.0 %)"
