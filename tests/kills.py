@@ -44,7 +44,9 @@ COMMON = [
     "--precision", "float32", "--batch-size", "16", "--fewest-steps", "9",
 ]  # fmt: skip
 # From images, where the backbone learns from its first layer on; and from feature maps, in two views.
-VARIANTS = {"images": ["--fine-tune-from", "all"], "maps": ["--fine-tune-from", "last-stage", "--views", "2"]}
+# And in two folds, which share their feature maps.
+MAPS = ["--fine-tune-from", "last-stage", "--views", "2"]
+VARIANTS = {"images": ["--fine-tune-from", "all"], "maps": MAPS, "folds": [*MAPS, "--folds", "2"]}
 # What `metrics.json` holds of the machine.
 MEASURED = ("seconds", "memory_mb", "peak_memory_mb")
 # A process that takes longer than this hangs, in seconds.
@@ -134,12 +136,15 @@ def announced(function: Callable[..., Any], phase: str, writer: int) -> Callable
 
 def outcome(run: Path) -> dict[str, Any]:
     """Return what must not depend on interruptions: the names of all files, and the content of those without times in them."""
-    content: dict[str, Any] = {path.name: path.read_bytes() for path in [run / "history.csv", *sorted(run.glob("*.npy"))]}
-    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
-    content["metrics"] = {
-        name: value for name, value in metrics.items() if name not in ("seconds", "memory_mb", "peak_memory_mb")
+    files = {str(path.relative_to(run)): path for path in sorted(run.rglob("*"))}
+    content: dict[str, Any] = {
+        name: path.read_bytes() for name, path in files.items() if path.name == "history.csv" or path.suffix == ".npy"
     }
-    content["files"] = sorted(str(path.relative_to(run)) for path in run.rglob("*"))
+    for name, path in files.items():
+        if path.name in ("metrics.json", "folds.json"):
+            figures = json.loads(path.read_text(encoding="utf-8"))
+            content[name] = {key: value for key, value in figures.items() if key not in MEASURED}
+    content["files"] = list(files)
     return content
 
 

@@ -80,6 +80,11 @@ class Config:
     out: str = option(RUN, "", "folder to write the run to (default: runs/DATA-BACKBONE-RECIPE)", metavar="FOLDER")
     seed: int = option(RUN, 0, "seed of the split, the head's first weights, shuffling and augmentation", low=0, high=MOST_SEED)
     seeds: int = option(RUN, 1, "train this many runs on one split, with --seed and the numbers after it", low=1, high=1000)
+    folds: int = option(
+        RUN, 0, "for small data: divide all images into this many folds, and train a run for each, which is tested on that fold "
+        "and trained on the others; 0: one split", low=0, high=100,
+    )  # fmt: skip
+    fold: int = option(RUN, -1, "of --folds, train this one alone, counted from 0; -1: all of them", low=-1, high=99)
 
     data: str = option(
         DATA, "cifar10", "cifar10, cifar100, digits, or the path of an image folder or of CIFAR files", metavar="DATA"
@@ -106,7 +111,7 @@ class Config:
         DATA, False, "leave out of training every near-duplicate of a validation, test or other training image",
         why="the audit says how many there are; what becomes of them is the user's decision",
     )  # fmt: skip
-    limit: int = option(DATA, 0, "use at most this many images of each split; 0: all", low=0)
+    limit: int = option(DATA, 0, "use at most this many images of each split, with --folds of all images; 0: all", low=0)
     split_seed: int = option(
         DATA, -1, "seed of the split and of cached random views; -1: the same as --seed", low=-1, high=MOST_SEED
     )
@@ -259,6 +264,23 @@ class Config:
         return self.seed if self.split_seed == -1 else self.split_seed
 
     @property
+    def divided(self) -> bool:
+        """Whether this is a training of all folds, and not of one of them."""
+        return self.folds > 0 and self.fold < 0
+
+    @property
+    def runs(self) -> int:
+        """How many runs are trained: one for each seed or fold."""
+        return self.folds if self.divided else self.seeds
+
+    @property
+    def run_names(self) -> list[str]:
+        """The names of the folders of several runs, within the folder of all; none for a single run."""
+        if self.divided:
+            return [f"fold-{fold}" for fold in range(self.folds)]
+        return [f"seed-{seed}" for seed in range(self.seed, self.seed + self.seeds)] if self.seeds > 1 else []
+
+    @property
     def learns_batch_norm(self) -> bool:
         """Whether batch norm runs in training mode while the backbone is trained."""
         return self.batch_norm == "training" or self.from_scratch
@@ -322,6 +344,13 @@ def refuse_impossible(config: Config) -> None:
          "--budget measures one machine, so it cannot foresee a cluster: leave out --budget or --devices cluster"),
         (config.seed + config.seeds - 1 > MOST_SEED,
          f"--seeds {config.seeds} from --seed {config.seed} go beyond {MOST_SEED}: lower --seed"),
+        (config.folds == 1,
+         "--folds 1 leaves nothing to train on: give 2 or more, 5 for example"),
+        (config.folds > 0 and config.seeds > 1,
+         "--seeds trains on one split, and --folds on several: leave one of them out"),
+        (config.fold >= 0 and config.fold >= config.folds,
+         f"--fold {config.fold} is none of --folds {config.folds}, which are counted from 0"
+         if config.folds else f"--fold {config.fold} is one of several: say of how many with --folds"),
     ]:  # fmt: skip
         if impossible:
             raise HeadstartError(why)

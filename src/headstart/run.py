@@ -50,12 +50,15 @@ class Run(RunFolder):
         HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
 
     Attributes:
-        classifier: the model with its manifest. It raises `HeadstartError` if the run is not finished.
+        classifier: the model with its manifest, or those of all folds together. It raises `HeadstartError` if the run is not
+            finished, or if the folder holds the runs of several seeds.
     """
 
     @cached_property
     def classifier(self) -> "Classifier":
-        self.require_model()
+        self.require_result()
+        if self.config.divided:
+            return inference.classifier.Ensemble(self.path, self.members, trust=self.config.trust)
         return inference.classifier.Classifier(self.path, trust=self.config.trust)
 
     @property
@@ -80,6 +83,8 @@ class Run(RunFolder):
 
     def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
         """Classify paths, folders, bytes, open files, Pillow images or uint8 arrays.
+
+        A folder of folds answers by the mean of the probabilities of its models.
 
         Args:
             images, batch_size, mirror: see `headstart.inference.classifier.Classifier.predict`.
@@ -172,6 +177,11 @@ class Run(RunFolder):
         """
         self.refuse_mirror_images(mirror)
         classifier = self.classifier
+        if self.config.divided and not data:
+            raise HeadstartError(
+                f"{self.path} holds {self.config.folds} models, and all but one have learned from each image: its report has "
+                "their figures on the images that they have not seen; --data measures all of them together on other images"
+            )
         data = data if isinstance(data, Dataset) else self.load_data(data)
         name = data.source.name
         unknown = [one for one in data.class_names if one not in classifier.class_names]
@@ -202,7 +212,8 @@ class Run(RunFolder):
 
     def refuse_mirror_images(self, mirror: bool) -> None:
         """Refuse `mirror` if the run was trained with `--no-flip`: mirror images may mean something else."""
-        if mirror and not self.config.flip:
+        configs = [RunFolder(member).config for member in self.members] if mirror else []
+        if mirror and not all(config.flip for config in [self.config, *configs]):
             raise HeadstartError(
                 f"{self.path} was trained with --no-flip, on images whose mirror images mean something else: leave out --mirror"
             )
@@ -211,12 +222,13 @@ class Run(RunFolder):
         return f"Run({shortened(str(self.path), 80)!r}: {self.summary()})"
 
     def summary(self) -> str:
-        """Return the test accuracies of the stages in a line; for several seeds, their number."""
+        """Return the test accuracies of the stages in a line, those of all folds together; for several seeds, their number."""
         if not self.finished:
             return "not finished"
         if self.config.seeds > 1:
             return f"{self.config.seeds} seeds"
-        return ", ".join(f"{shown(stage)} {100 * one['accuracy']:.2f} %" for stage, one in self.metrics["test"].items())
+        folds = [f"{self.config.folds} folds"] if self.config.divided else []
+        return ", ".join(folds + [f"{shown(stage)} {100 * one['accuracy']:.2f} %" for stage, one in self.metrics["test"].items()])
 
     def image(self, name: str) -> Image.Image:
         """Return one of the run's charts, such as `history`, `gain` or `confusion`; a notebook shows it."""

@@ -13,11 +13,11 @@ from headstart.audit.mirror import mirror_images_may_train
 from headstart.audit.of_run import audit_run
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
-from headstart.data.load import configured_data, resolved
+from headstart.data.load import configured_data, in_folds, one_fold, resolved
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.following import follow, report, share
-from headstart.groups import carry_out_seeds
+from headstart.groups import carry_out_several
 from headstart.inference.engine import predict_logits
 from headstart.model.backbones import load_backbone
 from headstart.model.batch_norm import adapt_batch_norm
@@ -58,7 +58,9 @@ def train(
 ) -> Run:  # fmt: skip
     """Train a classifier and return its finished run.
 
-    If `config.seeds` is above 1, the run's folder holds a run for each seed, `seed-0` and so on, and `seeds.json`.
+    If `config.seeds` is above 1, the run's folder holds a run for each seed, `seed-0` and so on, and `seeds.json`. With
+    `config.folds` it holds a run for each fold, `fold-0` and so on, and `folds.json`; the folds divide all images of the data,
+    whatever splits they were given with.
 
     Args:
         config: all options, from `headstart.recipe` or `headstart.Config`; or the name of a recipe.
@@ -90,12 +92,14 @@ def steps(
         last the finished run. Each `next` does the work up to its step.
 
     Raises:
-        HeadstartError: as for `train`; or `config.seeds` is above 1.
+        HeadstartError: as for `train`; or several runs are asked for, by `config.seeds` or `config.folds`.
     """
     with show_progress(), contextlib.ExitStack() as held:
         explicit, config = options.keys(), changed(config, options)
         if config.seeds > 1:
             raise HeadstartError(f"--seeds {config.seeds} makes a run for each seed: leave it out to go step by step")
+        if config.divided:
+            raise HeadstartError(f"--folds {config.folds} makes a run for each fold: name one with --fold to go step by step")
         if config.devices == cluster.CLUSTER:
             raise HeadstartError("--devices cluster trains in several processes, which cannot go step by step: leave it out")
         run, loaded, loading = begin(config, data, overwrite, explicit, held)
@@ -149,8 +153,10 @@ def begin(
         held.enter_context(locked(out))
     start = time.monotonic()
     loaded = data or configured_data(config)
+    if data and config.folds:
+        loaded = in_folds(data.source, data.used, config)
     loading = time.monotonic() - start
-    planned = budget.prepare(config, loaded, explicit, loading)
+    planned = budget.prepare(config, one_fold(loaded, config, 0) if config.divided else loaded, explicit, loading)
     if not data and loaded.source.files and planned.image_size != config.image_size:
         loaded = configured_data(planned)  # files are decoded at the image size
     if not there:
@@ -170,9 +176,9 @@ def changed(config: Config | str, options: dict[str, Any]) -> Config:
 
 
 def finish(run: RunFolder, data: Dataset, loading: float) -> Run:
-    """Carry out a run, or the runs of all its seeds, from where it stands, and return it."""
-    if run.config.seeds > 1:
-        carry_out_seeds(run, data, lambda one, same: finish(one, same, 0.0))
+    """Carry out a run, or those of all its seeds or folds, from where it stands, and return it."""
+    if run.members:
+        carry_out_several(run, data, lambda one, own: finish(one, own, 0.0))
     else:
         for _ in carry_out(run, data, loading):
             pass

@@ -5,6 +5,7 @@ import pytest
 
 from headstart.data.dataset import Dataset
 from headstart.data.source import TEST, TRAIN, VALIDATION, Source
+from headstart.data.splits import draw_folds
 from headstart.errors import HeadstartError
 
 
@@ -221,3 +222,67 @@ def test_names_of_images_without_files_count_within_their_part():
     splits = np.array([TRAIN, TRAIN, TEST, TEST])
     source = Source(np.zeros((4, 2, 2, 3), np.uint8), np.zeros(4, int), ("a",), splits, "x")
     assert source.names == ("training 0", "training 1", "test 0", "test 1")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_folds_test_each_image_once_and_tear_no_equal_images_apart(seed):
+    """150 images that show 90 different things, most of them several times."""
+    contents = np.concatenate([np.arange(90), np.random.default_rng(seed).integers(0, 90, 60)])
+    source = images(contents % 3, contents=contents)
+    folds = draw_folds(source, np.arange(150), 5, seed=seed)
+    assert sorted(set(folds.tolist())) == [0, 1, 2, 3, 4]
+    for content in range(90):
+        assert len(set(folds[contents == content].tolist())) == 1
+    tested = []
+    for fold in range(5):
+        data = Dataset.in_folds(source, folds).fold(fold, validation_fraction=0.1, seed=seed)
+        assert used(data) == list(range(150))
+        train, validation, test = (set(contents[side].tolist()) for side in sides(data))
+        assert not train & validation
+        assert not train & test
+        assert not validation & test
+        assert set(data.labels(data.train).tolist()) == set(data.labels(data.validation).tolist()) == {0, 1, 2}
+        assert len(test) == 18
+        assert np.bincount(np.array(sorted(test)) % 3).tolist() == [6, 6, 6]
+        tested += data.test.tolist()
+    assert sorted(tested) == list(range(150))
+
+
+def test_folds_follow_the_seed_and_the_limit():
+    source, every = images([0] * 50 + [1] * 50), np.arange(100)
+    assert draw_folds(source, every, 4, seed=1).tolist() == draw_folds(source, every, 4, seed=1).tolist()
+    assert draw_folds(source, every, 4, seed=1).tolist() != draw_folds(source, every, 4, seed=2).tolist()
+    few = draw_folds(source, every, 4, limit=40)
+    assert np.bincount(few[few >= 0]).tolist() == [10, 10, 10, 10]
+    assert np.bincount(source.labels[few >= 0]).tolist() == [20, 20]
+    data = Dataset.in_folds(source, few)
+    assert used(data.fold(0)) == data.test.tolist() == np.flatnonzero(few >= 0).tolist()
+
+
+def test_rare_classes_are_in_every_split_of_every_fold():
+    source = images([0] * 60 + [1] * 5)
+    folds = draw_folds(source, np.arange(65), 5)
+    for fold in range(5):
+        data = Dataset.in_folds(source, folds).fold(fold)
+        assert [np.bincount(data.labels(side), minlength=2)[1] for side in (data.train, data.validation, data.test)] == [3, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("rare", "folds", "said"),
+    [
+        (4, 5, r"class 'bee' has 4 different images, and --folds 5 needs 5 of each class: .*, or give --folds 4$"),
+        (2, 3, r"class 'bee' has 2 different images, and --folds 3 needs 3 of each class: add images of it or remove the class$"),
+        (3, 2, r"class 'bee' has 3 different images, and --folds 2 needs 4 of each class: .*, or give --folds 3$"),
+    ],
+)
+def test_classes_with_too_few_images_for_the_folds_are_refused(rare, folds, said):
+    source = images([0] * 30 + [1] * (rare + 5), contents=[*range(30 + rare), *[30] * 5])
+    with pytest.raises(HeadstartError, match=said):
+        draw_folds(source, np.arange(len(source.labels)), folds)
+
+
+@pytest.mark.parametrize(("split", "name"), [(TEST, "test"), (VALIDATION, "validation")])
+def test_data_with_a_split_of_their_own_are_not_divided(split, name):
+    source = images([0, 1] * 20, [TRAIN] * 30 + [split] * 10)
+    with pytest.raises(HeadstartError, match=f"has a {name} split of its own, and --folds tests every image once"):
+        draw_folds(source, np.arange(40), 5)

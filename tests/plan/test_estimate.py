@@ -39,6 +39,15 @@ def test_all_seeds_share_the_features(digits):
     assert three["head"] == pytest.approx(3 * one["head"])
 
 
+def test_all_folds_share_the_features_of_all_images(digits):
+    one, five = seconds(digits, epochs=1), seconds(digits, epochs=1, folds=5)
+    assert five["features"] == pytest.approx(one["features"])  # one view
+    assert five["head"] == pytest.approx(5 * one["head"])
+    assert seconds(digits, epochs=1, folds=5, fold=2)["head"] == pytest.approx(one["head"])
+    both = seconds(digits, views=2, flip=True, folds=5)
+    assert both["features"] - 5.0 == pytest.approx(2 * (five["features"] - 5.0))
+
+
 def test_a_network_from_scratch_has_one_stage(digits):
     assert seconds(digits, weights="none", fine_tune_from="all").keys() == {"preparation", "training", "results"}
 

@@ -11,7 +11,7 @@ from headstart.errors import HeadstartError
 from headstart.metrics.classification import subset_figures
 from headstart.metrics.figures import SubsetFigures
 from headstart.record.folder import RunFolder
-from headstart.record.split import hexadecimal, recorded_data
+from headstart.record.split import FOLD, hexadecimal, recorded_data
 
 logger = logging.getLogger("headstart")
 
@@ -25,7 +25,8 @@ def unseen_images(run: RunFolder, data: Dataset) -> tuple[np.ndarray, dict[str, 
     Raises:
         HeadstartError: all of them are.
     """
-    split_of = {row["digest"]: row["split"] for row in run.split}
+    # What tests one fold trains the others.
+    split_of = {row["digest"]: SPLIT_NAMES[0] if row["split"].startswith(FOLD) else row["split"] for row in run.split}
     splits = [split_of.get(digest, "") for digest in hexadecimal(data.source.digests[data.test])]
     left_out = {name: splits.count(name) for name in SPLIT_NAMES[:2]}
     number = sum(left_out.values())
@@ -34,7 +35,8 @@ def unseen_images(run: RunFolder, data: Dataset) -> tuple[np.ndarray, dict[str, 
     if number == len(data.test):
         raise HeadstartError(
             f"{data.source.name}: {run.path} was trained on {left_out['training']} of these {number} images and chose its "
-            "epoch by the others, so none is left to measure on; without --data its own test split is measured"
+            "epoch by the others, so none is left to measure on"
+            + ("" if run.config.divided else "; without --data its own test split is measured")
         )
     logger.warning(
         "%d of %d images are left out: the run was trained on %d of them and chose its epoch by %d",
@@ -65,7 +67,8 @@ def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.nda
     except HeadstartError as error:
         logger.info("no search for near-duplicates of the run's training images: %s", str(error).splitlines()[0])
         return None
-    images = np.concatenate([source.images[rows], own.images(own.train)])
+    trained = own.used if run.config.divided else own.train
+    images = np.concatenate([source.images[rows], own.images(trained)])
     everything = np.arange(len(images))
     grey = shades_of_grey(images, everything)
     # Coarse pixels find candidates without a network. They do not find mirror images, as the run's audit does.

@@ -62,7 +62,7 @@ def evaluate(options: Evaluate) -> None:
     if options.data:
         refuse_missing(options.data)
     start_keras()
-    run.model  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
+    run.classifier.models  # noqa: B018  (an unfinished or damaged run is refused before its data are loaded)
     print(json.dumps(run.evaluate(options.data, mirror=options.mirror), indent=2))
 
 
@@ -226,6 +226,12 @@ def show_log() -> None:
 
 def print_result(run: "hs.Run") -> None:
     """Print the accuracies that a script would read; the rest stands in the log and the run folder."""
+    if run.config.divided:
+        for stage, spread in run.read_json("folds.json")["by_fold"].items():
+            figures, deviation = run.metrics["test"][stage], spread["accuracy"]["deviation"]
+            low, high = figures["interval"]
+            print(f"{stage} {figures['accuracy']:.4f} interval {low:.4f} {high:.4f} deviation {deviation:.4f}")
+        return
     if run.config.seeds == 1:
         for stage, figures in run.metrics["test"].items():
             print(f"{stage} {figures['accuracy']:.4f}")

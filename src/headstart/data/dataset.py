@@ -22,6 +22,8 @@ class Dataset:
         train, validation, test: int64 indices into the images of the source. Equal images never lie in two splits.
         duplicates: a line for each image that equals another: which one, and what was done.
         left_out: int64 indices of the training images that `--drop-duplicates` left out.
+        folds: with `--folds`, int16 (N,): the fold that tests each image of the source, -1 for an image that is not used. Then
+            all images are in the test split, and `fold` gives the splits of each fold. Else empty.
     """
 
     source: Source
@@ -30,6 +32,7 @@ class Dataset:
     test: np.ndarray
     duplicates: tuple[str, ...] = field(default=())
     left_out: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int64))
+    folds: np.ndarray = field(default_factory=lambda: np.array([], dtype=np.int16))
 
     @classmethod
     def from_arrays(
@@ -59,6 +62,16 @@ class Dataset:
         """Return a source with its splits; see `headstart.data.splits.split_source` for the options."""
         return cls(source, *package.splits.split_source(source, **options))
 
+    @classmethod
+    def in_folds(cls, source: Source, folds: np.ndarray) -> "Dataset":
+        """Return a source whose images are each tested in one fold; see `headstart.data.splits.draw_folds`."""
+        nothing = np.array([], dtype=np.int64)
+        return cls(source, nothing, nothing, np.flatnonzero(folds >= 0), folds=folds)
+
+    def fold(self, number: int, **options: Any) -> "Dataset":
+        """Return the data with the splits of one fold; see `headstart.data.splits.split_fold` for the options."""
+        return Dataset(self.source, *package.splits.split_fold(self.source, self.folds, number, **options))
+
     def __repr__(self) -> str:
         sizes = f"{len(self.train):,} for training, {len(self.validation):,} for validation, {len(self.test):,} for the test"
         height, width, _ = self.image_shape
@@ -87,6 +100,11 @@ class Dataset:
     def training_candidates(self) -> np.ndarray:
         """Sorted indices of the training split before `--drop-duplicates`. Features are cached for these."""
         return np.union1d(self.train, self.left_out)
+
+    @property
+    def used(self) -> np.ndarray:
+        """Sorted indices of the images of all splits, before `--drop-duplicates`."""
+        return np.sort(np.concatenate([self.training_candidates, self.validation, self.test]))
 
     @property
     def test_fingerprint(self) -> str:

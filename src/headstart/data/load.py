@@ -4,6 +4,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from headstart import data as package
 from headstart.config import Config, replace, suggestion
 from headstart.data.arrays import ARRAYS
@@ -11,7 +13,7 @@ from headstart.data.cifar import read_cifar
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.folder import read_folder
-from headstart.data.source import Source
+from headstart.data.source import TEST, Source
 from headstart.data.walk import is_ours
 from headstart.errors import HeadstartError
 
@@ -75,11 +77,31 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
 
 def configured_data(config: Config) -> Dataset:
     """Load the data set that a resolved configuration names, and split it as the configuration says."""
+    if config.folds and config.data in package.builtin.ARCHIVES:
+        raise package.splits.own_split(config.data, TEST)  # before it is downloaded
+    source = read_source(config.data, config.image_size, fit=config.fit, layout=config.layout)
+    if config.folds:
+        return in_folds(source, np.arange(len(source.labels)), config)
     return Dataset.of(
-        read_source(config.data, config.image_size, fit=config.fit, layout=config.layout),
-        validation_fraction=config.validation_fraction, test_fraction=config.test_fraction, seed=config.data_seed,
+        source, validation_fraction=config.validation_fraction, test_fraction=config.test_fraction, seed=config.data_seed,
         limit=config.limit,
     )  # fmt: skip
+
+
+def in_folds(source: Source, used: np.ndarray, config: Config) -> Dataset:
+    """Divide images into the folds of a configuration, and return all folds or, if it names one, that one.
+
+    Args:
+        used: int (M,), the images to divide.
+    """
+    folds = package.splits.draw_folds(source, used, config.folds, seed=config.data_seed, limit=config.limit)
+    data = Dataset.in_folds(source, folds)
+    return data if config.divided else one_fold(data, config, config.fold)
+
+
+def one_fold(data: Dataset, config: Config, number: int) -> Dataset:
+    """Return data that are divided into folds with the splits of one fold."""
+    return data.fold(number, validation_fraction=config.validation_fraction, seed=config.data_seed)
 
 
 def read_source(

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from headstart.data.source import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Source
 from headstart.errors import HeadstartError
@@ -36,11 +36,88 @@ def split_source(
         HeadstartError: a class has no training or validation image, or too few different images to draw from; or `limit` is
             below the number of classes.
     """
-    first, group = np.unique(source.digests, return_index=True, return_inverse=True)[1:]
-    splits, kept, duplicates = settle_duplicates(source, first, group)
+    first, group = groups_of_equal(source)
+    splits, kept, duplicates = settle_duplicates(source, source.splits, first, group)
     for split, fraction in ((TEST, test_fraction), (VALIDATION, validation_fraction)):
         if not (splits[kept] == split).any():
             draw(source, splits, kept, first, group, split, fraction, seed)
+    train, validation, test = indices_of_splits(source, splits, kept, limit, seed)
+    return Splits(train, validation, test, duplicates)
+
+
+def split_fold(source: Source, folds: np.ndarray, fold: int, *, validation_fraction: float = 0.1, seed: int = 0) -> Splits:
+    """Split images by their folds: one fold is the test split, and of the others the validation split is drawn.
+
+    Args:
+        folds: int (N,), the fold of each image, -1 for an image that is not used; see `draw_folds`.
+        fold: the one to test on.
+        validation_fraction, seed: see `split_source`.
+    """
+    first, group = groups_of_equal(source)
+    kept, splits = folds >= 0, np.where(folds == fold, TEST, TRAIN).astype(source.splits.dtype)
+    _, _, duplicates = settle_duplicates(source, splits, first, group)
+    draw(source, splits, kept, first, group, VALIDATION, validation_fraction, seed)
+    train, validation, test = indices_of_splits(source, splits, kept, 0, seed)
+    return Splits(train, validation, test, duplicates)
+
+
+def draw_folds(source: Source, used: np.ndarray, folds: int, *, seed: int = 0, limit: int = 0) -> np.ndarray:
+    """Divide images into folds of equal size, in each of which every class has the same share. Equal images lie in one fold.
+
+    Args:
+        used: int (M,), the images to divide.
+        folds: how many there are, from 2.
+        seed: of the drawing.
+        limit: divide about this many of the images, stratified; 0: all.
+
+    Returns:
+        int16 (N,): the fold of each image of the source, from 0; -1 for an image that is not used.
+
+    Raises:
+        HeadstartError: the source has a validation or test split of its own, or a class has too few different images.
+    """
+    name, classes = source.name, source.class_names
+    if (own := int(source.splits.max())) != TRAIN:
+        raise own_split(name, own)
+    if limit and limit < len(used):
+        used = stratified_subset(source, used, TRAIN, limit, seed)
+    first, group = groups_of_equal(source)
+    groups = np.unique(group[used])
+    labels = source.labels[first[groups]]
+    counts = np.bincount(labels, minlength=len(classes))
+    # Each fold tests one of each class; of the others, one is needed for training and one for validation.
+    needed = max(folds, 4 if folds == 2 else 3)
+    if (least := int(counts.min())) < needed:
+        fewer = f", or give --folds {least}" if least >= 3 else ""
+        raise HeadstartError(
+            f"{name}: class {classes[int(counts.argmin())]!r} has {least} different images, and --folds {folds} needs {needed} "
+            f"of each class: add images of it or remove the class{fewer}"
+        )
+    fold_of_group = np.full(len(first), -1, np.int16)
+    drawn = StratifiedKFold(folds, shuffle=True, random_state=seed).split(groups, labels)
+    for fold, (_, places) in enumerate(drawn):
+        fold_of_group[groups[places]] = fold
+    found = np.full(len(source.labels), -1, np.int16)
+    found[used] = fold_of_group[group[used]]
+    return found
+
+
+def own_split(name: str, split: int) -> HeadstartError:
+    """Return the refusal of folds for data that have a validation or test split of their own."""
+    return HeadstartError(
+        f"{name} has a {SPLIT_NAMES[split]} split of its own, and --folds tests every image once: leave out --folds, and give "
+        "--seeds to see how much is luck; or put all images of each class into one folder"
+    )
+
+
+def groups_of_equal(source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first image of each group of equal images, int (groups,), and the group of each image, int (N,)."""
+    _, first, group = np.unique(source.digests, return_index=True, return_inverse=True)
+    return first, group
+
+
+def indices_of_splits(source: Source, splits: np.ndarray, kept: np.ndarray, limit: int, seed: int) -> list[np.ndarray]:
+    """Return the indices of the training, validation and test split; see `split_source` for `limit` and the errors."""
     indices = [np.flatnonzero(kept & (splits == split)) for split in (TRAIN, VALIDATION, TEST)]
     for split, chosen in enumerate(indices):
         missing = sorted(set(range(len(source.class_names))) - set(source.labels[chosen].tolist()))
@@ -51,18 +128,20 @@ def split_source(
             )
         if limit and limit < len(chosen):
             indices[split] = stratified_subset(source, chosen, split, limit, seed)
-    train, validation, test = indices
-    return Splits(train, validation, test, duplicates)
+    return indices
 
 
-def settle_duplicates(source: Source, first: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Return a copy of the source's splits, int8 (N,); which images stay, bool (N,); and a line for every duplicate.
+def settle_duplicates(
+    source: Source, given: np.ndarray, first: np.ndarray, group: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:  # fmt: skip
+    """Return a copy of the given splits, int8 (N,); which images stay, bool (N,); and a line for every duplicate.
 
     Args:
+        given: int8 (N,), the split of each image.
         first: int (groups,), the first image of each group of equal images.
         group: int (N,), the group of each image.
     """
-    splits, lines = source.splits.copy(), []
+    splits, lines = given.copy(), []
     # The most protected split of each group, test before validation before training: the others lose the image.
     protected = np.full(len(first), TRAIN, dtype=splits.dtype)
     np.maximum.at(protected, group, splits)

@@ -21,7 +21,7 @@ RUN = "run or audit of Headstart"
 # Links among folders can be followed in more ways than there is time for, and deep folders take Python's stack.
 DEEPEST, MOST_VISITS = 64, 16
 # Files that, beside config.toml, mark a folder as a run.
-RUN_FILES = ("manifest.json", "split.csv", "log.txt", "checkpoint", "seeds.json")
+RUN_FILES = ("manifest.json", "split.csv", "log.txt", "checkpoint", "seeds.json", "folds.json")
 
 
 @dataclass

@@ -1,7 +1,8 @@
 """A trained network with its manifest: all that is needed to use it, and nothing of training."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from headstart.system.progress import track
 OLD_FILE = "model.keras"
 # The most values that a layer's output may have for a batch: 1 GB. It makes batches of very large images smaller.
 MOST_AT_ONCE = 1 << 28
+# Lower means of probabilities count as this one, whose logarithm is finite.
+SMALLEST = np.finfo(np.float32).tiny
 
 
 class Classifier:
@@ -90,6 +93,11 @@ class Classifier:
         _, values = model.saved.largest_output(self.model)
         return int(values)
 
+    @property
+    def models(self) -> list[Any]:
+        """The Keras models that answer together: one, or those of all folds."""
+        return [self.model]
+
     @cached_property
     def compiled(self) -> Any:
         """The same model compiled by OpenVINO; None if OpenVINO is not installed or fails, or the run saved no files for it."""
@@ -129,6 +137,10 @@ class Classifier:
         """Whether OpenVINO computes the outputs for so many images."""
         return (total < FEWEST_IMAGES or not has_gpu()) and self.compiled is not None
 
+    def largest_for(self, total: int) -> int:
+        """How many values the largest output of the layers that compute has for one of so many images."""
+        return int(self.compiled.largest) if self.by_openvino(total) else self.largest_output
+
     def keras_outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
         """Yield the Keras model's logits for each batch, by the fastest engine that computes the same."""
         outputs: Iterator[list[np.ndarray]] = inference.engine.Engine(self.model).outputs(batches, total)
@@ -150,7 +162,7 @@ class Classifier:
         inputs = Inputs()
         named = list(named_images(images, inputs))
         refuse_nothing(named, inputs)
-        batch_size = fitting(batch_size, self.compiled.largest if self.by_openvino(len(named)) else self.largest_output)
+        batch_size = fitting(batch_size, self.largest_for(len(named)))
         starts = track(range(0, len(named), batch_size), "classifying")
         decoded = (read_inputs(named[start : start + batch_size], self.image_shape, self.decoding, inputs) for start in starts)
         # The engine takes the next batch while it computes the last one, so decoding and computing overlap.
@@ -161,6 +173,62 @@ class Classifier:
         return Predictions(
             inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
         )
+
+
+class Ensemble(Classifier):
+    """The classifiers of several folds, which answer by the mean of their probabilities.
+
+    What it computes for an image are the logarithms of these means. Their softmax are the means again, so they stand where a
+    classifier has its logits.
+
+    Args:
+        path: the folder that holds the folders of the classifiers.
+        members: their folders.
+        trust: see `Classifier`.
+
+    Attributes:
+        members: the classifiers.
+    """
+
+    def __init__(self, path: Path, members: Sequence[Path], *, trust: bool = False) -> None:
+        self.members = [Classifier(member, trust=trust) for member in members]
+        self.path, self.trust, self.manifest = path, trust, self.members[0].manifest
+        for one in self.members:
+            if (one.class_names, one.image_shape, one.decoding) != (self.class_names, self.image_shape, self.decoding):
+                raise DamagedError(f"{one.path} is of another training: its classes or images are not those of {members[0]}")
+
+    @property
+    def temperature(self) -> float:
+        return 1.0
+
+    @cached_property
+    def model(self) -> Any:
+        raise HeadstartError(f"{self.path} holds {len(self.members)} models: name one, such as {self.members[0].path}")
+
+    @property
+    def models(self) -> list[Any]:
+        return [one.model for one in self.members]
+
+    @cached_property
+    def largest_output(self) -> int:
+        return max(one.largest_output for one in self.members)
+
+    def largest_for(self, total: int) -> int:
+        return max(one.largest_for(total) for one in self.members)
+
+    def outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
+        copies = tee(batches, len(self.members))
+        return self.together([one.outputs(copy, total) for one, copy in zip(self.members, copies, strict=True)])
+
+    def keras_outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
+        copies = tee(batches, len(self.members))
+        return self.together([one.keras_outputs(copy, total) for one, copy in zip(self.members, copies, strict=True)])
+
+    def together(self, outputs: Iterable[Iterator[list[np.ndarray]]]) -> Iterator[list[np.ndarray]]:
+        """Yield for each batch the logarithms of the mean probabilities, float32 (B, classes), from the logits of all members."""
+        for of_batch in zip(*outputs, strict=True):
+            each = [probabilities(logits, one.temperature) for one, (logits,) in zip(self.members, of_batch, strict=True)]
+            yield [np.log(np.maximum(np.mean(each, axis=0), SMALLEST)).astype(np.float32)]
 
 
 def fitting(batch_size: int, largest: int) -> int:

@@ -80,7 +80,7 @@ def file_name(number: int, name: str) -> str:
 
 
 def explain(classifier: Classifier, images: Any) -> Explanations:
-    """Find where in each image the evidence for its likeliest class lies.
+    """Find where in each image the evidence for its likeliest class lies; of several folds' models, the mean of their maps.
 
     Args:
         images: as for `headstart.inference.classifier.Classifier.predict`.
@@ -94,7 +94,9 @@ def explain(classifier: Classifier, images: Any) -> Explanations:
     pixels = read_inputs(named, classifier.image_shape, classifier.decoding, inputs)
     refuse_only_unreadable(inputs)
     probabilities = classifier.predict(pixels).probabilities
-    maps, method = heat_maps(Network.of_saved(classifier.model), pixels, probabilities.argmax(axis=1))
+    likeliest = probabilities.argmax(axis=1)
+    of_models = [heat_maps(Network.of_saved(model), pixels, likeliest) for model in classifier.models]
+    maps, method = np.mean([maps for maps, _ in of_models], axis=0), of_models[0][1]
     found = dict(inputs.skipped), dict(inputs.remarks)
     return Explanations(
         pixels, maps, Predictions(inputs.names, probabilities, classifier.class_names, inputs.unreadable, *found), method

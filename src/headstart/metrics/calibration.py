@@ -105,12 +105,12 @@ def lowest_point(places: np.ndarray, values: np.ndarray) -> float:
 
 
 def is_applied(figures: Figures) -> bool:
-    """Whether the logits of a stage are divided by a temperature. Older versions always did.
+    """Whether the logits of a stage are divided by a temperature. Older versions always did; those of folds are divided already.
 
     Args:
         figures: of a stage in `metrics.json`.
     """
-    return figures["calibration"]["applied"] if "calibration" in figures else "temperature" in figures
+    return figures["calibration"]["applied"] if "calibration" in figures else figures.get("temperature", 1.0) != 1.0
 
 
 def calibration_in_words(figures: Figures) -> str:

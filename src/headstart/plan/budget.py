@@ -84,7 +84,7 @@ def worth_measuring(config: Config, data: Dataset) -> bool:
     # A training step costs three forward passes: the backward pass is twice the work of the forward pass.
     passes += 3 * max(config.epochs * train, config.fewest_steps * config.batch_size if config.epochs else 0)
     least = LEAST_PIXELS_ON_GPU if has_gpu() else LEAST_PIXELS
-    return config.seeds * passes * config.image_size**2 >= least
+    return config.runs * passes * config.image_size**2 >= least
 
 
 def sizes_for(config: Config, data: Dataset, explicit: Collection[str]) -> list[int]:
@@ -188,6 +188,8 @@ def missing_features(frozen: FrozenLayers, data: Dataset, config: Config) -> lis
     if not config.keeps_features:
         return []
     needed = [(data.training_candidates, view) for view in range(config.views)] + [(data.validation, 0), (data.test, 0)]
+    if config.folds:
+        needed = [(data.used, view) for view in range(config.views)]
     return [len(rows) for rows, view in needed if not all(file.exists() for file in frozen.places(rows, view))]
 
 

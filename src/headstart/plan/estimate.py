@@ -53,9 +53,10 @@ def gigabytes(size: float) -> str:
 def predict(
     config: Config, data: Dataset, cost: Costs, preparation: float | None = None, missing: Sequence[int] | None = None
 ) -> Prediction:
-    """Return what a training with `config`, all its seeds together, will take.
+    """Return what a training with `config`, all its seeds or folds together, will take.
 
     Args:
+        data: with the splits of a run; of any fold, if there are folds.
         cost: at the image size, from `headstart.plan.costs.costs_at`.
         preparation: its seconds, if they are known.
         missing: the number of images in each file of features that is not cached; None if nothing is cached.
@@ -67,8 +68,9 @@ def predict(
     everything = train + validation + test
     audited = config.keeps_features
     cut = audited and cost["disk_image"] > cost["feature_bytes"]  # fine-tuning starts from feature maps
-    missing = [train] * config.views + [validation, test] if missing is None else missing
-    disk = cost["disk_image"] * (config.views * train + validation + test) if audited else 0.0
+    stored = [everything] * config.views if config.folds else [train] * config.views + [validation, test]
+    missing = stored if missing is None else missing
+    disk = cost["disk_image"] * sum(stored) if audited else 0.0
     if cut and disk > MOST_CACHE_BYTES:
         raise NotMeasured(
             f"the feature maps would take {gigabytes(disk)}: fine-tuning would start from the images, which was not measured"
@@ -93,8 +95,8 @@ def predict(
         seconds["training" if config.from_scratch else "fine_tuning"] = cost["tune_start"] + epochs * epoch
         results += (validation + test) * cost["tune_score"]
     seconds["results"] = results + cost.get("report", 0.0)
-    if config.seeds > 1:  # all seeds share the features
-        seconds = {name: value * (1 if name == "features" else config.seeds) for name, value in seconds.items()}
+    if config.runs > 1:  # they share the features
+        seconds = {name: value * (1 if name == "features" else config.runs) for name, value in seconds.items()}
     return Prediction(seconds, peak_memory(config, data, cost), disk)
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from headstart.config import Config, option_name, replace
 from headstart.data.dataset import Dataset
-from headstart.data.load import configured_data, resolved
+from headstart.data.load import configured_data, one_fold, resolved
 from headstart.errors import HeadstartError
 from headstart.plan.budget import CHOSEN, REFERENCE_SIZES, WHY_ON_GPU, own_way, prepare, sizes_for
 from headstart.plan.costs import Costs, costs_at, costs_file, load_costs, measured
@@ -52,6 +52,8 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
     requested = resolved(config)
     config = own_way(requested, explicit)
     data = configured_data(config)
+    if config.divided:
+        data = one_fold(data, config, 0)  # about as large as the others
     loading = time.monotonic() - begin
     costs: dict[Path, dict[int, Costs]] = {}
     rows: list[list[str]] = []

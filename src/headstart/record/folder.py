@@ -42,9 +42,11 @@ class RunFolder:
     Attributes:
         path: the folder.
         config: the resolved configuration.
-        metrics: content of `metrics.json`: `test.frozen`, `test.fine_tuned`, `seconds`, ...
+        metrics: content of `metrics.json`: `test.frozen`, `test.fine_tuned`, `seconds`, ...; in a folder of folds that of
+            `folds.json`, whose figures are those of all images, each tested once.
         history: the rows of `history.csv`, one per epoch.
         split: the rows of `split.csv`: name, class, split and digest of each image; empty in runs of older versions.
+        members: the folders of its runs, if it holds one for each seed or fold.
     """
 
     def __init__(self, path: str | Path, *, trust: bool = False, devices: str = "all") -> None:
@@ -86,7 +88,16 @@ class RunFolder:
     @property
     def finished(self) -> bool:
         """Whether all its files are written."""
-        return (self.path / ("seeds.json" if self.config.seeds > 1 else "manifest.json")).exists()
+        return (self.path / self.last_file).exists()
+
+    @property
+    def last_file(self) -> str:
+        """The name of the file that is written last."""
+        return "folds.json" if self.config.divided else "seeds.json" if self.config.seeds > 1 else "manifest.json"
+
+    @property
+    def members(self) -> list[Path]:
+        return [self.path / name for name in self.config.run_names]
 
     @property
     def done(self) -> bool:
@@ -94,21 +105,31 @@ class RunFolder:
         return self.finished and not (self.path / "checkpoint" / "state.json").exists()
 
     def require_model(self) -> None:
-        """Raise `HeadstartError` if the folder holds no trained model."""
-        if self.config.seeds > 1:
-            raise HeadstartError(
-                f"{self.path} holds {self.config.seeds} runs: name one, such as {self.path}/seed-{self.config.seed}"
-            )
+        """Raise `HeadstartError` if the folder holds no trained model, or not one alone."""
+        if self.members:
+            raise HeadstartError(f"{self.path} holds {len(self.members)} runs: name one, such as {self.members[0]}")
+        self.require_end()
+
+    def require_result(self) -> None:
+        """Raise `HeadstartError` if the folder holds no trained model, and no folds' models that answer together."""
+        if self.config.divided:
+            self.require_end()
+        else:
+            self.require_model()
+
+    def require_end(self) -> None:
+        """Raise `HeadstartError` if the run is not finished."""
         if not self.finished:
             raise HeadstartError(f"{self.path} is not finished: go on with headstart train --resume {self.path}")
 
     @cached_property
     def metrics(self) -> Metrics:
-        metrics: Metrics = self.read_json("metrics.json")
+        name = "folds.json" if self.config.divided else "metrics.json"
+        metrics: Metrics = self.read_json(name)
         for stage, figures in metrics["test"].items():
             classes, confusion = len(figures["per_class"]), figures["confusion"]
             if len(confusion) != classes or any(len(row) != classes for row in confusion):
-                raise DamagedError(f"{self.path / 'metrics.json'} is damaged: test.{stage}: per_class does not fit confusion")
+                raise DamagedError(f"{self.path / name} is damaged: test.{stage}: per_class does not fit confusion")
         return metrics
 
     @cached_property

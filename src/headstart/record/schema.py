@@ -142,7 +142,7 @@ class Plan(TypedDict, total=False):
 
 
 class Spread(TypedDict):
-    """A figure over several seeds."""
+    """A figure over several seeds or folds."""
 
     mean: float
     deviation: float
@@ -155,6 +155,14 @@ class Seeds(TypedDict):
 
     seeds: list[Count]
     test: dict[StageKey, dict[str, Spread]]
+    gain: NotRequired[Spread]
+
+
+class Folds(Metrics):
+    """Content of `folds.json`, see `headstart.groups.write_folds`."""
+
+    folds: Count
+    by_fold: dict[StageKey, dict[str, Spread]]
     gain: NotRequired[Spread]
 
 
@@ -173,6 +181,7 @@ KINDS: dict[str, Any] = {
     "head.json": HeadChoice,
     "plan.json": Plan,
     "seeds.json": Seeds,
+    "folds.json": Folds,
     "environment.json": dict[str, str],
     "mlflow.json": MlflowRun,
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 from msgspec import Meta
@@ -12,7 +12,7 @@ from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.load import configured_data, read_source
 from headstart.data.source import SPLIT_NAMES, Source
-from headstart.errors import HeadstartError
+from headstart.errors import DamagedError, HeadstartError
 from headstart.record.manifest import read_entries, refuse_changed
 from headstart.system.files import write_csv, write_json
 from headstart.system.reading import read_csv
@@ -22,7 +22,10 @@ from headstart.system.text import count
 NEAR_DUPLICATE, UNUSED = "near-duplicate", "unused"
 
 
-Split = Literal["training", "validation", "test", "near-duplicate", "unused"]
+# For an image of a folder of folds: the fold that tests it, with its number.
+FOLD = "fold-"
+
+Split = Annotated[str, Meta(pattern=r"^(training|validation|test|near-duplicate|unused|fold-[0-9]{1,2})$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
 SplitRow = TypedDict("SplitRow", {"image": str, "class": str, "split": Split, "digest": Digest})
 COLUMNS = tuple(SplitRow.__annotations__)
@@ -34,6 +37,8 @@ def write_split(folder: Path, data: Dataset) -> None:
     splits[data.left_out] = NEAR_DUPLICATE
     for name, rows in zip(SPLIT_NAMES, (data.train, data.validation, data.test), strict=True):
         splits[rows] = name
+    if len(data.folds):
+        splits[data.test] = [f"{FOLD}{fold}" for fold in data.folds[data.test].tolist()]
     classes = [source.class_names[label] for label in source.labels.tolist()]
     rows_of_all = zip(source.names, classes, splits, hexadecimal(source.digests), strict=True)
     write_csv(folder / "split.csv", COLUMNS, rows_of_all)
@@ -93,11 +98,16 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
             f"{source.name} has changed since {folder} was trained on it: {changes}\n"
             f"Bring the old images back, or start a new run; headstart evaluate {folder} --data measures on other images"
         )
+    if config.divided:
+        numbers = [int(row["split"].removeprefix(FOLD)) if row["split"].startswith(FOLD) else -1 for row in rows]
+        if set(numbers) - {-1} != set(range(config.folds)):
+            raise DamagedError(f"{folder / 'split.csv'} is damaged: its images are not divided into {config.folds} folds")
+        return Dataset.in_folds(source, np.array(numbers, np.int16))
     splits = np.array([row["split"] for row in rows])
     train, validation, test = (np.flatnonzero(splits == name) for name in SPLIT_NAMES)
     left_out = np.flatnonzero(splits == NEAR_DUPLICATE)
     recorded = Dataset(source, train, validation, test, tuple(summary["duplicates"]), left_out)
-    if data and any(
+    if data and not config.folds and any(  # folds are drawn from all images, whatever split was given
         not np.array_equal(np.sort(one), other)
         for one, other in ((data.training_candidates, recorded.training_candidates),
                            (data.validation, recorded.validation), (data.test, recorded.test))

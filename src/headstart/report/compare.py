@@ -14,13 +14,14 @@ from headstart.metrics.comparison import SIGNIFICANT, compare_stages
 from headstart.metrics.figures import Figures
 from headstart.record.folder import RunFolder
 from headstart.record.history import STAGES
+from headstart.record.split import FOLD
 from headstart.report.pages import Number, duration, named, p_value, percent, points, signed, write_page
 from headstart.report.plots import draw_intervals, rows_height, svg
 from headstart.system.text import printable
 
 
 class Comparison:
-    """Two finished runs, each by the last of its stages.
+    """Two finished runs, each by the last of its stages. Either may be a folder of folds, by its figures of all images.
 
     Raises:
         HeadstartError: a run is not finished.
@@ -28,7 +29,7 @@ class Comparison:
 
     def __init__(self, first: RunFolder, second: RunFolder) -> None:
         for run in (first, second):
-            run.require_model()
+            run.require_result()
         self.first, self.second = first, second
 
     @cached_property
@@ -114,7 +115,8 @@ class Comparison:
     def shared_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the places within either test split of the images that both runs were tested on, int (N,) each."""
         first, second = (
-            [row["digest"] for row in run.split if row["split"] == SPLIT_NAMES[TEST]] for run in (self.first, self.second)
+            [row["digest"] for row in run.split if row["split"] == SPLIT_NAMES[TEST] or row["split"].startswith(FOLD)]
+            for run in (self.first, self.second)
         )
         if first != second:
             _, rows, other_rows = np.intersect1d(first, second, return_indices=True)

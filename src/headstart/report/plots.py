@@ -248,7 +248,8 @@ def draw_intervals(
         marks: for each row, single values in 0..1 to mark on its interval.
     """
     ends = 100 * np.array(list(rows.values()))
-    margin = 0.15 * max(np.ptp(ends), 1.0)
+    shown = np.concatenate([ends.ravel(), 100 * np.ravel(marks or [])])
+    margin = 0.15 * max(np.ptp(shown), 1.0)
     for row, (low, middle, high) in enumerate(ends):
         colour = SECOND if row == len(ends) - 1 else FIRST
         axes.plot([low, high], [row, row], color=colour, linewidth=2.5, solid_capstyle="round")
@@ -256,7 +257,7 @@ def draw_intervals(
         axes.annotate(percent(middle / 100), (middle, row), xytext=(0, 9), textcoords="offset points", ha="center")
         for value in marks[row] if marks else ():
             axes.plot(100 * value, row, "|", color=colour, markersize=13, markeredgewidth=1.5)
-    axes.set(xlim=(max(0.0, ends.min() - margin), min(100.0, ends.max() + margin)), ylim=(len(ends) - 0.5, -0.8), xlabel=scale,
+    axes.set(xlim=(max(0.0, shown.min() - margin), min(100.0, shown.max() + margin)), ylim=(len(ends) - 0.5, -0.8), xlabel=scale,
              yticks=range(len(ends)))  # fmt: skip
     axes.set_yticklabels([shortened(name, ROW_NAME) for name in rows], color=INK, fontsize=13)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=ROUND))
@@ -295,10 +296,14 @@ def draw_confusion(axes: Axes, matrix: Sequence[Sequence[int]], class_names: Seq
 Bins = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def confidences(logits: np.ndarray, labels: np.ndarray, figures: Figures) -> dict[str, Bins]:
-    """Return the bins of `reliability` before and, where a temperature is applied, after temperature scaling, by name."""
+def confidences(logits: np.ndarray, labels: np.ndarray, figures: Figures, plain: str = "without scaling") -> dict[str, Bins]:
+    """Return the bins of `reliability` before and, where a temperature is applied, after temperature scaling, by name.
+
+    Args:
+        plain: the name of the bins where none is applied.
+    """
     divisors = {"before scaling": 1.0, f"with temperature {figures['temperature']:.2f}": figures["temperature"]}
-    chosen = list(divisors.items()) if is_applied(figures) else [("without scaling", 1.0)]
+    chosen = list(divisors.items()) if is_applied(figures) else [(plain, 1.0)]
     return {name: reliability(probabilities(logits, divisor), labels) for name, divisor in chosen}
 
 

@@ -177,9 +177,15 @@ def confusions(figures: Figures) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def calibration(figures: Figures, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Return whether 90 % means 90 %, before and, where a temperature is applied, after temperature scaling."""
-    series = plots.confidences(logits, labels, figures)
+def calibration(
+    figures: Figures, logits: np.ndarray, labels: np.ndarray, plain: str = "without scaling"
+) -> dict[str, Any]:  # fmt: skip
+    """Return whether 90 % means 90 %, before and, where a temperature is applied, after temperature scaling.
+
+    Args:
+        plain: what the probabilities are called where none is applied.
+    """
+    series = plots.confidences(logits, labels, figures, plain)
     sides: dict[str, Any] = dict(zip(series, (figures, figures["calibrated"]), strict=False))
     errors = " and ".join(f"{percent(one['ece'])} {name}" for name, one in sides.items())
     shown = {

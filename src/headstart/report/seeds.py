@@ -27,7 +27,6 @@ def write_seeds_report(run: RunFolder, runs: list[RunFolder], summary: dict[str,
         UnwritableError: the file cannot be written.
     """
     first = list(runs[0].metrics["test"].values())[-1]
-    stages = [STAGES[stage].title.capitalize() for stage in summary["test"]]
     write_page(
         run.path / "report.html",
         "seeds.html.j2",
@@ -40,9 +39,9 @@ def write_seeds_report(run: RunFolder, runs: list[RunFolder], summary: dict[str,
         **claim(first),
         accuracy_chart=accuracy_chart(summary["test"]),
         gain=summary.get("gain"),
-        seed_columns=["Seed", *stages, *(["Gain", "McNemar"] if "gain" in summary else []), "Time"],
-        seed_rows=[seed_row(one) for one in runs],
-        figure_tables=figure_tables(summary["test"], runs),
+        seed_columns=columns("Seed", summary),
+        seed_rows=[row_of(one, f"seed {one.config.seed}") for one in runs],
+        figure_tables=figure_tables(summary["test"], runs, "seeds"),
         again=again(runs[0], run),
     )
 
@@ -58,10 +57,21 @@ def accuracy_chart(test: dict[str, Any]) -> Markup:
     return svg(label, plots.rows_height(rows), plots.draw_intervals, rows, scale, marks)
 
 
-def seed_row(run: RunFolder) -> list[Any]:
-    """Return a seed's accuracy in each stage and what fine-tuning gained, with a link to its own report."""
+def columns(kind: str, summary: dict[str, Any]) -> list[str]:
+    """Return the columns of the table of several runs.
+
+    Args:
+        kind: what tells the runs apart.
+        summary: content of `seeds.json` or `folds.json`.
+    """
+    stages = [STAGES[stage].title.capitalize() for stage in summary["test"]]
+    return [kind, *stages, *(["Gain", "McNemar"] if "gain" in summary else []), "Time"]
+
+
+def row_of(run: RunFolder, name: str) -> list[Any]:
+    """Return a run's accuracy in each stage and what fine-tuning gained, with a link to its own report."""
     accuracies = [figures["accuracy"] for figures in run.metrics["test"].values()]
-    link = Markup('<a href="{}/report.html">seed {}</a>').format(run.path.name, run.config.seed)
+    link = Markup('<a href="{}/report.html">{}</a>').format(run.path.name, name)
     row: list[Any] = [link, *(Number(value, percent(value, 2)) for value in accuracies)]
     if "comparison" in run.metrics:
         difference, chance = accuracies[1] - accuracies[0], run.metrics["comparison"]["p_value"]
@@ -70,14 +80,19 @@ def seed_row(run: RunFolder) -> list[Any]:
     return [*row, Number(seconds, duration(seconds))]
 
 
-def figure_tables(test: dict[str, Any], runs: list[RunFolder]) -> list[tuple[str, list[list[Any]]]]:
-    """Return mean, deviation and range of each figure of each stage: a caption and the rows."""
+def figure_tables(spreads: dict[str, Any], runs: list[RunFolder], kind: str) -> list[tuple[str, list[list[Any]]]]:
+    """Return mean, deviation and range of each figure of each stage: a caption and the rows.
+
+    Args:
+        spreads: what `headstart.groups.summaries` returns, by stage.
+        kind: what tells the runs apart, in the plural.
+    """
     tables = []
-    for stage, figures in test.items():
+    for stage, figures in spreads.items():
         applied = sum(is_applied(run.metrics["test"][stage]) for run in runs)
         caption = (
             f"{STAGES[stage].title.capitalize()}, on the test split; scaled: after temperature scaling, which is applied in "
-            f"{applied} of {len(runs)} seeds"
+            f"{applied} of {len(runs)} {kind}"
         )
         rows = [[figure_name(name), *(Number(value, f"{value:.4f}") for value in (one["mean"], one["deviation"], *one["range"]))]
                 for name, one in figures.items()]  # fmt: skip

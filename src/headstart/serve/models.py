@@ -56,6 +56,7 @@ class Served:
 
     def __init__(self, path: Path, trust: bool, measures: Measures) -> None:
         self.run, self.measures = Run(path, trust=trust), measures
+        self.run.require_model()  # the models of several folds would take as many times as long
         self.name, self.classifier = name_of(path), self.run.classifier
         self.version = version_of(self.classifier.manifest)
         self.class_names = [printable(name) for name in self.classifier.class_names]

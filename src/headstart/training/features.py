@@ -53,6 +53,9 @@ class FrozenLayers:
     kernels by the latter, and each kernel rounds in its own way: with and without AVX-512's bfloat16, the starter's features
     differ by 0.0003.
 
+    With `config.folds`, what is stored are the outputs for all images in their own order, and the images of a split are picked
+    from it. So the runs of all folds share them, where each would have other files for its splits.
+
     Views are numbered. View 0 is the image itself. View 1 is its mirror image, if flipping is on. All others are augmented
     at random.
 
@@ -87,11 +90,25 @@ class FrozenLayers:
         Returns:
             float16 or float32 (len(indices), channels).
         """
-        return np.array(self.stored(indices, view, name)[0].mapped())
+        stored = self.stored(self.together(indices), view, name)[0].mapped()
+        return np.array(stored[self.places_in_store(indices)] if self.config.folds else stored)
 
     def maps(self, indices: np.ndarray, views: int, name: str) -> "StoredRows":
         """Return the feature maps at the cut, (views * len(indices), h, w, c), view by view. They stay on disk."""
-        return StoredRows([self.stored(indices, view, name)[1] for view in range(views)])
+        together = self.together(indices)
+        arrays = [self.stored(together, view, name)[1] for view in range(views)]
+        if not self.config.folds:
+            return StoredRows(arrays)
+        places = self.places_in_store(indices)
+        return StoredRows(arrays, np.concatenate([view * len(together) + places for view in range(views)]))
+
+    def together(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images whose outputs are stored in one file with those of some images."""
+        return self.data.used if self.config.folds else indices
+
+    def places_in_store(self, indices: np.ndarray) -> np.ndarray:
+        """Return the rows of some images in the files of all folds."""
+        return np.searchsorted(self.data.used, indices)
 
     def release(self) -> None:
         """Free the engine's memory. Features that are not in the cache start it again."""
@@ -157,17 +174,19 @@ class StoredRows:
 
     Args:
         arrays: which differ only in their number of rows.
+        chosen: int (N,), the rows that count, and their order; by default all.
     """
 
-    def __init__(self, arrays: list[StoredArray]) -> None:
+    def __init__(self, arrays: list[StoredArray], chosen: np.ndarray | None = None) -> None:
         self.arrays = arrays
         self.ends = np.cumsum([len(array) for array in arrays])
+        self.chosen = np.arange(self.ends[-1]) if chosen is None else chosen
 
     def __len__(self) -> int:
-        return int(self.ends[-1])
+        return len(self.chosen)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        stored = [array.mapped() for array in self.arrays]
+        stored, rows = [array.mapped() for array in self.arrays], self.chosen[rows]
         numbers = np.searchsorted(self.ends, rows, side="right")
         starts = self.ends - [len(array) for array in stored]
         return np.stack([stored[number][row - starts[number]] for number, row in zip(numbers, rows, strict=True)])
@@ -180,7 +199,14 @@ def extraction_batch() -> int:
 
 def images_in_use(data: Dataset) -> int:
     """Return how many images of a data set pass through the frozen layers: those of all splits."""
-    return len(data.training_candidates) + len(data.validation) + len(data.test)
+    return len(data.used)
+
+
+def images_stored(data: Dataset, config: Config) -> int:
+    """Return how many views of images are stored, those of all folds together."""
+    if config.folds:
+        return config.views * len(data.used)
+    return config.views * len(data.train) + len(data.validation) + len(data.test)
 
 
 def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> None:
@@ -193,8 +219,7 @@ def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> Non
     network.cut = frozen_cut(network.backbone, config)
     if network.cut:
         values = math.prod(network.feature_extractor().outputs[1].shape[1:])
-        images = config.views * len(data.train) + len(data.validation) + len(data.test)
-        needed = 2 * values * images
+        needed = 2 * values * images_stored(data, config)
         # Only constants decide, so that a resumed run decides as it did before.
         if needed > MOST_CACHE_BYTES:
             gigabytes, cut = needed / 1e9, network.cut
