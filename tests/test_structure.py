@@ -37,6 +37,8 @@ OPTIONAL = {
     "onnxruntime": "only the proof of a file for ONNX needs it",
     "ai_edge_litert": "only the proof of a file for LiteRT needs it",
     "nncf": "only OpenVINO's int8 needs it",
+    "keras_hub": "only --backbone hub:NAME needs it",
+    "kagglehub": "only a download of KerasHub's weights needs it",
     "keras": "it takes seconds, and prints while it starts: system.backend starts it where it is wanted",
     "tensorflow": "one of three backends",
     "torch": "one of three backends",

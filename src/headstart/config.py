@@ -21,6 +21,8 @@ from headstart.system.files import read_bytes, written_whole
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
 # The largest output of a layer for one image, in values: 512 MB. VGG's first layers have 67 million at 1,024 px.
 MOST_VALUES = 1 << 27
+# What the name of a backbone of KerasHub begins with.
+HUB = "hub:"
 # What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
 ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
@@ -117,8 +119,9 @@ class Config:
     )
 
     backbone: str = option(
-        NETWORK, "resnet50", "name of a backbone, which `headstart backbones` lists, or path of a .keras file of a network "
-        "without its classification layer", metavar="BACKBONE", why="the network of the founding notebook",
+        NETWORK, "resnet50", "name of a backbone, which `headstart backbones` lists; path of a .keras file of a network without "
+        "its classification layer; or hub:NAME, a backbone of KerasHub, and hub:FOLDER, a preset of your own",
+        metavar="BACKBONE", why="the network of the founding notebook",
     )  # fmt: skip
     weights: str = option(
         NETWORK, "auto", "auto: the backbone's pretrained weights; imagenet: those of ImageNet; none: random ones, to train "
@@ -325,6 +328,8 @@ def refuse_impossible(config: Config) -> None:
          "--weights none must learn its batch norm: leave out --batch-norm inference"),
         (config.backbone.endswith(".keras") and config.weights not in ("auto", "none"),
          "a .keras backbone brings its own weights: leave out --weights"),
+        (config.backbone.startswith(HUB) and config.weights not in ("auto", "none"),
+         "a backbone of KerasHub brings its own weights: leave out --weights"),
         (config.backbone == "starter" and config.weights == "imagenet",
          "the starter backbone was not trained on ImageNet: leave out --weights, or take --backbone resnet50"),
         (config.drop_duplicates and (config.from_scratch or not config.cache_features),
@@ -360,6 +365,12 @@ def budget_seconds(budget: str) -> float:
     """Return the seconds of a time such as `90s`, `20m` or `1.5h`; 0 where it is none."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", budget)
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+
+
+def hub_folder(backbone: str) -> str:
+    """Return the folder in `hub:FOLDER`, in which there is a slash; "" for the name of a preset, or any other backbone."""
+    name = backbone.removeprefix(HUB)
+    return name if name != backbone and re.search(r"[/\\]|^~", name) else ""
 
 
 def option_name(field_name: str) -> str:

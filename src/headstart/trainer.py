@@ -22,7 +22,7 @@ from headstart.inference.engine import predict_logits
 from headstart.model.backbones import load_backbone
 from headstart.model.batch_norm import adapt_batch_norm
 from headstart.model.network import Network, build_network, without_augmentation
-from headstart.model.registry import refuse_unusable
+from headstart.model.registry import licence_of, refuse_unusable
 from headstart.model.unfreeze import refuse_unknown_layer
 from headstart.plan import budget
 from headstart.recipes import recipe
@@ -223,6 +223,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
             write_split(run.path, data)  # only now it is known which images are trained on
         config = choose_head(run, network, frozen, data, config, checkpoint)
         used = {"precision": precision, "preprocess": preprocess, "devices": str(max(1, len(devices)))}
+        used["licence"] = licence_of(config)
         run.record_start(data, versions() | used)
         looking = time.monotonic()
         yield network

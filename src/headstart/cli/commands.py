@@ -15,11 +15,12 @@ from types import SimpleNamespace
 import headstart as hs
 from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Export, Predict, Recipes, Serve
 from headstart.cli.tables import print_table
-from headstart.config import Config, suggestion
+from headstart.config import HUB, Config, suggestion
 from headstart.data.load import refuse_missing, resolved
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.export.formats import FORMATS
+from headstart.model import hub
 from headstart.model.registry import BACKBONES, refuse_unusable
 from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_links, refuse_taken
@@ -174,6 +175,16 @@ def backbones(options: Backbones) -> None:
     for name, one in BACKBONES.items():
         if one.note:
             print(f"{name}: {one.note}")
+    if not hub.installed():
+        return print(f"\nhub:NAME: image backbones of KerasHub (DINOv2, DINOv3, SigLIP, ViT, HGNetV2, ...), by {hub.INSTALL}")
+    print("\nof KerasHub, downloaded from Kaggle; each with the preprocessing of its preset")
+    rows = [
+        [HUB + name, hub.FAMILIES[one.family].paper.replace(" et al.", ""), f"{one.parameters / 1e6:.1f} M",
+         one.licence or f"see {one.page}"]
+        for name, one in hub.presets().items()
+    ]  # fmt: skip
+    print_table(["backbone", "paper", "params", "licence"], rows)
+    print("\nparams: of SigLIP, with its network for text, which is not used")
 
 
 def cache(options: Cache) -> None:

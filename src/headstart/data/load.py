@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from headstart import data as package
-from headstart.config import Config, replace, suggestion
+from headstart.config import HUB, Config, hub_folder, replace, suggestion
 from headstart.data.arrays import ARRAYS
 from headstart.data.cifar import read_cifar
 from headstart.data.dataset import Dataset
@@ -72,6 +72,8 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
         value = value.removeprefix(BUILT_IN) if name == "data" else value
         is_path = value not in known and (name != "backbone" or value.endswith(".keras"))
         changes[name] = str(Path(value).expanduser().absolute()) if is_path else value
+    if folder := hub_folder(config.backbone):
+        changes["backbone"] = HUB + str(Path(folder).expanduser().absolute())
     return replace(config, **changes)
 
 

@@ -4,9 +4,8 @@ import datetime
 import importlib.metadata
 from typing import Any
 
-from headstart.config import Config
 from headstart.inference.classifier import Classifier
-from headstart.model.registry import BACKBONES
+from headstart.model.registry import licence_of
 from headstart.record.folder import RunFolder
 from headstart.system.text import last_part
 
@@ -26,19 +25,10 @@ def describe(run: RunFolder, classifier: Classifier, format: str, precision: str
         "interval": figures["interval"],
         "test_images": figures["images"],
         "backbone": last_part(run.config.backbone),
-        "licence": licence(run.config),
+        "licence": licence_of(run.config),
         "data": last_part(summary["source"]),
         "data_fingerprint": summary["fingerprint"],
         "run_fingerprint": classifier.manifest.get("seal", ""),
         "headstart": importlib.metadata.version("headstart"),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def licence(config: Config) -> str:
-    """Return the licence of the weights that a run began with: an SPDX identifier, or where it comes from."""
-    if config.weights == "none":
-        return "yours: no pretrained weights were used"
-    if config.backbone in BACKBONES and config.weights in ("auto", "imagenet"):
-        return BACKBONES[config.backbone].licence
-    return "that of the weights file which you gave"

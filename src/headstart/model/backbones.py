@@ -3,9 +3,10 @@
 import warnings
 from pathlib import Path
 
-from headstart.config import Config
+from headstart.config import HUB, Config
 from headstart.errors import HeadstartError
 from headstart.model import efficientnetlite0, starter
+from headstart.model.from_hub import load_hub_backbone
 from headstart.model.registry import BACKBONES, Backbone, preprocess_by_name, refuse_unusable
 from headstart.model.saved import load_keras_file, load_weights_file, try_out
 from headstart.system.backend import keras
@@ -28,6 +29,8 @@ def load_backbone(config: Config) -> tuple[keras.Model, str]:
             `image_size` is too small for it.
     """
     refuse_unusable(config)
+    if config.backbone.startswith(HUB):
+        return load_hub_backbone(config)
     if not config.backbone.endswith(".keras"):
         entry = BACKBONES[config.backbone]
         preprocess = entry.preprocess if config.preprocess == "auto" else config.preprocess

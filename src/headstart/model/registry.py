@@ -6,8 +6,9 @@ Nothing here needs Keras, so a wrong name is refused before Keras starts.
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.config import Config, suggestion
+from headstart.config import HUB, Config, suggestion
 from headstart.errors import HeadstartError
+from headstart.model.hub import licence_of_preset, refuse_unusable_preset
 
 # The smallest image size for a backbone from a file. Nothing is known about it, and ImageNet's networks halve an image five
 # times.
@@ -91,6 +92,8 @@ def refuse_unusable(config: Config) -> None:
     Raises:
         HeadstartError: the message names the option, and the nearest backbone or the smallest size.
     """
+    if config.backbone.startswith(HUB):
+        return refuse_unusable_preset(config)
     if config.backbone.endswith(".keras"):
         smallest = SMALLEST_OF_A_FILE
         if not Path(config.backbone).expanduser().is_file():
@@ -100,7 +103,7 @@ def refuse_unusable(config: Config) -> None:
     else:
         raise HeadstartError(
             f"--backbone: there is no backbone {config.backbone!r}{suggestion(config.backbone, BACKBONES)}\n"
-            "`headstart backbones` lists them; a file of your own ends in .keras"
+            "`headstart backbones` lists them; a file of your own ends in .keras, and a backbone of KerasHub begins with hub:"
         )
     if config.image_size < smallest:
         raise HeadstartError(f"--image-size {config.image_size} is too small for {config.backbone}, whose smallest is {smallest}")
@@ -124,3 +127,14 @@ def preprocess_by_name(name: str) -> str:
             "give the preprocessing it was trained with, --preprocess caffe, torch, tf, unit or none"
         )
     return BACKBONES[max(families, key=len)].preprocess
+
+
+def licence_of(config: Config) -> str:
+    """Return the licence of the weights that a run begins with: an SPDX identifier, or where it stands."""
+    if config.weights == "none":
+        return "yours: no pretrained weights were used"
+    if config.backbone.startswith(HUB):
+        return licence_of_preset(config.backbone)
+    if config.backbone in BACKBONES and config.weights in ("auto", "imagenet"):
+        return BACKBONES[config.backbone].licence
+    return "that of the weights file which you gave"

@@ -40,9 +40,9 @@ PLAIN = {
     "keras.src.models.functional": ("Functional",),
     "keras.layers": (
         "Activation", "Add", "Average", "AveragePooling2D", "BatchNormalization", "CenterCrop", "Concatenate", "Conv2D",
-        "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "Flatten", "GaussianDropout",
-        "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "Identity", "InputLayer",
-        "LayerNormalization", "LeakyReLU", "Maximum", "MaxPooling2D", "Minimum", "Multiply",
+        "Conv2DTranspose", "Cropping2D", "Dense", "DepthwiseConv2D", "Dropout", "ELU", "EinsumDense", "Flatten",
+        "GaussianDropout", "GaussianNoise", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "GroupNormalization", "Identity",
+        "InputLayer", "LayerNormalization", "LeakyReLU", "Maximum", "MaxPooling2D", "Minimum", "Multiply",
         "Normalization", "PReLU", "Permute", "RMSNormalization", "ReLU", "Rescaling", "Reshape", "Resizing", "SeparableConv2D",
         "Softmax", "SpatialDropout2D", "Subtract", "UnitNormalization", "UpSampling2D", "ZeroPadding2D",
     ),
@@ -55,10 +55,12 @@ PLAIN = {
     "keras.constraints": ("MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm"),
     "keras.src.applications.convnext": ("LayerScale",),
     "keras.src.ops.numpy": (
-        "Add", "Concatenate", "Divide", "Maximum", "Mean", "Minimum", "Multiply", "Reshape", "Sqrt", "Square", "Subtract",
+        "Add", "Concatenate", "Divide", "Maximum", "Mean", "Minimum", "Multiply", "Pad", "Reshape", "Sqrt", "Square", "Subtract",
         "Transpose", "TrueDivide",
     ),
-    "keras.src.ops.nn": ("Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Relu6", "Sigmoid", "Silu", "Softmax"),
+    "keras.src.ops.nn": (
+        "DotProductAttention", "Gelu", "HardSigmoid", "HardSwish", "LeakyRelu", "Relu", "Relu6", "Sigmoid", "Silu", "Softmax",
+    ),
 }  # fmt: skip
 # Values that Keras writes as objects; they hold numbers alone.
 VALUES = ("__keras_tensor__", "__numpy__", "__tensor__")

@@ -1,8 +1,12 @@
 """Which layers of a backbone are trained, and where its frozen part can be cut off."""
 
+import math
+import re
+
 from headstart.config import ALL, LAST_STAGE, Config, suggestion
 from headstart.errors import HeadstartError
 from headstart.model.network import all_layers, innermost
+from headstart.model.transformer import LAST_OF_BLOCK, ROTARY
 from headstart.system.backend import keras
 from headstart.system.keras_internals import maker
 
@@ -19,7 +23,7 @@ def unfreeze(backbone: keras.Model, config: Config) -> None:
         for layer in innermost(outer):
             reached = reached or outer.name.startswith(start) or layer.name.startswith(start)
             fixed = isinstance(layer, keras.layers.BatchNormalization) and not config.learns_batch_norm
-            layer.trainable = reached and not fixed
+            layer.trainable = reached and not fixed and not layer.name.startswith(ROTARY)
 
 
 def first_unfrozen(backbone: keras.Model, config: Config) -> str:
@@ -36,12 +40,16 @@ def first_unfrozen(backbone: keras.Model, config: Config) -> str:
 def frozen_cut(backbone: keras.Model, config: Config) -> str:
     """Return the name of the layer after which a backbone can be cut: its frozen part before, the rest after.
 
-    It is the last layer before the unfrozen ones from whose output alone the rest can be computed; "" if there is none.
+    It is the last layer before the unfrozen ones from whose output alone the rest can be computed; "" if there is none. A
+    transformer's maps are all of one size: its last stage is the last third of its blocks.
     """
     names = [layer.name for layer in backbone.layers]
     if config.fine_tune_from == ALL:
         return ""
-    if config.fine_tune_from == LAST_STAGE:
+    blocks = [index for index, name in enumerate(names) if re.fullmatch(LAST_OF_BLOCK, name)]
+    if config.fine_tune_from == LAST_STAGE and blocks:
+        end = blocks[-1 - math.ceil(len(blocks) / 3)] + 1 if len(blocks) > 1 else 0
+    elif config.fine_tune_from == LAST_STAGE:
         shape = (1, config.image_size, config.image_size, 3)
         outputs = keras.Model(backbone.input, [layer.output for layer in backbone.layers]).compute_output_shape(shape)
         larger = [index for index, output in enumerate(outputs) if len(output) == 4 and output[1] > outputs[-1][1]]

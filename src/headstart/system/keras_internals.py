@@ -1,6 +1,6 @@
 """All uses of private names of Keras. The tests of this module say what breaks if Keras moves one of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -160,3 +160,28 @@ def output_shapes(network: Any, shape: tuple[int, ...]) -> list[tuple[str, tuple
 
     run(getattr(network, "_functional", network), keras.KerasTensor(shape, network.inputs[0].dtype))
     return found
+
+
+def layer_scale(channels: int, name: str) -> keras.layers.Layer:
+    """Return ConvNeXt's layer that multiplies each channel by a learned number, which starts at 1."""
+    return keras.src.applications.convnext.LayerScale(1.0, channels, name=name)
+
+
+def inlined(network: keras.Model, inputs: Any, composite: Callable[[Any], bool]) -> Any:
+    """Return a functional network's outputs for symbolic inputs, in a graph of the layers that its own layers consist of.
+
+    Args:
+        composite: whether a layer only calls others; then these are in the graph, and it is not. `Identity` is not either.
+    """
+    usual = keras.layers.Layer.__call__
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, keras.layers.Identity):
+            return args[0]
+        return layer.call(*args, **kwargs) if composite(layer) else usual(layer, *args, **kwargs)
+
+    keras.layers.Layer.__call__ = call
+    try:
+        return network._run_through_graph(inputs, operation_fn=lambda operation: operation)
+    finally:
+        keras.layers.Layer.__call__ = usual
