@@ -24,7 +24,7 @@ MOST_GRAPH = 64 << 20  # bytes
 # The operations that OpenVINO makes of plain Keras layers. Others could loop without end, or load code.
 PLAIN = {
     "Abs", "Add", "AvgPool", "BatchNormInference", "Broadcast", "Clamp", "Concat", "Constant", "Convert", "Convolution",
-    "ConvolutionBackpropData", "Divide", "Elu", "Equal", "Erf", "Exp", "Floor", "FloorMod", "Gather", "Gelu", "Greater",
+    "ConvolutionBackpropData", "Divide", "Einsum", "Elu", "Equal", "Erf", "Exp", "Floor", "FloorMod", "Gather", "Gelu", "Greater",
     "GreaterEqual", "GroupConvolution", "GroupNormalization", "HSigmoid", "HSwish", "HardSigmoid", "Interpolate", "Less",
     "LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "MVN", "MatMul", "MaxPool", "Maximum", "Minimum", "Multiply",
     "Negative", "NormalizeL2", "NotEqual", "PRelu", "Pad", "Parameter", "Power", "Range", "ReLU", "Relu", "ReduceMax",

@@ -33,7 +33,7 @@ SECONDS_NAMES = {
     "fine_tuning": "fine-tuning", "training": "training", "audit": "audit of the data",
 }  # fmt: skip
 # Of environment.json, beside the versions of packages.
-NOT_VERSIONS = ("command", "precision", "preprocess")
+NOT_VERSIONS = ("command", "precision", "preprocess", "licence")
 
 
 def write_report(run: RunFolder, network: Network, data: Dataset) -> None:
@@ -216,11 +216,12 @@ def cost_rows(metrics: Metrics) -> list[list[Any]]:
 
 def again(run: RunFolder, folder: RunFolder | None = None) -> dict[str, Any]:
     """Return the command, the versions, the data's fingerprint and every option; of a folder of seeds, if it is one of these."""
-    whole = folder or run
+    whole, environment = folder or run, run.read_json("environment.json")
     return {
         "command": command(whole.config),
         "fingerprint": run.read_json("data.json")["fingerprint"],
-        "versions": [[name, str(value)] for name, value in run.read_json("environment.json").items() if name not in NOT_VERSIONS],
+        "licence": environment.get("licence", ""),
+        "versions": [[name, str(value)] for name, value in environment.items() if name not in NOT_VERSIONS],
         "options": toml(to_send(whole.config)).rstrip("\n"),
     }
 
