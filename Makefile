@@ -55,3 +55,4 @@ lock:
 	$(COMPILE) --extra build --extra dev -c requirements.lock -o requirements-dev.lock
 	printf 'tensorflow\ntensorflow-cpu\n' | \
 	  $(COMPILE) .ci/jax.in --excludes - --extra build --extra jax -c requirements-dev.lock -o .ci/jax.lock
+	uv pip compile --quiet --universal --no-deps --generate-hashes --no-annotate --no-header .ci/hub.in -o .ci/hub.lock

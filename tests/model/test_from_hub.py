@@ -1,5 +1,6 @@
 """KerasHub's backbones as networks of plain layers, from presets with random weights."""
 
+import dataclasses
 import json
 import sys
 
@@ -31,10 +32,10 @@ def siglip() -> keras.Model:
     )
 
 
-def hgnet() -> keras.Model:
+def hgnet(learnable_affine: bool = False) -> keras.Model:
     return models.HGNetV2Backbone(
         depths=[1, 2], embedding_size=8, hidden_sizes=[16, 16], stem_channels=[3, 8, 8], hidden_act="relu",
-        use_learnable_affine_block=False, stackwise_stage_filters=[(8, 8, 16, 1, 2, 3), (16, 8, 16, 2, 2, 5)],
+        use_learnable_affine_block=learnable_affine, stackwise_stage_filters=[(8, 8, 16, 1, 2, 3), (16, 8, 16, 2, 2, 5)],
         apply_downsample=[False, True], use_lightweight_conv_block=[False, True],
     )  # fmt: skip
 
@@ -70,6 +71,7 @@ BACKBONES = {
     ),
     "siglip": (siglip, layers.SigLIPImageConverter),
     "hgnetv2": (hgnet, layers.HGNetV2ImageConverter),
+    "hgnetv2, affine": (lambda: hgnet(True), layers.HGNetV2ImageConverter),
     "resnet": (
         lambda: models.ResNetBackbone([64], [7], [64, 64], [1, 1], [1, 2], "basic_block", use_pre_activation=True),
         layers.ResNetImageConverter,
@@ -111,7 +113,7 @@ def change(source, target, **changes):
     return target
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", sorted(BACKBONES.keys() - {"hgnetv2, affine"}))
 def test_a_backbone_gives_kerashubs_features_and_is_saved_as_plain_layers(presets, name, tmp_path):
     """Loading compares the feature map with KerasHub's, and refuses what is not the same."""
     network, preprocess = load_backbone(config(presets(name)))
@@ -122,10 +124,22 @@ def test_a_backbone_gives_kerashubs_features_and_is_saved_as_plain_layers(preset
     np.testing.assert_array_equal(load_network(tmp_path)(images), network(images))
 
 
+def test_layers_with_weights_of_their_own_are_refused(presets):
+    with pytest.raises(hs.HeadstartError, match="weights of their own"):
+        load_backbone(config(presets("hgnetv2, affine")))
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_a_second_network_of_a_process_is_described_by_the_same_words(presets, name):
+    """The cache of features knows a network by its description."""
+    first, second = (load_backbone(config(presets(name)))[0].to_json() for _ in range(2))
+    assert first == second
+
+
 def test_a_difference_from_kerashubs_features_is_refused(presets, monkeypatch):
     def wrong(original, family):
         transformer, expected = from_hub.of_vit(original, family)
-        return transformer._replace(classes=0), expected
+        return dataclasses.replace(transformer, classes=0), expected
 
     monkeypatch.setitem(from_hub.TRANSFORMERS, "vit", wrong)
     with pytest.raises(hs.HeadstartError, match="another feature map than KerasHub's"):

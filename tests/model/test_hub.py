@@ -1,5 +1,6 @@
 """What is known of KerasHub's presets without Keras: names, licences, files and downloads."""
 
+import importlib.metadata
 import json
 import sys
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ def small_vit(monkeypatch):
     """KerasHub as it were if `small_vit` was its only preset."""
     known = {"small_vit": hub.Preset("vit", 10_000, "keras/vit/keras/small_vit/1", "")}
     monkeypatch.setattr(hub, "presets", lambda: known)
-    monkeypatch.setattr(hub, "installed", lambda: True)
+    monkeypatch.setattr(hub, "missing", lambda: "")
 
 
 def preset(folder, kind="ViTBackbone", **options):
@@ -33,9 +34,15 @@ def preset(folder, kind="ViTBackbone", **options):
     return folder
 
 
-def test_without_kerashub_the_packages_are_named(monkeypatch):
-    monkeypatch.setattr(hub, "installed", lambda: False)
-    with pytest.raises(hs.HeadstartError, match=r"headstart\[hub\].*--no-deps keras-hub"):
+@pytest.mark.parametrize(("version", "why"), [(None, "is not installed"), ("0.99.0", r"0\.99\.0 is installed")])
+def test_without_the_right_kerashub_the_packages_are_named(monkeypatch, version, why):
+    def installed(name):
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    with pytest.raises(hs.HeadstartError, match=rf"{why}.*headstart\[hub\].*--no-deps keras-hub"):
         refuse_unusable(config("dinov2_small"))
 
 

@@ -175,8 +175,8 @@ def backbones(options: Backbones) -> None:
     for name, one in BACKBONES.items():
         if one.note:
             print(f"{name}: {one.note}")
-    if not hub.installed():
-        return print(f"\nhub:NAME: image backbones of KerasHub (DINOv2, DINOv3, SigLIP, ViT, HGNetV2, ...), by {hub.INSTALL}")
+    if why := hub.missing():
+        return print(f"\nhub:NAME: image backbones of KerasHub, such as DINOv2, SigLIP and HGNetV2. {why}")
     print("\nof KerasHub, downloaded from Kaggle; each with the preprocessing of its preset")
     rows = [
         [HUB + name, hub.FAMILIES[one.family].paper.replace(" et al.", ""), f"{one.parameters / 1e6:.1f} M",

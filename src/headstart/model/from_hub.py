@@ -7,6 +7,7 @@ into the plain layers that it consists of. Both are compared with KerasHub's net
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from headstart.model.preprocessing import mode_of
 from headstart.model.saved import load_weights_file, nodes, refuse_code
 from headstart.model.transformer import Attention, Block, Dense, Norm, Pooling, Transformer, build, interpolated
 from headstart.system.backend import keras
-from headstart.system.keras_internals import inlined
+from headstart.system.keras_internals import inlined, with_named_operations
 from headstart.system.text import first_line
 
 logger = logging.getLogger("headstart")
@@ -37,8 +38,10 @@ def load_hub_backbone(config: Config) -> tuple[keras.Model, str]:
     Raises:
         HeadstartError: its files cannot be downloaded, are damaged or do not fit; or the network cannot become plain layers.
     """
-    import keras_hub
-
+    try:
+        import keras_hub
+    except ImportError as error:
+        raise HeadstartError(f"KerasHub cannot be loaded ({first_line(error)}): {hub.INSTALL}") from None
     logger.info("%s: licence of the weights: %s", config.backbone, hub.licence_of_preset(config.backbone))
     family, options = hub.described(config.backbone)
     hub.refuse_size(config, options)
@@ -53,10 +56,11 @@ def load_hub_backbone(config: Config) -> tuple[keras.Model, str]:
         side = config.image_size // transformer.patch
         prefix = len(transformer.table) - (transformer.size // transformer.patch) ** 2
         table = np.concatenate([transformer.table[:prefix], interpolated(transformer.table[prefix:], side)])
-        network = build(transformer._replace(size=config.image_size, table=table))
+        network = build(replace(transformer, size=config.image_size, table=table))
     else:
         network = flattened(original, family)
         compare(network, lambda images: last(original(images)), config)
+    network = with_named_operations(network)
     refuse_code(keras.saving.serialize_keras_object(network), Path(config.backbone.removeprefix(HUB)))
     return network, preprocess
 
@@ -113,7 +117,10 @@ def flattened(original: keras.Model, family: str) -> keras.Model:
     def composite(layer: Any) -> bool:
         return type(layer).__module__.startswith("keras_hub.")
 
-    return copied(keras.Model(images, last(inlined(original, images, composite)), name=family), {})
+    network = copied(keras.Model(images, last(inlined(original, images, composite)), name=family), {})
+    if network.count_params() != original.count_params():
+        raise HeadstartError(f"this {family} has layers with weights of their own, which are none of Keras' layers: take another")
+    return network
 
 
 def dense(layer: Any) -> Dense:

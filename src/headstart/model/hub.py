@@ -4,6 +4,7 @@ Nothing here needs Keras, so a wrong name is refused before Keras starts. KerasH
 preset's files name; here, a preset is its numbers alone, and `headstart.model.from_hub` makes plain layers of them.
 """
 
+import importlib.metadata
 import importlib.util
 import runpy
 from functools import cache
@@ -19,8 +20,10 @@ from headstart.system.text import first_line
 
 # The files of a preset.
 CONFIG, CONVERTER, WEIGHTS = "config.json", "image_converter.json", "model.weights.h5"
+# Each has classes and presets of its own.
+KNOWN = "0.32."
 # Without its dependencies: they would bring a second TensorFlow, which overwrites files of the first.
-INSTALL = "pip install 'headstart[hub]', then pip install --no-deps keras-hub==0.32.0"
+INSTALL = f"pip install 'headstart[hub]', then pip install --no-deps keras-hub=={KNOWN}0"
 SMALLEST = 32
 
 
@@ -80,14 +83,18 @@ class Preset(NamedTuple):
         return "https://www.kaggle.com/models/" + "/".join(self.handle.split("/")[:2])
 
 
-def installed() -> bool:
-    """Whether KerasHub is installed."""
-    return importlib.util.find_spec("keras_hub") is not None
+def missing() -> str:
+    """Return why KerasHub cannot be used: it is not installed, or in a version that is not known here; "" if it can."""
+    try:
+        version = importlib.metadata.version("keras-hub")
+    except importlib.metadata.PackageNotFoundError:
+        return f"KerasHub is not installed: {INSTALL}"
+    return "" if version.startswith(KNOWN) else f"KerasHub {version} is installed, and {KNOWN}x is needed: {INSTALL}"
 
 
 @cache
 def presets() -> dict[str, Preset]:
-    """Return KerasHub's presets of the known families, by name; none if it is not installed. KerasHub is not loaded."""
+    """Return KerasHub's presets of the known families, by name; none if it is not there. KerasHub is not loaded."""
     spec, found = importlib.util.find_spec("keras_hub"), {}
     for folder in (spec and spec.submodule_search_locations) or ():
         for family, one in FAMILIES.items():
@@ -104,8 +111,8 @@ def refuse_unusable_preset(config: Config) -> None:
     Raises:
         HeadstartError: KerasHub is not installed, there is no such preset or folder, or the images' size does not fit it.
     """
-    if not installed():
-        raise HeadstartError(f"--backbone {config.backbone} needs KerasHub: {INSTALL}")
+    if why := missing():
+        raise HeadstartError(f"--backbone {config.backbone}: {why}")
     name, folder = config.backbone.removeprefix(HUB), hub_folder(config.backbone)
     if folder:
         if not Path(folder).expanduser().is_dir():
@@ -120,8 +127,10 @@ def refuse_unusable_preset(config: Config) -> None:
 
 def refuse_size(config: Config, options: dict[str, Any]) -> None:
     """Refuse a size of images that is no multiple of the patches of a transformer, or too small."""
-    patch = options.get("vision_encoder", {}).get("config", options).get("patch_size", 1)
-    patch, size = patch[0] if isinstance(patch, list) else patch, config.image_size
+    for inner in ("vision_encoder", "config"):  # of SigLIP
+        options = options[inner] if isinstance(options.get(inner), dict) else options
+    patch, size = options.get("patch_size", 1), config.image_size
+    patch = patch[0] if isinstance(patch, list) and patch else patch
     if not isinstance(patch, int) or patch < 1:
         raise HeadstartError(f"--backbone {config.backbone} has patches of {str(patch)[:50]!r}, which is no size")
     smallest = max(2 * patch, SMALLEST) // patch * patch

@@ -5,6 +5,7 @@ Tokens are held as (B, 1, T, D): one row of a feature map, so that whatever hand
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,8 @@ class Pooling(NamedTuple):
     mlp: list[Dense]
 
 
-class Transformer(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Transformer:
     """The weights of a vision transformer.
 
     Attributes:

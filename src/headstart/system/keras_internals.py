@@ -185,3 +185,11 @@ def inlined(network: keras.Model, inputs: Any, composite: Callable[[Any], bool])
         return network._run_through_graph(inputs, operation_fn=lambda operation: operation)
     finally:
         keras.layers.Layer.__call__ = usual
+
+
+def with_named_operations(network: keras.Model) -> keras.Model:
+    """Name the bare operations of a network by their place in it. Keras numbers them through the life of a process."""
+    for number, (operation, _) in enumerate(reversed(calls(network))):
+        if not isinstance(operation, keras.layers.Layer):
+            operation.name = f"operation_{number}"
+    return keras.Model(network.input, network.output, name=network.name)
