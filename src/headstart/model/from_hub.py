@@ -96,7 +96,7 @@ def compare(network: keras.Model, expected: Callable[[Any], Any], config: Config
     images = np.random.default_rng(0).normal(size=(1, side, side, 3)).astype(np.float32)
     ours, theirs = (np.asarray(keras.ops.convert_to_numpy(one(images))) for one in (network, expected))
     fits = ours.shape == theirs.shape
-    difference = float(np.linalg.norm(ours - theirs) / max(np.linalg.norm(theirs), 1e-30)) if fits else float("inf")
+    difference = float(np.linalg.norm(ours - theirs)) / max(float(np.linalg.norm(theirs)), 1e-30) if fits else float("inf")
     if not difference <= TOLERANCE:
         raise HeadstartError(
             f"{config.backbone}: the network of plain layers gives another feature map than KerasHub's (relative difference "

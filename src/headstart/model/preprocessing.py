@@ -11,7 +11,7 @@ from headstart.system.backend import keras
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (103.939, 116.779, 123.68)
 # The factor, and what is added, of modes that treat each channel of [0, 1] by itself.
-MODES = {
+MODES: dict[str, tuple[Any, Any]] = {
     "torch": (1 / np.array(IMAGENET_STD), -np.array(IMAGENET_MEAN) / np.array(IMAGENET_STD)),
     "tf": (2.0, -1.0),
     "unit": (1.0, 0.0),
