@@ -4,6 +4,7 @@ import dataclasses
 import json
 import sys
 
+import h5py
 import numpy as np
 import pytest
 
@@ -13,7 +14,7 @@ from headstart.model.backbones import load_backbone
 from headstart.model.preprocessing import normalisation
 from headstart.model.saved import load_network, save_network
 from headstart.system.backend import keras
-from helpers import random_images
+from helpers import random_images, save_images
 
 keras_hub = pytest.importorskip("keras_hub", reason="KerasHub is not installed")
 models, layers = keras_hub.models, keras_hub.layers
@@ -180,6 +181,16 @@ def test_a_preset_that_does_not_fit_or_names_code_is_refused(presets, tmp_path, 
         load_backbone(config(change(presets("vit"), tmp_path / "mine", **changes)))
 
 
+def test_a_file_that_lacks_weights_is_refused(presets, tmp_path):
+    folder = change(presets("vit"), tmp_path / "mine")
+    with h5py.File(folder / hub.WEIGHTS, "r+") as file:
+        groups: list[str] = []
+        file.visit(lambda name: groups.append(name) if name.endswith("dense_1") else None)
+        del file[groups[0]]
+    with pytest.raises(hs.HeadstartError, match=r"lacks weights|holds no weights"):
+        load_backbone(config(folder))
+
+
 def test_the_last_third_of_the_blocks_learns_and_positions_of_queries_never_do(presets):
     from headstart.model.unfreeze import frozen_cut, unfreeze
 
@@ -197,11 +208,9 @@ def test_a_transformer_goes_through_all_stages_and_needs_kerashub_no_more_when_i
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 2
     images = np.uint8(rng.integers(0, 100, (60, 32, 32, 3)) + 120 * labels[:, None, None, None])
-    data = hs.Dataset.from_arrays(images, labels)
-    run = hs.train(
-        config(presets("dinov3"), out=str(tmp_path / "run"), head_epochs=5, epochs=1, fewest_steps=4, batch_size=16, views=1),
-        data,
-    )
+    save_images(images, labels, tmp_path / "data", ("dark", "bright"))
+    short = {"head_epochs": 5, "epochs": 1, "fewest_steps": 4, "batch_size": 16, "views": 1, "precision": "float32"}
+    run = hs.train(config(presets("dinov3"), data=str(tmp_path / "data"), out=str(tmp_path / "run"), **short))
     assert run.metrics["test"]["fine_tuned"]["accuracy"] > 0.7
     monkeypatch.setitem(sys.modules, "keras_hub", None)
     used = hs.Run(tmp_path / "run")

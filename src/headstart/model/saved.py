@@ -173,7 +173,9 @@ def load_checked(network: keras.Model, file: Path, path: Path) -> None:
     except Exception as error:  # h5py and Keras raise many kinds of exception for a file that does not fit
         raise HeadstartError(f"{path} holds no weights for {network.name}: {first_line(error)}") from None
     if not all(np.isfinite(keras.ops.convert_to_numpy(weight)).all() for weight in network.weights):
-        raise HeadstartError(f"{path} holds weights that are not finite: the training that made them has failed")
+        raise HeadstartError(
+            f"{path} lacks weights, or holds weights that are not finite: the training that made them has failed"
+        )
 
 
 def build(content: Any, path: Path, trust: bool) -> keras.Model:
