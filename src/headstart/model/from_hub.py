@@ -114,8 +114,8 @@ def compare(network: keras.Model, expected: Callable[[Any], Any], config: Config
 
 
 def last(outputs: Any) -> Any:
-    """Return the last of a network's outputs, which is its smallest feature map."""
-    return list(outputs.values())[-1] if isinstance(outputs, dict) else outputs
+    """Return the feature map of a network's last stage; HGNetV2 gives one for each, by name, in an order of the backend's."""
+    return outputs[max(name for name in outputs if name != "stem")] if isinstance(outputs, dict) else outputs
 
 
 def flattened(original: keras.Model, family: str) -> keras.Model:
