@@ -10,7 +10,7 @@ from headstart.data.load import configured_data, resolved
 from headstart.errors import HeadstartError
 from headstart.model.backbones import load_backbone
 from headstart.model.network import build_network
-from headstart.model.registry import refuse_unusable
+from headstart.model.registry import refuse_unusable, say_licence
 from headstart.report.audit_page import write_audit_page
 from headstart.report.sheets import draw_sheets
 from headstart.system.backend import resolve_precision
@@ -39,6 +39,7 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
     if holds_something_else(folder, "audit.json"):
         raise HeadstartError(f"{folder} is not empty and not an audit: choose another folder with --out")
     refuse_unusable(config)
+    say_licence(config)
     with show_progress():
         data = data or configured_data(config)
         precision = resolve_precision(config.precision)

@@ -22,7 +22,7 @@ from headstart.inference.engine import predict_logits
 from headstart.model.backbones import load_backbone
 from headstart.model.batch_norm import adapt_batch_norm
 from headstart.model.network import Network, build_network, without_augmentation
-from headstart.model.registry import licence_of, refuse_unusable
+from headstart.model.registry import licence_of, refuse_unusable, say_licence
 from headstart.model.unfreeze import refuse_unknown_layer
 from headstart.plan import budget
 from headstart.recipes import recipe
@@ -146,6 +146,7 @@ def begin(
         data, config = None, replace(config, data=str(data))
     refuse_missing_extras(config)
     refuse_unusable(config)
+    say_licence(config)
     config = resolved(config, data)
     out = refuse_taken(config, overwrite=overwrite)
     # A folder that is there is locked before minutes of work. A new one is made after the data are read: it may lie among them.

@@ -8,14 +8,18 @@ from headstart.system.keras_internals import (
     adam_slots,
     calls,
     give_memory,
+    inlined,
+    layer_scale,
     maker,
     output_shapes,
     readers,
     spread,
     times_called,
     traced_shape,
+    with_named_operations,
     without_memory,
 )
+from helpers import called
 
 
 @pytest.fixture
@@ -163,3 +167,41 @@ def test_a_model_moves_to_a_distribution_and_back():
     assert not any(hasattr(one.value.sharding, "mesh") for one in state)
     assert not np.array_equal(before[0], model.get_weights()[0])
     model.fit(np.ones((3, 3)), np.ones((3, 2)), verbose=0)  # on one device again
+
+
+class TwoDense(keras.layers.Layer):
+    """A layer that only calls others."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.first, self.second = keras.layers.Dense(4, name="first"), keras.layers.Dense(2, name="second")
+
+    def call(self, inputs):
+        return self.second(keras.layers.Identity()(self.first(inputs))) + 1.0
+
+
+def test_a_graph_has_the_layers_inside_of_a_layer():
+    inputs, new = keras.Input((3,)), keras.Input((3,))
+    network = keras.Model(inputs, TwoDense()(inputs))
+    flat = keras.Model(new, inlined(network, new, lambda layer: isinstance(layer, TwoDense)))
+    assert [layer.name for layer in flat.layers[1:3]] == ["first", "second"]
+    values = np.ones((2, 3), np.float32)
+    np.testing.assert_allclose(called(flat, values), called(network, values))
+    assert keras.layers.Dense(2)(values).shape == (2, 2)  # calls outside are as before
+
+
+def test_bare_operations_are_named_by_their_place():
+    def network():
+        inputs = keras.Input((3,))
+        return with_named_operations(keras.Model(inputs, keras.ops.relu(inputs + 1.0), name="network"))
+
+    first, second = network(), network()
+    assert [layer.name for layer in first.layers[1:]] == [layer.name for layer in second.layers[1:]]
+    assert called(first, np.zeros((1, 3), np.float32)).tolist() == [[1, 1, 1]]
+
+
+def test_a_layer_scale_multiplies_each_channel():
+    layer = layer_scale(2, "scale")
+    layer(np.zeros((1, 2), np.float32))
+    layer.set_weights([np.float32([2, 3])])
+    assert called(layer, np.ones((1, 2), np.float32)).tolist() == [[2, 3]]

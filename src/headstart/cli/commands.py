@@ -21,7 +21,7 @@ from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.export.formats import FORMATS
 from headstart.model import hub
-from headstart.model.registry import BACKBONES, refuse_unusable
+from headstart.model.registry import BACKBONES, refuse_unusable, say_licence
 from headstart.recipes import MEASURED, RECIPES
 from headstart.record.folder import refuse_links, refuse_taken
 from headstart.system.backend import load_keras
@@ -52,6 +52,7 @@ def train(options: SimpleNamespace) -> None:
 def plan(options: SimpleNamespace) -> None:
     config = refuse_early(options.config)
     start_keras()
+    say_licence(config)
     table = hs.plan_table(config, options.explicit)
     print_table(table.columns, table.rows)
     for note in table.notes:

@@ -42,7 +42,6 @@ def load_hub_backbone(config: Config) -> tuple[keras.Model, str]:
         import keras_hub
     except ImportError as error:
         raise HeadstartError(f"KerasHub cannot be loaded ({first_line(error)}): {hub.INSTALL}") from None
-    logger.info("%s: licence of the weights: %s", config.backbone, hub.licence_of_preset(config.backbone))
     family, options = hub.described(config.backbone)
     hub.refuse_size(config, options)
     preprocess = mode_of(hub.converter(config.backbone)) if config.preprocess == "auto" else config.preprocess

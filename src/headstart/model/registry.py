@@ -3,12 +3,15 @@
 Nothing here needs Keras, so a wrong name is refused before Keras starts.
 """
 
+import logging
 from pathlib import Path
 from typing import NamedTuple
 
 from headstart.config import HUB, Config, suggestion
 from headstart.errors import HeadstartError
 from headstart.model.hub import licence_of_preset, refuse_unusable_preset
+
+logger = logging.getLogger("headstart")
 
 # The smallest image size for a backbone from a file. Nothing is known about it, and ImageNet's networks halve an image five
 # times.
@@ -138,3 +141,9 @@ def licence_of(config: Config) -> str:
     if config.backbone in BACKBONES and config.weights in ("auto", "imagenet"):
         return BACKBONES[config.backbone].licence
     return "that of the weights file which you gave"
+
+
+def say_licence(config: Config) -> None:
+    """Log the licence of the weights of a backbone of KerasHub, before they are downloaded."""
+    if config.backbone.startswith(HUB):
+        logger.info("%s: licence of the weights: %s", config.backbone, licence_of(config))
