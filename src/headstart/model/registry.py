@@ -7,9 +7,9 @@ import logging
 from pathlib import Path
 from typing import NamedTuple
 
+from headstart import model
 from headstart.config import HUB, Config, suggestion
 from headstart.errors import HeadstartError
-from headstart.model.hub import licence_of_preset, refuse_unusable_preset
 
 logger = logging.getLogger("headstart")
 
@@ -96,7 +96,7 @@ def refuse_unusable(config: Config) -> None:
         HeadstartError: the message names the option, and the nearest backbone or the smallest size.
     """
     if config.backbone.startswith(HUB):
-        return refuse_unusable_preset(config)
+        return model.hub.refuse_unusable_preset(config)
     if config.backbone.endswith(".keras"):
         smallest = SMALLEST_OF_A_FILE
         if not Path(config.backbone).expanduser().is_file():
@@ -137,7 +137,7 @@ def licence_of(config: Config) -> str:
     if config.weights == "none":
         return "yours: no pretrained weights were used"
     if config.backbone.startswith(HUB):
-        return licence_of_preset(config.backbone)
+        return str(model.hub.licence_of_preset(config.backbone))
     if config.backbone in BACKBONES and config.weights in ("auto", "imagenet"):
         return BACKBONES[config.backbone].licence
     return "that of the weights file which you gave"
