@@ -13,6 +13,8 @@ from .run import Run as Run
 from .trainer import resume as resume
 from .trainer import steps as steps
 from .trainer import train as train
+from .tuner import resume_tuning as resume_tuning
+from .tuner import tune as tune
 
 __all__ = [
     "Classifier",
@@ -28,6 +30,8 @@ __all__ = [
     "plan_table",
     "recipe",
     "resume",
+    "resume_tuning",
     "steps",
     "train",
+    "tune",
 ]

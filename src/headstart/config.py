@@ -30,6 +30,9 @@ MOST_SEED = 2**31 - 1
 AUTO, DENSE, LINEAR = "auto", "dense", "linear"
 MOST_TOML = 1 << 20  # bytes of a file of options
 
+# The time that `headstart tune` takes where none is given.
+TUNE_BUDGET = "30m"
+
 # Options that say only where a run lies, where it is computed, and which server has a copy of its figures.
 PLACES = ("out", "mlflow", "devices")
 # Options that no file of options keeps: a file from somebody else would trust itself, and a run goes on where it is resumed.
@@ -356,6 +359,24 @@ def refuse_impossible(config: Config) -> None:
         (config.fold >= 0 and config.fold >= config.folds,
          f"--fold {config.fold} is none of --folds {config.folds}, which are counted from 0"
          if config.folds else f"--fold {config.fold} is one of several: say of how many with --folds"),
+    ]:  # fmt: skip
+        if impossible:
+            raise HeadstartError(why)
+
+
+def refuse_unsearchable(config: Config) -> None:
+    """Refuse options with which `headstart tune` cannot search.
+
+    Raises:
+        HeadstartError: the message names the option.
+    """
+    for impossible, why in [
+        (config.from_scratch, "--weights none leaves no pretrained backbone to choose: leave it out"),
+        (not config.cache_features, "tune learns on cached features: leave out --no-cache-features"),
+        (config.seeds > 1, f"--seeds {config.seeds}: tune trains its winner once; leave it out, and train with the winner's "
+         "config.toml and --seeds afterwards"),
+        (config.folds > 0, "--folds divides the images in several ways, and tune compares trials on one split: leave it out"),
+        (config.devices == "cluster", "tune runs in one process: leave out --devices cluster"),
     ]:  # fmt: skip
         if impossible:
             raise HeadstartError(why)

@@ -23,7 +23,7 @@ from headstart.export.formats import MOST_LOSS, RECORDS, default_name, in_words,
 from headstart.inference.logits import network_logits
 from headstart.inference.predictions import Predictions
 from headstart.metrics.figures import Figures
-from headstart.record.folder import RunFolder
+from headstart.record.folder import WINNER, RunFolder
 from headstart.record.history import shown
 from headstart.record.split import recorded_data
 from headstart.system.files import open_regular, read_bytes
@@ -225,6 +225,8 @@ class Run(RunFolder):
         """Return the test accuracies of the stages in a line, those of all folds together; for several seeds, their number."""
         if not self.finished:
             return "not finished"
+        if self.searches:
+            return f"a search; its winner is {WINNER}"
         if self.config.seeds > 1:
             return f"{self.config.seeds} seeds"
         folds = [f"{self.config.folds} folds"] if self.config.divided else []

@@ -123,6 +123,8 @@ def resume(path: str | Path, data: Dataset | None = None, *, trust: bool = False
         if others := cluster.follower():
             follow(others, data or "", trust, networks)
         run = RunFolder(path, trust=trust, devices=devices)
+        if run.searches:
+            raise HeadstartError(f"{run.path} holds a search: go on with {run.way_on}")
         refuse_missing_extras(run.config)
         with locked(run.path):
             if run.done:

@@ -61,6 +61,12 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
         (["train", "--recipe", "starter", "--views", "3", "--translation", "0"], "--views is 3, but"),
         (["train", "--budget", "soon"], "such as 90s, 20m or 1.5h"),
         (["plan", "--image-sise", "64"], "did you mean --image-size"),
+        (["tune", "--image-sise", "64"], "did you mean --image-size"),
+        (["tune", "missing"], "there is no folder "),
+        (["tune", "digits", "--seeds", "2"], "tune trains its winner once"),
+        (["tune", "digits", "--backbone", "resnet5O"], "did you mean resnet50"),
+        (["tune", "--resume", "runs/nothing"], "is not a run"),
+        (["tune", "--resume", "runs/nothing", "--budget", "3m"], "leave out --budget"),
         (["plan", "--data", "missing"], "there is no folder "),
         (["train", "--image-size", "4"], "8 to 1024"),
         (["train", "--recipe", "quik"], "did you mean quick"),
@@ -217,7 +223,7 @@ def test_a_refusal_has_no_colours_on_a_terminal():
         (["--config", "mine.toml", "--recipe=notebook"], {"recipe": "notebook", "views": "1", "epochs": "7"}),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize("command", ["train", "tune", "plan"])
 def test_the_help_shows_the_defaults_that_hold(command, arguments, defaults, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.toml").write_text('recipe = "starter"\nepochs = 7\n')

@@ -35,7 +35,7 @@ def test_the_programs_help_has_a_line_for_each_command():
         assert len(re.findall(rf"^  {command} +[A-Z]", printed, re.MULTILINE)) == 1
 
 
-@pytest.mark.parametrize("command", ["train", "plan"])
+@pytest.mark.parametrize("command", ["train", "tune", "plan"])
 def test_options_stand_in_groups_under_their_own_names(command):
     boxes = re.split(r"^ (\S.*?) *\n -+ *$", help_of([command]), flags=re.MULTILINE)
     texts = {title.removesuffix(" options"): text for title, text in zip(boxes[1::2], boxes[2::2], strict=True)}

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import headstart as hs
 from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Export, Predict, Recipes, Serve
 from headstart.cli.tables import print_table
-from headstart.config import HUB, Config, suggestion
+from headstart.config import HUB, Config, refuse_unsearchable, replace, suggestion
 from headstart.data.load import refuse_missing, resolved
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
@@ -23,7 +23,7 @@ from headstart.export.formats import FORMATS
 from headstart.model import hub
 from headstart.model.registry import BACKBONES, refuse_unusable, say_licence
 from headstart.recipes import MEASURED, RECIPES
-from headstart.record.folder import refuse_links, refuse_taken
+from headstart.record.folder import default_path, refuse_links, refuse_taken
 from headstart.system.backend import load_keras
 from headstart.system.cache import KINDS, Usage, cache_root, clear, usage
 from headstart.system.cluster import follower, together
@@ -47,6 +47,21 @@ def train(options: SimpleNamespace) -> None:
             refuse_taken(config, overwrite=options.overwrite)
         start_keras()
         print_result(hs.train(config, overwrite=options.overwrite, explicit=options.explicit))
+
+
+def tune(options: SimpleNamespace) -> None:
+    show_log()
+    if options.resume:
+        hs.Run(options.resume)  # what is no run is refused
+        start_keras()
+        return print_result(hs.resume_tuning(options.resume, trust=options.config.trust))
+    refuse_unsearchable(options.config)
+    config = refuse_early(options.config) if "backbone" in options.explicit else resolved(options.config)
+    refuse_missing(config.data)
+    config = replace(config, out=config.out or str(default_path(config, "tune")))
+    refuse_taken(config, overwrite=options.overwrite)
+    start_keras()
+    print_result(hs.tune(config, overwrite=options.overwrite, explicit=options.explicit))
 
 
 def plan(options: SimpleNamespace) -> None:

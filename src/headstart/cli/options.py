@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, Union
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
-from headstart.config import GROUPS, RUN, Config, option_name, range_text, read_toml, replace, suggestion
+from headstart.config import GROUPS, RUN, TUNE_BUDGET, Config, option_name, range_text, read_toml, replace, suggestion
 from headstart.errors import HeadstartError
 from headstart.export.formats import FORMATS, MOST_LOSS
 from headstart.recipes import recipe
@@ -42,6 +42,8 @@ headstart --completion bash (or zsh, fish) prints a script that completes what
 you type; switch it on with  eval "$(headstart --completion bash)"
 """
 SHELLS = ("bash", "zsh", "fish")
+# Commands that take a recipe and a file of options.
+CONFIGURED = ("train", "tune", "plan")
 
 TRUST = "load layers of the model that may run code, if you trust whoever made it"
 MIRROR = "average over each image and its mirror image: more accurate, for twice the work"
@@ -183,6 +185,24 @@ def train_options(defaults: Config) -> type:
     return config_options(own, defaults, "Train a classifier, or go on with a run that was stopped.")
 
 
+def tune_options(defaults: Config) -> type:
+    """Return the options of `tune`."""
+    own = [
+        SOURCE, OPTIONS_FILE,
+        ("resume", Annotated[str, described("go on with the interrupted search in this folder", "RUN")], ""),
+        ("overwrite", Annotated[bool, described("replace the run or search that is in the folder")], False),
+    ]  # fmt: skip
+    defaults = replace(defaults, budget=defaults.budget or TUNE_BUDGET)
+    return config_options(own, defaults, """Search for the backbone and options that do best, and train them.
+
+It tries backbones that are on this machine, image sizes, what is unfrozen,
+
+learning rates, augmentation and epochs, and ends within --budget.
+
+Options that you give are not searched.
+""")  # fmt: skip
+
+
 def plan_options(defaults: Config) -> type:
     """Return the options of `plan`."""
     return config_options([SOURCE, OPTIONS_FILE], defaults, """Predict time, memory and disk of trainings on this machine.
@@ -266,8 +286,8 @@ class Sources:
 def parse(arguments: list[str]) -> tuple[str, Any]:
     """Return the command that arguments name, and its options.
 
-    Those of `train`, `plan` and `audit` have the attributes `config`, a `Config`; `explicit`, the names of the options that the
-    command line or the file of options gives; and the options that are none of `Config`'s.
+    Those of `train`, `tune`, `plan` and `audit` have the attributes `config`, a `Config`; `explicit`, the names of the options
+    that the command line or the file of options gives; and the options that are none of `Config`'s.
 
     Args:
         arguments: a command's name and its options, or `--tyro-write-completion`, a shell and a file.
@@ -277,12 +297,12 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
         SystemExit: help or completion was asked for, and is printed.
     """
     name = arguments[0]
-    defaults, changes = defaults_of(arguments) if name in ("train", "plan") else (Config(), {})
+    defaults, changes = defaults_of(arguments) if name in CONFIGURED else (Config(), {})
     known = commands(defaults)
     if not name.startswith("-") and name not in known:
         raise HeadstartError(f"there is no command {name!r}{suggestion(name, known)}")
     options = read(every(known), arguments, f"headstart {name}", known.get(name))
-    if name not in ("train", "plan", "audit"):
+    if name not in (*CONFIGURED, "audit"):
         return name, options
     values = flattened(options)
     if values.get("resume"):
@@ -295,8 +315,9 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
 def commands(defaults: Config) -> dict[str, type]:
     """Return the options of every command by its name, with these defaults."""
     return {
-        "train": train_options(defaults), "plan": plan_options(defaults), "evaluate": Evaluate, "predict": Predict,
-        "explain": Explain, "compare": Compare, "export": Export, "serve": Serve, "audit": audit_options(defaults),
+        "train": train_options(defaults), "tune": tune_options(defaults), "plan": plan_options(defaults),
+        "evaluate": Evaluate, "predict": Predict, "explain": Explain, "compare": Compare, "export": Export, "serve": Serve,
+        "audit": audit_options(defaults),
         "recipes": Recipes, "backbones": Backbones, "cache": Cache,
     }  # fmt: skip
 

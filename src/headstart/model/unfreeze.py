@@ -26,6 +26,30 @@ def unfreeze(backbone: keras.Model, config: Config) -> None:
             layer.trainable = reached and not fixed and not layer.name.startswith(ROTARY)
 
 
+def begin_of_stages(backbone: keras.Model, image_size: int, stages: int) -> str:
+    """Return the name of the first layer of a backbone's last stages; "" if it has no more.
+
+    Args:
+        stages: how many, from the last one on. A stage ends where the feature map shrinks.
+    """
+    end = end_of_stage(backbone, image_size, stages)
+    last = next((layer for layer in reversed(backbone.layers[1:end]) if can_cut(backbone, layer)), None)
+    if not last or not end_of_stage(backbone, image_size, stages + 1):
+        return ""
+    return backbone.layers[backbone.layers.index(before_widening(backbone, last)) + 1].name
+
+
+def end_of_stage(backbone: keras.Model, image_size: int, stages: int) -> int:
+    """Return where in a backbone's layers the last stages begin, so many of them; 0 if it has no more."""
+    shape = (1, image_size, image_size, 3)
+    outputs = keras.Model(backbone.input, [layer.output for layer in backbone.layers]).compute_output_shape(shape)
+    sides = [output[1] if len(output) == 4 else 0 for output in outputs]
+    larger = sorted({side for side in sides if side > sides[-1]})
+    if len(larger) < stages:
+        return 0
+    return max(place for place, side in enumerate(sides) if side >= larger[stages - 1]) + 1
+
+
 def first_unfrozen(backbone: keras.Model, config: Config) -> str:
     """Return the beginning of the name of the first layer that `config.fine_tune_from` unfreezes; "" for all layers."""
     if config.fine_tune_from == ALL:
@@ -50,10 +74,7 @@ def frozen_cut(backbone: keras.Model, config: Config) -> str:
     if config.fine_tune_from == LAST_STAGE and blocks:
         end = blocks[-1 - math.ceil(len(blocks) / 3)] + 1 if len(blocks) > 1 else 0
     elif config.fine_tune_from == LAST_STAGE:
-        shape = (1, config.image_size, config.image_size, 3)
-        outputs = keras.Model(backbone.input, [layer.output for layer in backbone.layers]).compute_output_shape(shape)
-        larger = [index for index, output in enumerate(outputs) if len(output) == 4 and output[1] > outputs[-1][1]]
-        end = max(larger, default=0) + 1
+        end = end_of_stage(backbone, config.image_size, 1)
     else:
         end = next((index for index, name in enumerate(names) if name.startswith(config.fine_tune_from)), 0)
     last = next((layer for layer in reversed(backbone.layers[1:end]) if can_cut(backbone, layer)), None)

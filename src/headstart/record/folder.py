@@ -28,6 +28,10 @@ from headstart.system.text import printable
 logger = logging.getLogger("headstart")
 
 
+# In the folder of a search: the folder of its trials, and that of the run that it ends with.
+TRIALS, WINNER = "trials", "winner"
+
+
 class RunFolder:
     """The folder of a run, finished or not.
 
@@ -56,11 +60,12 @@ class RunFolder:
         self.config = Config(**self._known_options() | {"trust": trust, "devices": devices})
 
     @classmethod
-    def create(cls, config: Config, data: Dataset, *, overwrite: bool = False) -> "RunFolder":
+    def create(cls, config: Config, data: Dataset, *, overwrite: bool = False, searches: bool = False) -> "RunFolder":
         """Make the folder of a new run, and write its configuration and split.
 
         Args:
             overwrite: replace a run that is in the folder.
+            searches: it is the folder of a search, see `searches`.
 
         Raises:
             HeadstartError: the folder holds a run and `overwrite` is False, it holds something else, or it cannot be written.
@@ -70,6 +75,8 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
             empty(path)
+            if searches:
+                (path / TRIALS).mkdir()
         except OSError as error:
             raise unwritable(path, error) from None
         write_split(path, data)
@@ -93,11 +100,23 @@ class RunFolder:
     @property
     def last_file(self) -> str:
         """The name of the file that is written last."""
+        if self.searches:
+            return "tuning.json"
         return "folds.json" if self.config.divided else "seeds.json" if self.config.seeds > 1 else "manifest.json"
 
     @property
     def members(self) -> list[Path]:
         return [self.path / name for name in self.config.run_names]
+
+    @property
+    def searches(self) -> bool:
+        """Whether it is the folder of a search by `headstart tune`, with the run of its winner in it."""
+        return (self.path / TRIALS).is_dir()
+
+    @property
+    def way_on(self) -> str:
+        """The command that goes on with it."""
+        return f"headstart {'tune' if self.searches else 'train'} --resume {shlex.quote(str(self.path))}"
 
     @property
     def done(self) -> bool:
@@ -106,6 +125,8 @@ class RunFolder:
 
     def require_model(self) -> None:
         """Raise `HeadstartError` if the folder holds no trained model, or not one alone."""
+        if self.searches and self.finished:
+            raise HeadstartError(f"{self.path} holds a search: name its winner, {self.path / WINNER}")
         if self.members:
             raise HeadstartError(f"{self.path} holds {len(self.members)} runs: name one, such as {self.members[0]}")
         self.require_end()
@@ -120,7 +141,7 @@ class RunFolder:
     def require_end(self) -> None:
         """Raise `HeadstartError` if the run is not finished."""
         if not self.finished:
-            raise HeadstartError(f"{self.path} is not finished: go on with headstart train --resume {self.path}")
+            raise HeadstartError(f"{self.path} is not finished: go on with {self.way_on}")
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -219,7 +240,7 @@ class RunFolder:
         try:
             yield
         except (KeyboardInterrupt, OSError, UnwritableError) as error:
-            error.add_note(f"go on with headstart train --resume {shlex.quote(str(self.path))}")
+            error.add_note(f"go on with {self.way_on}")
             raise
         finally:
             logger.removeHandler(handler)
@@ -311,13 +332,13 @@ def empty(path: Path) -> None:
 
 def only_a_split(path: Path) -> bool:
     """Whether a folder holds nothing but what is left of a process that was killed while it made a run."""
-    return all(file.name in ("split.csv", "data.json") or file.name.startswith(PARTIAL) for file in path.iterdir())
+    return all(file.name in ("split.csv", "data.json", TRIALS) or file.name.startswith(PARTIAL) for file in path.iterdir())
 
 
-def default_path(config: Config) -> Path:
-    """Return the default folder, `runs/DATA-BACKBONE-RECIPE`."""
+def default_path(config: Config, kind: str = "") -> Path:
+    """Return the default folder, `runs/DATA-BACKBONE-RECIPE`, or `runs/DATA-KIND`."""
 
     def stem(text: str) -> str:
         return Path(text).expanduser().resolve().name.split(".")[0] if "/" in text or "." in text else text
 
-    return Path("runs") / "-".join([stem(config.data), stem(config.backbone), config.recipe])
+    return Path("runs") / "-".join([stem(config.data), *([kind] if kind else [stem(config.backbone), config.recipe])])

@@ -166,6 +166,74 @@ class Folds(Metrics):
     gain: NotRequired[Spread]
 
 
+class TrialPlan(TypedDict):
+    """A trial of a search: what distinguishes it in words, the options that it changes, and what it is expected to take."""
+
+    choices: dict[str, str]
+    options: dict[str, Any]
+    expected: NotNegative
+
+
+class NotTried(TypedDict):
+    """Trials that were not made, and why."""
+
+    why: str
+    trials: Count
+
+
+class Rung(TypedDict):
+    """Trials on the same images, which are compared with each other."""
+
+    title: str
+    images: Count
+    validation: Count
+    trials: list[TrialPlan]
+    not_tried: list[NotTried]
+
+
+class TrialResult(TypedDict):
+    """Content of a trial's `trial.json`: its figures on the validation images, and when it was made, in seconds of the search."""
+
+    accuracy: Fraction
+    interval: tuple[Fraction, Fraction]
+    macro_recall: Fraction
+    score: Fraction
+    error: NotNegative
+    seconds: NotNegative
+    ended: NotNegative
+
+
+class Winner(TypedDict):
+    """What a search ends with: which trial it was, and the options with which it is trained on all images."""
+
+    rung: NotRequired[Count]
+    trial: NotRequired[Count]
+    choices: dict[str, str]
+    options: dict[str, Any]
+
+
+RankedBy = Literal["accuracy", "macro recall"]
+
+
+class SearchState(TypedDict):
+    """Content of `rungs.json` in the folder of a search's trials: what was planned so far."""
+
+    explicit: list[str]
+    ranked_by: RankedBy
+    backbones: list[str]
+    rungs: list[Rung]
+    winner: NotRequired[Winner]
+
+
+class Tuning(SearchState):
+    """Content of `tuning.json`, see `headstart.tuner.write_tuning`: what was planned, and what came of it."""
+
+    budget: str
+    results: list[list[TrialResult | None]]
+    seconds: dict[str, NotNegative]
+    test: NotRequired[Any]
+
+
 class MlflowRun(TypedDict):
     """Content of `mlflow.json`."""
 
@@ -182,6 +250,9 @@ KINDS: dict[str, Any] = {
     "plan.json": Plan,
     "seeds.json": Seeds,
     "folds.json": Folds,
+    "rungs.json": SearchState,
+    "trial.json": TrialResult,
+    "tuning.json": Tuning,
     "environment.json": dict[str, str],
     "mlflow.json": MlflowRun,
 }

@@ -264,6 +264,36 @@ def draw_intervals(
     axes.grid(False, axis="y")
 
 
+# The marks of backbones in `draw_trials`, and the colours of its rungs.
+MARKS = "os^DvP*X"
+RUNG_COLOURS = (MUTED, FIRST, SECOND)
+
+
+def draw_trials(axes: Axes, trials: Sequence[Mapping[str, Any]], backbones: Sequence[str]) -> None:
+    """Validation accuracy of each trial of a search over the time: a line from its beginning to its end, and a mark there.
+
+    Args:
+        trials: each with `rung`, `backbone`, `began` and `ended` in minutes, `accuracy` in 0..1, and `winner`.
+        backbones: their names, each of which has its own mark.
+    """
+    for trial in trials:
+        colour, value = RUNG_COLOURS[trial["rung"]], 100 * trial["accuracy"]
+        axes.plot([trial["began"], trial["ended"]], [value, value], color=colour, linewidth=1.5, alpha=0.6)
+        mark = MARKS[backbones.index(trial["backbone"]) % len(MARKS)]
+        axes.plot(trial["ended"], value, mark, color=colour, markersize=7)
+        if trial["winner"]:
+            axes.plot(trial["ended"], value, "o", color=INK, markersize=14, fillstyle="none", markeredgewidth=1.5)
+            axes.annotate("winner", (trial["ended"], value), xytext=(0, 11), textcoords="offset points", ha="center")
+    values = np.array([100 * trial["accuracy"] for trial in trials])
+    margin = max(0.12 * np.ptp(values), 1.0)
+    axes.set(xlim=(0, 1.04 * max(trial["ended"] for trial in trials)), xlabel="minutes since the search began",
+             ylim=(max(0.0, values.min() - margin), min(100.0, values.max() + margin)),
+             title="validation accuracy in %")  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(8, steps=ROUND))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
+    axes.grid(False, axis="x")
+
+
 def draw_confusion(axes: Axes, matrix: Sequence[Sequence[int]], class_names: Sequence[str]) -> None:
     """Given class by predicted class, in % of the given one.
 

@@ -163,7 +163,23 @@ class Checkpoint:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Followed(Checkpoint):
+class Unsaved(Checkpoint):
+    """The state of a training that is not resumed: nothing is written."""
+
+    def __init__(self) -> None:
+        self.history, self.seconds, self.memory_mb = [], {}, {}
+        self.stage, self.finished, self.watchers = "", False, []
+
+    def load(self, stage: str) -> dict[str, list[np.ndarray]]:
+        return {}
+
+    def save(self, stage: str, *, finished: bool = False, **groups: list[np.ndarray]) -> None:
+        self.stage, self.finished = stage, finished
+        for watch in self.watchers:
+            watch(self.history)
+
+
+class Followed(Unsaved):
     """The state of a run in a process that writes nothing, since the first one of the cluster does.
 
     Args:
@@ -173,14 +189,11 @@ class Followed(Checkpoint):
     """
 
     def __init__(self, stage: str, history: list[EpochRow], arrays: Callable[[], dict[str, list[np.ndarray]]]) -> None:
+        super().__init__()
         self.stage, self.history, self.receive = stage, history, arrays
-        self.seconds, self.memory_mb, self.finished, self.watchers = {}, {}, False, []
 
     def load(self, stage: str) -> dict[str, list[np.ndarray]]:
         return self.receive()
-
-    def save(self, stage: str, *, finished: bool = False, **groups: list[np.ndarray]) -> None:
-        self.stage, self.finished = stage, finished
 
 
 def values(variables: list[keras.Variable]) -> list[np.ndarray]:
