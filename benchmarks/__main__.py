@@ -8,7 +8,10 @@ import tyro
 from benchmarks.common import RESULTS, section
 from headstart.system.files import written_whole
 
-TABLES = ("extraction", "augmentation", "steps", "frozen", "heads", "folding", "curve", "prediction", "exports", "serving", "gpu")
+TABLES = (
+    "extraction", "augmentation", "steps", "frozen", "heads", "folding", "curve", "prediction", "exports", "serving", "uneven",
+    "gpu",
+)  # fmt: skip
 INTRODUCTION = """# Headstart beside its peers
 
 Written by `python -m benchmarks` from `benchmarks/results/`; each table's command stands below it and makes it again.

@@ -119,3 +119,12 @@ def test_the_help_of_recipe_names_them_all():
 def test_what_was_measured_is_of_a_recipe():
     assert set(MEASURED) == set(RECIPES) - {"best"}
     assert all(0 < one.accuracy < 1 and one.minutes > 0 for one in MEASURED.values())
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, "balanced"), (False, "none")])
+def test_class_weights_were_a_switch_in_earlier_versions(before, now, tmp_path):
+    assert hs.recipe("quick", class_weights=before).class_weights == now
+    (tmp_path / "config.toml").write_text(f"class_weights = {str(before).lower()}\n")
+    assert Config(**read_toml(tmp_path / "config.toml")).class_weights == now
+    with pytest.raises(hs.HeadstartError, match="--flip wants bool"):
+        hs.recipe("quick", flip="balanced")

@@ -23,7 +23,7 @@ from pages import Tags
 
 USER, HOST = "hedwig-secret", "machine-secret"
 # What is made to be sent on, see docs/runs.md; beside it lies what is the user's own record.
-TO_SEND = ("report.html", "images/*", "manifest.json", "network.json", "weights.safetensors", "model.*", "tensorboard/*")
+TO_SEND = ("report.html", "images/*", "manifest.json", "network.json", "*.safetensors", "model.*", "tensorboard/*")
 # Would these characters reach a terminal, they would change what it shows: all controls, and marks of direction.
 DISTURBING = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 

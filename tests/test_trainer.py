@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart import trainer
 from headstart.metrics.calibration import fit_temperature
 from headstart.metrics.classification import measure
 from headstart.metrics.comparison import compare_stages, verdict
@@ -32,10 +33,10 @@ def test_a_run_holds_what_it_promises(small_run):
     names = {str(path.relative_to(small_run.path)) for path in small_run.path.rglob("*") if path.is_file()}
     assert names == {
         "config.toml", "data.json", "environment.json", "history.csv", "log.txt", "manifest.json", "metrics.json", "network.json",
-        "weights.safetensors", "model.xml", "model.bin",
+        "weights.safetensors", "model.xml", "model.bin", "limits.safetensors", "distances_test.npy", "distances_validation.npy",
         "test_frozen.npy", "test_fine_tuned.npy", "validation_frozen.npy", "validation_fine_tuned.npy", "labels_test.npy",
         "labels_validation.npy", "images/history.png", "images/gain.png", "images/confusion.png", "images/samples.png",
-        "images/mistakes.png", "report.html", "images/calibration.png",
+        "images/mistakes.png", "report.html", "images/calibration.png", "images/rejection.png",
         "split.csv", "audit.json", "near_duplicates.csv", "suspects.csv", "images/near_duplicates.png", "images/suspects.png",
     }  # fmt: skip
     assert set(small_run.metrics["seconds"]) == {"preparation", "features", "audit", "head", "fine_tuning", "total"}
@@ -65,7 +66,9 @@ def test_every_figure_can_be_computed_again_from_the_runs_own_files(small_run):
         expected = measure(small_run.test_logits(stage), labels, small_run.class_names, found.temperature)
         expected |= {"calibration": dataclasses.asdict(found)}
         assert {name: figures[name] for name in expected} == expected
-        assert figures.keys() - expected.keys() <= {"near_duplicates_in_training", "without_near_duplicates"}
+        assert figures.keys() - expected.keys() <= {
+            "near_duplicates_in_training", "without_near_duplicates", "rejection", "outsiders",
+        }  # fmt: skip
     comparison = compare_stages(small_run.test_logits("frozen"), small_run.test_logits("fine_tuned"), labels)
     assert small_run.metrics["comparison"] == comparison
     assert small_run.classifier.temperature == small_run.metrics["test"]["fine_tuned"]["temperature"]
@@ -293,3 +296,48 @@ def test_a_trained_network_can_be_exported_for_openvino(digits, tmp_path, monkey
     monkeypatch.setattr("headstart.inference.engine.FEWEST_IMAGES", 1)
     run = trained(tmp_path / "run", digits, SMALL, head_epochs=1, epochs=1)
     assert "instantiating a `Variable`" not in (run.path / "log.txt").read_text()
+
+
+def uneven(counts: tuple[int, ...]) -> hs.Dataset:
+    """So many training images of the first digits, of which validation is drawn, and 5 test images of each."""
+    digits = hs.load_data("digits")
+    images, labels = digits.source.images, digits.source.labels
+    of_class = [np.flatnonzero(labels == label)[: count + 5] for label, count in enumerate(counts)]
+    train, test = (np.concatenate(rows) for rows in ([rows[5:] for rows in of_class], [rows[:5] for rows in of_class]))
+    return hs.Dataset.from_arrays(images[train], labels[train], x_test=images[test], y_test=labels[test])
+
+
+def test_uneven_classes_are_weighted_and_judged_by_macro_recall(tiny, tmp_path):
+    data = uneven((100, 100, 12))
+    run = hs.train(hs.recipe("starter", out=str(tmp_path / "run"), **tiny | {"limit": 0, "head": "dense"}), data)
+    choice = run.read_json("weighting.json")
+    assert run.config.class_weights == "auto"
+    assert choice["chosen"] in ("none", "root", "balanced")
+    assert "weighting.json" in run.classifier.manifest["sha256"]
+    assert f"class weights: {choice['chosen']}" in (run.path / "log.txt").read_text()
+    assert all(("val_macro_recall" in row) == (choice["chosen"] != "none") for row in run.history)
+    balanced = trained(tmp_path / "balanced", data, tiny, limit=0, head="dense", class_weights="balanced")
+    recalls = [one["recall"] for one in balanced.metrics["test"]["frozen"]["per_class"].values()]
+    assert balanced.metrics["test"]["frozen"]["macro"]["recall"] == pytest.approx(np.mean(recalls))
+    assert 0 <= balanced.history[-1]["val_macro_recall"] <= 1
+    assert not (balanced.path / "weighting.json").exists()
+
+
+def test_even_classes_are_left_alone(tiny, tmp_path):
+    run = trained(tmp_path / "run", uneven((40, 40, 20)), tiny, limit=0, class_weights="auto")
+    assert not (run.path / "weighting.json").exists()
+    assert "val_macro_recall" not in run.history[0]
+
+
+def test_a_run_that_was_stopped_before_its_features_were_kept_measures_them_again(tiny, digits, tmp_path, monkeypatch):
+    """As one of an earlier version, which has logits but no distances."""
+    monkeypatch.setattr(trainer, "write_results", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    options = hs.recipe("starter", out=str(tmp_path / "run"), **tiny)
+    with pytest.raises(KeyboardInterrupt):
+        hs.train(options, digits)
+    monkeypatch.undo()
+    (tmp_path / "run" / "checkpoint" / "references.npy").unlink()
+    for split in ("test", "validation"):
+        (tmp_path / "run" / f"distances_{split}.npy").unlink()
+    run = hs.resume(tmp_path / "run", digits)
+    assert run.predict(digits.images(digits.test[:3])).outsiders is not None

@@ -38,6 +38,9 @@ PLACES = ("out", "mlflow", "devices")
 # Options that no file of options keeps: a file from somebody else would trust itself, and a run goes on where it is resumed.
 NOT_KEPT = ("trust", "devices")
 
+# Options that were switched on or off in earlier versions, and what off and on have become.
+FORMER_SWITCHES = {"class_weights": ("none", "balanced")}
+
 # The groups of options, in the order of `Config`, each with what it is about.
 RUN, DATA, NETWORK, AUGMENTATION = "run", "data", "network", "augmentation"
 FROZEN_STAGE, FINE_TUNING, MACHINE, TRACKING = "frozen-stage", "fine-tuning", "machine", "tracking"
@@ -206,7 +209,12 @@ class Config:
     label_smoothing: float = option(
         FINE_TUNING, 0.0, "probability taken from the label and spread evenly over all classes", low=0, high=0.9
     )
-    class_weights: bool = option(FINE_TUNING, False, "weight classes inversely to their frequency, in both stages")
+    class_weights: Literal["auto", "none", "root", "balanced"] = option(
+        FINE_TUNING, "auto", "weight of each class in the loss of both stages. balanced: inverse to its frequency; root: to the "
+        "square root of it; none: all alike; auto: none where classes are nearly even, else what finds most of every class on "
+        "images left out in turn",
+        why="with 400, 400 and 20 images, 70.0 to 75.9 % macro recall for 0.6 points of accuracy; even classes are left alone",
+    )  # fmt: skip
     ema: float = option(
         FINE_TUNING, 0.0, "momentum of a moving average of the weights, which replaces them at the end; 0: none", low=0,
         high=0.99999,
@@ -302,6 +310,8 @@ class Config:
 
 def checked(field: dataclasses.Field[Any], value: Any) -> Any:
     """Return `value` in the type of `field`, or say what the option accepts."""
+    if type(value) is bool and field.name in FORMER_SWITCHES:
+        value = FORMER_SWITCHES[field.name][value]
     name, choices = option_name(field.name), get_args(field.type)
     wanted = type(field.default)
     if wanted is float and type(value) is int:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,15 @@ import numpy as np
 from headstart.audit.data import test_images_like_training
 from headstart.audit.of_run import accuracies_without_near_duplicates, finish_audit
 from headstart.data.dataset import Dataset
+from headstart.inference.limits import Limits
 from headstart.inference.saving import save_classifier
-from headstart.metrics.calibration import calibration_in_words, fit_temperature
+from headstart.metrics.calibration import calibration_in_words, fit_temperature, probabilities
 from headstart.metrics.claim import known_images, what_it_holds_for
 from headstart.metrics.classification import measure
 from headstart.metrics.comparison import compare_stages, verdict
-from headstart.metrics.figures import Figures
+from headstart.metrics.figures import Figures, OutsiderFigures
+from headstart.metrics.outsiders import SHARE, passing_distance
+from headstart.metrics.rejection import rejection_figures
 from headstart.model.network import Network
 from headstart.record.folder import RunFolder
 from headstart.record.history import STAGES, shown, write_history
@@ -23,6 +27,7 @@ from headstart.report.run_page import write_report
 from headstart.report.sheets import draw_sheets
 from headstart.system.files import write_json
 from headstart.system.memory import give_back_freed_memory, peak_memory_mb
+from headstart.system.reading import read_array
 from headstart.system.text import count
 from headstart.training.checkpoint import Checkpoint
 
@@ -35,13 +40,20 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     labels = data.labels(data.test)
     stages = [stage for stage in STAGES if run.has_array(f"test_{stage}")]
     # On validation, since the test split must choose nothing.
-    fitted = {stage: fit_temperature(run.array(f"validation_{stage}"), data.labels(data.validation)) for stage in stages}
+    known = data.labels(data.validation)
+    fitted = {stage: fit_temperature(run.array(f"validation_{stage}"), known) for stage in stages}
     logits = {stage: run.test_logits(stage) for stage in stages}
     on_new = figures_on_new_images(run, data, {stage: logits[stage].argmax(axis=1) == labels for stage in stages})
     test: dict[str, Figures] = {}
     for stage in stages:
         figures: Any = measure(logits[stage], labels, data.class_names, fitted[stage].temperature)
-        test[stage] = figures | {"calibration": dataclasses.asdict(fitted[stage])} | on_new[stage]
+        figures["calibration"] = dataclasses.asdict(fitted[stage])
+        validated = answers(run.array(f"validation_{stage}"), known, fitted[stage].temperature)
+        figures["rejection"] = rejection_figures(*validated, *answers(logits[stage], labels, fitted[stage].temperature))
+        test[stage] = figures | on_new[stage]
+    references = read_array(references_file(run), ("float16",), (None, None))
+    limits = Limits(*validated, run.array("distances_validation"), references)
+    test[stages[-1]]["outsiders"] = outsider_figures(limits, run.array("distances_test"))
     both, model = len(stages) == 2, network.classifier()
     seconds = {time_key(key): round(value, 2) for key, value in checkpoint.seconds.items()}
     metrics: Any = {
@@ -59,7 +71,7 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     if run.audit:
         draw_sheets(run.path, data, run.audit)
     write_report(run, network, data)
-    save_classifier(run.path, model, data, fitted[stages[-1]].temperature)
+    save_classifier(run.path, model, data, fitted[stages[-1]].temperature, limits)
     for stage in stages:
         low, high = test[stage]["interval"]
         logger.info(
@@ -76,6 +88,27 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     logger.info("calibration: confidence and accuracy differ by %.2f %% (ECE)%s", 100 * last["ece"], after)
     logger.info("calibration: %s", calibration_in_words(last))
     logger.info("%.0f seconds; the run is in %s", metrics["seconds"]["total"], run.path)
+
+
+def references_file(run: RunFolder) -> Path:
+    """Return where the features of training images lie until the model is saved."""
+    return run.path / "checkpoint" / "references.npy"
+
+
+def answers(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the confidence of each answer, float32 (N,), as `predict` gives it, and whether it is right, bool (N,)."""
+    return probabilities(logits, temperature).astype(np.float32).max(axis=1), logits.argmax(axis=1) == labels
+
+
+def outsider_figures(limits: Limits, distances: np.ndarray) -> OutsiderFigures:
+    """Return how images unlike the training images are told, and how many of the test images count as such.
+
+    Args:
+        distances: float32 (N,), of the test images.
+    """
+    passing = passing_distance(limits.distances)
+    flagged = float((distances > passing).mean())
+    return {"images": len(limits.references), "distance": passing, "share": SHARE, "flagged": flagged}
 
 
 def time_key(key: str) -> str:

@@ -81,19 +81,20 @@ class Run(RunFolder):
         """The trained Keras model, its checksum verified; uint8 images (B, H, W, 3) to logits (B, classes)."""
         return self.classifier.model
 
-    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
+    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0) -> Predictions:
         """Classify paths, folders, bytes, open files, Pillow images or uint8 arrays.
 
         A folder of folds answers by the mean of the probabilities of its models.
 
         Args:
-            images, batch_size, mirror: see `headstart.inference.classifier.Classifier.predict`.
+            images, batch_size, mirror, reject: see `headstart.inference.classifier.Classifier.predict`.
 
         Raises:
-            HeadstartError: there is no image, none can be read, or `mirror` is asked of a run that was trained with `--no-flip`.
+            HeadstartError: there is no image, none can be read, `mirror` is asked of a run that was trained with `--no-flip`, or
+                the run's validation split does not support the precision that `reject` wants.
         """
         self.refuse_mirror_images(mirror)
-        return self.classifier.predict(images, batch_size, mirror=mirror)
+        return self.classifier.predict(images, batch_size, mirror=mirror, reject=reject)
 
     def explain(self, images: Any) -> "Explanations":
         """Find where in each image the evidence for its likeliest class lies; see `headstart.inference.explain.explain`."""

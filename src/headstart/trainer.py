@@ -18,10 +18,11 @@ from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.following import follow, report, share
 from headstart.groups import carry_out_several
-from headstart.inference.engine import predict_logits
+from headstart.inference.engine import Engine
+from headstart.metrics.outsiders import REFERENCES, directions, neighbour_distances
 from headstart.model.backbones import load_backbone
 from headstart.model.batch_norm import adapt_batch_norm
-from headstart.model.network import Network, build_network, without_augmentation
+from headstart.model.network import Network, build_network, with_features, without_augmentation
 from headstart.model.registry import licence_of, refuse_unusable, say_licence
 from headstart.model.unfreeze import refuse_unknown_layer
 from headstart.plan import budget
@@ -30,21 +31,23 @@ from headstart.record.folder import RunFolder, locked, refuse_taken
 from headstart.record.history import FROZEN
 from headstart.record.split import recorded_data, write_split
 from headstart.record.tracking import refuse_missing_extras, tracked
-from headstart.results import write_results
+from headstart.results import references_file, write_results
 from headstart.run import Run
 from headstart.system import cluster
 from headstart.system.backend import is_out_of_memory, keras, resolve_precision, seed_everything
 from headstart.system.environment import versions
-from headstart.system.files import remove_partial, write_json
+from headstart.system.files import remove_partial, write_json, written_whole
 from headstart.system.memory import keep_freed_memory
 from headstart.system.progress import show_progress, track
 from headstart.system.text import count
+from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.devices import devices_for
 from headstart.training.features import FrozenLayers, cut_where_worthwhile
 from headstart.training.fit import Training, fit_stage
 from headstart.training.heads import choose_head
 from headstart.training.stages import fine_tuning_stage, frozen_stage, images_for_statistics, stages_of
+from headstart.training.weighting import UNEVEN, choose_weighting, in_words, unevenness
 
 logger = logging.getLogger("headstart")
 
@@ -224,6 +227,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
         data = audit_run(run, frozen, data, checkpoint)
         if config.drop_duplicates:
             write_split(run.path, data)  # only now it is known which images are trained on
+        config = with_chosen_weights(run, frozen, data, config, checkpoint)
         config = choose_head(run, network, frozen, data, config, checkpoint)
         used = {"precision": precision, "preprocess": preprocess, "devices": str(max(1, len(devices)))}
         used["licence"] = licence_of(config)
@@ -245,7 +249,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
             start += time.monotonic() - looking
             fit_stage(training, checkpoint, config.patience)
             network.take(training.learner)
-            ask_once(training, run)
+            ask_once(training, run, data, last=stage == stages_of(config)[-1])
 
         report(run, "the results")
         write_results(run, network, data, checkpoint)
@@ -267,20 +271,80 @@ def networks(data: Dataset, config: Config, precision: str) -> tuple[Network, Fr
     return network, FrozenLayers(network, data, config), preprocess
 
 
-def ask_once(training: Training, run: RunFolder) -> None:
+def with_chosen_weights(
+    run: RunFolder, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
+) -> Config:  # fmt: skip
+    """Return the configuration with `auto` class weights replaced by what suits the data, once for all stages.
+
+    What was chosen is written to `weighting.json`; an interrupted run goes on with it. Nothing is chosen where classes are
+    nearly even.
+    """
+    if config.class_weights != "auto":
+        return config
+    labels = data.labels(data.train)
+    if unevenness(labels) <= UNEVEN:
+        return replace(config, class_weights="none")
+    if not config.keeps_features:
+        logger.info("class weights: none, since they are chosen on cached features; --class-weights balanced weights anyway")
+        return replace(config, class_weights="none")
+    if not (choice := run.read_json("weighting.json", {})):
+        checkpoint.start_clock()
+        of_training = frozen.features(data.training_candidates, 0, "training images")
+        features = [
+            of_training[np.isin(data.training_candidates, data.train)],
+            frozen.features(data.validation, 0, "validation images"),
+        ]
+        known = np.concatenate([data.labels(np.sort(data.train)), data.labels(data.validation)])
+        choice = choose_weighting(np.concatenate(features), known, config.data_seed)
+        write_json(run.path / "weighting.json", choice)
+        checkpoint.stop_clock(FROZEN.key)
+    logger.info("%s", in_words(choice))
+    return replace(config, class_weights=choice["chosen"])
+
+
+def ask_once(training: Training, run: RunFolder, data: Dataset, last: bool) -> None:
     """Record a stage's logits on the validation and the test split, unless that was done before an interruption.
 
-    In training, this is the only place where the network sees the test split. The recorded logits choose nothing: only the
-    results, the report and the audit read them.
+    After the last stage, also how far both splits are from training images, whose features go with the model.
+
+    In training, this is the only place where the network sees the test split. What is recorded chooses nothing: only the
+    results, the report and the audit read it.
     """
-    model = without_augmentation(training.learner)  # one for both, which is compiled once
-    for split, batches in (("validation", training.validation), ("test", training.test)):
-        name = f"{split}_{training.stage.key}"
-        if not run.has_array(name):
-            numbers = track(range(batches.num_batches), f"{training.stage.name} network on the {split} split")
-            inputs = (batches[number][0] for number in numbers)
-            logits = predict_logits(model, inputs, len(batches.indices))
-            run.save_array(name, logits)
+    splits = {"validation": training.validation, "test": training.test}
+    kept, key = references_file(run), training.stage.key
+    if all(run.has_array(f"{split}_{key}") for split in splits) and (kept.exists() or not last):
+        return
+    engine = Engine(with_features(without_augmentation(training.learner)))  # one for all, which is compiled once
+    sample = training_sample(training.batches, len(data.train), run.config.data_seed)
+    total = sum(len(batches.indices) for batches in (sample, *splits.values()))
+
+    def outputs(batches: Batches, name: str) -> tuple[np.ndarray, np.ndarray]:
+        numbers = track(range(batches.num_batches), f"{training.stage.name} network on {name}")
+        found = list(engine.outputs((batches[number][0] for number in numbers), total))
+        logits, features = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return logits, features
+
+    if last:
+        references = directions(outputs(sample, "training images")[1]).astype(np.float16)
+    for split, batches in splits.items():
+        logits, features = outputs(batches, f"the {split} split")
+        if last:
+            run.save_array(f"distances_{split}", neighbour_distances(features, references.astype(np.float32)))
+        run.save_array(f"{split}_{key}", logits)
+    if last:
+        with written_whole(kept) as partial:
+            np.save(partial, references)
+
+
+def training_sample(batches: Batches, images: int, seed: int) -> Batches:
+    """Return batches of up to 2,000 training images at random, in order and without changes.
+
+    Args:
+        batches: of the training split; its first rows are the images themselves, later ones other views of them.
+        images: the number of training images.
+    """
+    chosen = np.random.default_rng(seed).choice(batches.indices[:images], min(REFERENCES, images), replace=False)
+    return Batches(batches.inputs, batches.labels, np.sort(chosen), batches.batch_size)
 
 
 def describe(data: Dataset) -> None:

@@ -24,7 +24,8 @@ from headstart.config import ALL, TUNE_BUDGET, Config, budget_seconds, refuse_un
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, read_source, resolved
 from headstart.errors import HeadstartError, UnwritableError
-from headstart.inference.engine import predict_logits
+from headstart.inference.engine import Engine
+from headstart.inference.logits import network_logits
 from headstart.metrics.classification import wilson_interval
 from headstart.model.backbones import load_backbone
 from headstart.model.network import without_augmentation
@@ -600,7 +601,8 @@ def try_out(config: Config, data: Dataset, precision: str, too_late: Any) -> tup
         batches = training.validation
         # Keras computes them: to start OpenVINO would take longer.
         inputs = (batches[number][0] for number in range(batches.num_batches))
-        return predict_logits(without_augmentation(training.learner), inputs, 0), checkpoint.history
+        engine = Engine(without_augmentation(training.learner))
+        return np.concatenate(list(network_logits(engine.outputs, inputs, 0))), checkpoint.history
 
 
 def measure(logits: np.ndarray, labels: np.ndarray, ranked_by: str, seconds: float, ended: float) -> TrialResult:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,6 +17,7 @@ import headstart as hs
 from headstart.cli.main import STOPS, main
 from headstart.model.registry import BACKBONES
 from headstart.recipes import RECIPES
+from helpers import random_images
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
@@ -283,6 +285,32 @@ def test_predictions_come_in_three_formats(small_run, digits, capsys, tmp_path):
     row = next(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert entry["class"] == row["class"] == max(entry["probabilities"], key=entry["probabilities"].get)
     assert {name: float(row[name]) for name in digits.class_names} == entry["probabilities"]
+    assert {"yes": True, "no": False}[row["unlike"]] == entry["unlike"]
+    assert list(row)[:3] == ["image", "class", "unlike"]
+
+
+def test_what_is_not_sure_or_unlike_the_training_images_is_said_in_every_format(small_run, capsys, tmp_path):
+    for name, image in (("black", np.zeros((8, 8, 3), np.uint8)), ("noise", random_images(1, 8)[0])):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    predictions = small_run.predict(tmp_path, reject=0.2)
+    arguments = ["predict", str(small_run.path), str(tmp_path), "--reject", "0.2", "--format"]
+    main([*arguments, "json"])
+    entries = json.loads(capsys.readouterr().out)
+    assert [one["rejected"] for one in entries] == predictions.rejected.tolist()
+    assert [one["unlike"] for one in entries] == predictions.outsiders.tolist()
+    assert [one["class"] for one in entries] == predictions.labels
+    main([*arguments, "csv"])
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["rejected"] == "yes" for row in rows] == predictions.rejected.tolist()
+    main([*arguments, "table"])
+    out, err = capsys.readouterr()
+    assert [line.endswith("(unlike the training images)") for line in out.splitlines()] == predictions.outsiders.tolist()
+    assert "of 2 images rejected: validation supports a precision of 20 % from a confidence of" in err
+
+
+@pytest.mark.parametrize("share", ["1", "-0.1", "nan", "2"])
+def test_a_precision_that_is_none_is_refused(share, small_run, capsys):
+    assert "--reject" in refused(["predict", str(small_run.path), "a.jpg", "--reject", share], capsys)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])

@@ -6,8 +6,9 @@ import re
 import pytest
 
 from headstart.cli.main import main
-from headstart.cli.options import commands
+from headstart.cli.options import commands, parse
 from headstart.config import GROUPS, RUN, Config, option_name
+from headstart.errors import HeadstartError
 
 
 def help_of(arguments: list[str]) -> str:
@@ -56,3 +57,23 @@ def test_every_option_is_grouped_and_explained():
     for field in dataclasses.fields(Config):
         assert field.metadata["group"] in GROUPS
         assert field.metadata["help"]
+
+
+@pytest.mark.parametrize(
+    ("words", "weights"),
+    [
+        (["--class-weights"], "balanced"), (["--class-weights", "--epochs", "1"], "balanced"), (["--no-class-weights"], "none"),
+        (["--class_weights", "--no-flip"], "balanced"), (["--class-weights", "auto"], "auto"), (["--class-weights=root"], "root"),
+        (["--class-weights", "PHOTOS"], "balanced"), ([], "auto"),
+    ],
+)  # fmt: skip
+def test_class_weights_are_still_a_switch_too(words, weights, tmp_path):
+    words = [str(tmp_path) if word == "PHOTOS" else word for word in words]
+    _, options = parse(["train", *words])
+    assert options.config.class_weights == weights
+    assert ("class_weights" in options.explicit) == bool(words)
+
+
+def test_a_misspelt_value_of_a_former_switch_is_refused_with_what_there_is():
+    with pytest.raises(HeadstartError, match="balanced"):
+        parse(["train", "--class-weights", "blanced"])

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,16 @@ def test_they_are_shown_in_a_line():
     assert len(long) < 300
     assert long.isprintable()
     assert long.endswith(", ...)")
+
+
+def test_what_is_rejected_has_no_class_and_outsiders_are_marked():
+    found = predictions("a.jpg", "b.jpg", "c.jpg")
+    assert found.marks == {}
+    doubtful = dataclasses.replace(found, threshold=0.75, outsiders=np.array([True, False, False]))
+    assert doubtful.labels == ["cat", "dog", "none of these"]
+    assert [one.label for one in doubtful] == doubtful.labels
+    assert {name: marks.tolist() for name, marks in doubtful.marks.items()} == {
+        "rejected": [False, False, True], "unlike": [True, False, False],
+    }  # fmt: skip
+    pytest.importorskip("pandas")
+    assert list(doubtful.to_frame().columns) == ["image", "class", "confidence", "rejected", "unlike", "cat", "dog"]

@@ -37,7 +37,7 @@ def test_names_of_any_kind_can_be_drawn_without_a_word(small_run, renamed, tmp_p
             draw_suspects(canvas, renamed, renamed.train[: len(NAMES)], found)
     sizes = {file.name: Image.open(file).size for file in (run.path / "images").iterdir()}
     assert sizes.keys() == {"history.png", "gain.png", "confusion.png", "calibration.png", "samples.png", "mistakes.png",
-                            "suspects.png"}  # fmt: skip
+                            "rejection.png", "suspects.png"}  # fmt: skip
 
 
 def test_dollars_stay_and_letters_come_from_a_font_that_has_them(tmp_path):

@@ -86,10 +86,13 @@ def evaluate(options: Evaluate) -> None:
 def predict(options: Predict) -> None:
     if options.batch_size < 1:
         raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
+    if not 0 <= options.reject < 1:
+        raise HeadstartError(f"--reject is {options.reject:g}, outside its range: above 0, and below 1")
     run = hs.Run(options.run, trust=options.trust)
     show_log()
-    predictions = run.predict(options.images, options.batch_size, mirror=options.mirror)
+    predictions = run.predict(options.images, options.batch_size, mirror=options.mirror, reject=options.reject)
     print_left_out(predictions)
+    print_doubts(predictions, options.reject)
     PRINTERS[options.format](predictions)
 
 
@@ -270,24 +273,30 @@ def print_result(run: "hs.Run") -> None:
 
 def print_predictions(predictions: "hs.Predictions") -> None:
     names = [printable(name) for name in predictions.names]
-    width = max(map(len, names))
-    for name, label, confidence in zip(names, predictions.labels, predictions.confidences, strict=True):
-        print(f"{name:{width}}  {100 * confidence:5.1f} %  {printable(label)}")
+    width, unlike = max(map(len, names)), outsiders(predictions)
+    for name, label, confidence, far in zip(names, predictions.labels, predictions.confidences, unlike, strict=True):
+        print(f"{name:{width}}  {100 * confidence:5.1f} %  {printable(label)}{UNLIKE if far else ''}")
 
 
 def print_json(predictions: "hs.Predictions") -> None:
     # All but ASCII is escaped: names arrive as they are, whatever the encoding.
     print(json.dumps([
-        {"image": name, "class": label, "probabilities": dict(zip(predictions.class_names, row.round(6).tolist(), strict=True))}
-        for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True)
+        {"image": name, "class": label} | {mark: bool(values[place]) for mark, values in predictions.marks.items()}
+        | {"probabilities": dict(zip(predictions.class_names, row.round(6).tolist(), strict=True))}
+        for place, (name, label, row) in enumerate(
+            zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True)
+        )
     ], indent=2))  # fmt: skip
 
 
 def print_csv(predictions: "hs.Predictions") -> None:
     writer = csv.writer(sys.stdout)
-    writer.writerow(["image", "class", *(as_cell(printable(name)) for name in predictions.class_names)])
-    for name, label, row in zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True):
-        writer.writerow([as_cell(printable(name)), as_cell(printable(label)), *row.round(6).tolist()])
+    marks = predictions.marks
+    writer.writerow(["image", "class", *marks, *(as_cell(printable(name)) for name in predictions.class_names)])
+    rows = zip(predictions.names, predictions.labels, predictions.probabilities.astype(float), strict=True)
+    for place, (name, label, row) in enumerate(rows):
+        marked = ["yes" if values[place] else "no" for values in marks.values()]
+        writer.writerow([as_cell(printable(name)), as_cell(printable(label)), *marked, *row.round(6).tolist()])
 
 
 def print_left_out(predictions: "hs.Predictions") -> None:
@@ -300,4 +309,23 @@ def print_left_out(predictions: "hs.Predictions") -> None:
         print(f"headstart: {number} x {what}", file=sys.stderr)
 
 
+def print_doubts(predictions: "hs.Predictions", reject: float) -> None:
+    """Say on stderr how many answers are rejected, and how many images are unlike the training images."""
+    images = count(len(predictions), "image")
+    if reject:
+        print(
+            f"headstart: {predictions.rejected.sum():,} of {images} rejected: validation supports a precision of "
+            f"{100 * reject:g} % from a confidence of {100 * predictions.threshold:.1f} % on",
+            file=sys.stderr,
+        )
+    if unlike := sum(outsiders(predictions)):
+        print(f"headstart: {unlike:,} of {images} unlike the training images", file=sys.stderr)
+
+
+def outsiders(predictions: "hs.Predictions") -> list[bool]:
+    """Return for each image whether it is unlike the training images; of an older run, nothing is known to be."""
+    return [False] * len(predictions) if predictions.outsiders is None else predictions.outsiders.tolist()
+
+
+UNLIKE = "  (unlike the training images)"
 PRINTERS = {"table": print_predictions, "json": print_json, "csv": print_csv}

@@ -13,12 +13,23 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg, subcommand
 
-from headstart.config import GROUPS, RUN, TUNE_BUDGET, Config, option_name, range_text, read_toml, replace, suggestion
+from headstart.config import (
+    FORMER_SWITCHES,
+    GROUPS,
+    RUN,
+    TUNE_BUDGET,
+    Config,
+    option_name,
+    range_text,
+    read_toml,
+    replace,
+    suggestion,
+)
 from headstart.errors import HeadstartError
 from headstart.export.formats import FORMATS, MOST_LOSS
 from headstart.recipes import recipe
@@ -81,6 +92,9 @@ class Predict:
     ] = "table"
     batch_size: Annotated[int, arg(help="images at a time; 1 or more")] = 64
     mirror: Annotated[bool, described(MIRROR)] = False
+    reject: Annotated[
+        float, described('precision that is wanted, such as 0.99: answers that are less sure become "none of these"', "SHARE")
+    ] = 0.0
     trust: Annotated[bool, described(TRUST)] = False
 
 
@@ -296,6 +310,7 @@ def parse(arguments: list[str]) -> tuple[str, Any]:
         HeadstartError: what is unknown or unreadable, in one or two lines.
         SystemExit: help or completion was asked for, and is printed.
     """
+    arguments = with_values(arguments)
     name = arguments[0]
     defaults, changes = defaults_of(arguments) if name in CONFIGURED else (Config(), {})
     known = commands(defaults)
@@ -342,6 +357,23 @@ def defaults_of(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
     in_file = str(changes.get("recipe", "quick"))
     given = {name: value for name, value in changes.items() if name != "recipe"}
     return replace(recipe(first.recipe if "--recipe" in option_words(arguments) else in_file), **given), changes
+
+
+def with_values(arguments: list[str]) -> list[str]:
+    """Return a command line in which options that were switches in earlier versions have the values that on and off became."""
+    words: list[str] = []
+    known = {one.name: get_args(one.type) for one in dataclasses.fields(Config)}
+    for place, word in enumerate(arguments):
+        after = arguments[place + 1] if place + 1 < len(arguments) else "--"
+        for name, (off, on) in FORMER_SWITCHES.items():
+            switch = word.replace("_", "-")
+            # What follows is the value, unless it is another option or what to learn from.
+            if switch == option_name(f"no_{name}"):
+                word = f"{option_name(name)}={off}"
+            elif switch == option_name(name) and after not in known[name] and (after.startswith("-") or Path(after).exists()):
+                word = f"{option_name(name)}={on}"
+        words.append(word)
+    return words
 
 
 def option_words(arguments: list[str]) -> set[str]:

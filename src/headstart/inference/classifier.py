@@ -12,7 +12,8 @@ from headstart import inference, model
 from headstart.data.decode import Decoding
 from headstart.errors import DamagedError, HeadstartError
 from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
-from headstart.inference.logits import network_logits
+from headstart.inference.limits import FILE, Limits, read_limits
+from headstart.inference.logits import network_outputs
 from headstart.inference.openvino import FEWEST_IMAGES, compiled_file, overlapped, shapes
 from headstart.inference.predictions import Predictions
 from headstart.metrics.calibration import probabilities
@@ -88,6 +89,19 @@ class Classifier:
         return network
 
     @cached_property
+    def model_with_features(self) -> Any:
+        """The same model, which gives logits and pooled features, float32 (B, channels)."""
+        return model.network.with_features(self.model)
+
+    @cached_property
+    def limits(self) -> Limits | None:
+        """How far the model's answers can be trusted; None in runs of older versions, which did not record it."""
+        if FILE not in self.manifest["sha256"]:
+            return None
+        verify(self.path, self.manifest, FILE)
+        return read_limits(self.path)
+
+    @cached_property
     def largest_output(self) -> int:
         """How many values the largest output of the Keras model's layers has for one image."""
         _, values = model.saved.largest_output(self.model)
@@ -133,6 +147,13 @@ class Classifier:
             return overlapped(self.compiled, batches, 1)
         return self.keras_outputs(batches, total)
 
+    def outputs_with_features(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
+        """Yield the logits and the pooled features, float32 (B, channels), of each batch of images; see `outputs`."""
+        if self.by_openvino(total) and len(self.compiled.outputs) > 1:
+            return overlapped(self.compiled, batches, 2)
+        outputs: Iterator[list[np.ndarray]] = inference.engine.Engine(self.model_with_features).outputs(batches, total)
+        return outputs
+
     def by_openvino(self, total: int) -> bool:
         """Whether OpenVINO computes the outputs for so many images."""
         return (total < FEWEST_IMAGES or not has_gpu()) and self.compiled is not None
@@ -146,19 +167,23 @@ class Classifier:
         outputs: Iterator[list[np.ndarray]] = inference.engine.Engine(self.model).outputs(batches, total)
         return outputs
 
-    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False) -> Predictions:
-        """Classify images in batches.
+    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0) -> Predictions:
+        """Classify images in batches, and mark those that are unlike the training images.
 
         Args:
             images: a path, a folder, the bytes or an open file of an encoded image, a Pillow image or an array, or
                 several of them. Arrays are uint8, 0..255, of any size: (H, W), grey; (H, W, C) or (N, H, W, C), with 1 (grey),
                 3 (RGB) or 4 (RGBA) channels.
             batch_size: images per batch.
-            mirror: average the logits of each image and its mirror image, see `headstart.inference.logits.network_logits`.
+            mirror: average the logits of each image and its mirror image, see `headstart.inference.logits.network_outputs`.
+            reject: the precision that is wanted, above 0 and below 1: where the confidence is too low for it, the label is
+                "none of these". The threshold is chosen on validation, see `headstart.metrics.rejection`. 0 rejects nothing.
 
         Raises:
-            HeadstartError: there is no image, or none can be read.
+            HeadstartError: there is no image, or none can be read; or validation does not support the precision, or the run
+                is of an older version, which did not record what rejection needs.
         """
+        threshold = self.threshold(reject, mirror) if reject else 0.0
         inputs = Inputs()
         named = list(named_images(images, inputs))
         refuse_nothing(named, inputs)
@@ -166,13 +191,30 @@ class Classifier:
         starts = track(range(0, len(named), batch_size), "classifying")
         decoded = (read_inputs(named[start : start + batch_size], self.image_shape, self.decoding, inputs) for start in starts)
         # The engine takes the next batch while it computes the last one, so decoding and computing overlap.
-        logits = list(network_logits(self.outputs, filter(len, decoded), len(named), mirror))
+        network = self.outputs_with_features if self.limits else self.outputs
+        found = list(zip(*network_outputs(network, filter(len, decoded), len(named), mirror), strict=True))
         refuse_only_unreadable(inputs)
-        refuse_infinite(of_images := np.concatenate(logits), self.path)
-        of_classes = probabilities(of_images, self.temperature).astype(np.float32)
+        logits, *features = [np.concatenate(parts) for parts in found]
+        refuse_infinite(logits, self.path)
+        of_classes = probabilities(logits, self.temperature).astype(np.float32)
         return Predictions(
-            inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks)
-        )
+            inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks),
+            threshold, self.limits.outsiders(features[0]) if self.limits else None,
+        )  # fmt: skip
+
+    def threshold(self, wanted: float, mirror: bool = False) -> float:
+        """Return the confidence from which on answers have a wanted precision, see `Limits.threshold`.
+
+        Raises:
+            HeadstartError: as for `predict`; or `mirror`, whose confidences are others than those of validation.
+        """
+        if mirror:
+            raise HeadstartError("the threshold of --reject was chosen without mirror images: leave out --mirror, or --reject")
+        if not self.limits:
+            raise HeadstartError(
+                f"{self.path} was written by an older version, which did not record what --reject needs: train again"
+            )
+        return self.limits.threshold(wanted)
 
 
 class Ensemble(Classifier):
@@ -208,6 +250,13 @@ class Ensemble(Classifier):
     @property
     def models(self) -> list[Any]:
         return [one.model for one in self.members]
+
+    @cached_property
+    def limits(self) -> None:
+        return None
+
+    def threshold(self, wanted: float, mirror: bool = False) -> float:
+        raise HeadstartError(f"--reject has thresholds of single models: name one, such as {self.members[0].path}")
 
     @cached_property
     def largest_output(self) -> int:

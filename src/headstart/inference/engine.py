@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from headstart.errors import HeadstartError, UnwritableError
-from headstart.inference.logits import network_logits
 from headstart.inference.openvino import FEWEST_IMAGES, compile_file, import_openvino, overlapped, reason
 from headstart.model.fast.copies import recast
 from headstart.model.network import all_layers
@@ -66,11 +65,6 @@ class Engine:
             missing = self.rows - len(batch) if compiles_each_shape() else 0
             padded = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
             yield [values[: len(batch)] for values in keras_outputs(self.model, padded)]
-
-
-def predict_logits(model: keras.Model, batches: Iterable[np.ndarray], total: int, mirror: bool = False) -> np.ndarray:
-    """Return a model's logits, float32 (N, classes), in the order of the batches; see `network_logits`."""
-    return np.concatenate(list(network_logits(Engine(model).outputs, batches, total, mirror)))
 
 
 def keras_outputs(model: keras.Model, batch: np.ndarray) -> list[np.ndarray]:

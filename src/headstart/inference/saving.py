@@ -5,6 +5,8 @@ from pathlib import Path
 
 from headstart.data.dataset import Dataset
 from headstart.inference.engine import compiled_by_openvino, precision_of
+from headstart.inference.limits import Limits, write_limits
+from headstart.model.network import with_features
 from headstart.model.saved import save_network
 from headstart.record.manifest import write_manifest
 from headstart.system.backend import keras
@@ -14,7 +16,7 @@ from headstart.system.environment import versions
 IMAGES_TO_COMPARE = 64
 
 
-def save_classifier(folder: Path, model: keras.Model, data: Dataset, temperature: float) -> None:
+def save_classifier(folder: Path, model: keras.Model, data: Dataset, temperature: float, limits: Limits) -> None:
     """Write a model as plain arrays with the graph of its layers and, if OpenVINO can run it, for OpenVINO.
 
     The manifest comes last: it marks a run as finished.
@@ -24,9 +26,10 @@ def save_classifier(folder: Path, model: keras.Model, data: Dataset, temperature
         model: uint8 images to logits, see `headstart.model.network.Network.classifier`.
         data: what it was trained on. Its classes, image shape and decoding are recorded.
         temperature: the number that logits are divided by before the softmax.
+        limits: how far its answers can be trusted.
     """
-    files = save_network(folder, model)
-    if compiled_by_openvino(model, data.images(data.test[:IMAGES_TO_COMPARE]), folder / "model.xml") is not None:
+    files = [*save_network(folder, model), write_limits(folder, limits)]
+    if compiled_by_openvino(with_features(model), data.images(data.test[:IMAGES_TO_COMPARE]), folder / "model.xml") is not None:
         files += ["model.xml", "model.bin"]
     write_manifest(folder, files, {
         "versions": {name: version for name, version in versions().items() if name in ("headstart", "keras")},

@@ -1,6 +1,6 @@
 """Types of the figures that a run reports, as they are written to `metrics.json`."""
 
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 from msgspec import Meta
 
@@ -39,6 +39,46 @@ class CalibrationFigures(TypedDict):
     reason: str
 
 
+class RejectionPoint(TypedDict):
+    """What a threshold reaches that validation chose for a wanted precision; without `threshold`, none could be promised.
+
+    `coverage` is the share of the test images that are answered, `images` their number, and `precision` the share of these
+    answers that are right, which is missing if there are none. `validation_coverage` is the coverage on validation.
+    """
+
+    wanted: Fraction
+    threshold: NotRequired[Fraction]
+    validation_coverage: NotRequired[Fraction]
+    coverage: NotRequired[Fraction]
+    images: NotRequired[Count]
+    precision: NotRequired[Fraction]
+
+
+class RejectionFigures(TypedDict):
+    """How far confidence tells right answers from wrong ones: `headstart.metrics.rejection.rejection_figures`.
+
+    `aurc` is the area under the risk-coverage curve of the test split: the mean risk over all thresholds, 0 is perfect.
+    `best_promise` is the highest precision that validation allows to promise.
+    """
+
+    aurc: Fraction
+    points: list[RejectionPoint]
+    best_promise: Fraction
+
+
+class OutsiderFigures(TypedDict):
+    """How images unlike the training images are told: see `headstart.metrics.outsiders`.
+
+    `images` are the training images that others are compared with, `distance` is the largest that passes, `share` the share of
+    the validation images that pass, and `flagged` the share of the test images that do not.
+    """
+
+    images: Count
+    distance: NotNegative
+    share: Fraction
+    flagged: Fraction
+
+
 class Figures(TypedDict):
     """How good a network is on a split.
 
@@ -63,10 +103,25 @@ class Figures(TypedDict):
     temperature: Positive
     calibrated: ProbabilityFigures
     calibration: NotRequired[CalibrationFigures]
+    rejection: NotRequired[RejectionFigures]
+    outsiders: NotRequired[OutsiderFigures]
     near_duplicates_in_training: NotRequired[Count]
     images_alike: NotRequired[bool]
     without_near_duplicates: NotRequired[SubsetFigures]
     left_out: NotRequired[dict[str, Count]]
+
+
+class WeightingChoice(TypedDict):
+    """Content of `weighting.json`: how classes are weighted in the loss, see `headstart.training.weighting`.
+
+    `unevenness` is how many times the images of the smallest class the largest one has, `macro_recall` that of each rule on
+    `images` images that were left out in turn.
+    """
+
+    chosen: Literal["none", "root", "balanced"]
+    unevenness: NotNegative
+    macro_recall: dict[str, Fraction]
+    images: Count
 
 
 class PairedTest(TypedDict):

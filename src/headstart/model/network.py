@@ -144,6 +144,19 @@ def without_augmentation(model: keras.Model) -> keras.Model:
     return compose(model.input, [layer for layer in model.layers[1:] if layer.name != "augmentation"], model.name)
 
 
+def with_features(model: keras.Model) -> keras.Model:
+    """Return a model that gives logits with pooled features, float32 (B, channels), as its second output. It shares every weight.
+
+    Args:
+        model: what a network, a learner or a head is called by: from images, feature maps or pooled features to logits.
+    """
+    layers = model.layers[1:]
+    end = 1 + [layer.name for layer in layers].index("features") if any(one.name == "features" for one in layers) else 0
+    # A head's features are its input, which no model may give back as it is.
+    features = chain(model.input, layers[:end] or [keras.layers.Identity(name="same_features")])
+    return keras.Model(model.input, [chain(features, layers[end:]), features], name=model.name)
+
+
 def compose(inputs: Any, layers: Iterable[keras.layers.Layer], name: str) -> keras.Model:
     """Return the model that calls the layers one after the other."""
     return keras.Model(inputs, chain(inputs, layers), name=name)

@@ -205,7 +205,8 @@ class RunFolder:
         """Return the array that `save_array` has written under this name.
 
         `test_STAGE` and `validation_STAGE` are a stage's logits, float32 (N, classes). `labels_test` and `labels_validation`
-        are the labels, int32 (N,), in the same order.
+        are the labels, int32 (N,), in the same order, and `distances_test` and `distances_validation` how far each image is
+        from training images, float32 (N,), see `headstart.metrics.outsiders`.
         """
         kind, _, stage = name.partition("_")
         classes = len(self.read_json("data.json", {}).get("classes", ())) or None  # None: a run of an older version
@@ -216,6 +217,8 @@ class RunFolder:
             if len(labels) and not 0 <= labels.min() <= labels.max() < (classes or 2**31):
                 raise DamagedError(f"{file} is damaged: its labels are not those of {classes} classes")
             return labels
+        if kind == "distances":
+            return read_array(file, ("float32",), (len(self.array(f"labels_{stage}")),))
         logits = read_array(file, ("float32",), (len(self.array(f"labels_{kind}")), classes))
         if not np.isfinite(logits).all():
             raise DamagedError(f"{file} holds numbers that are not finite: stage {stage} has failed; lower its learning rate")

@@ -39,7 +39,7 @@ TIMES = ("preparation", "features", "audit", FROZEN.seconds, FINE_TUNED.seconds,
 class EpochRow(TypedDict, total=False):
     """A row of `history.csv`. Epochs count from 1; accuracies lie in 0..1; figures with `val_` are of the validation split.
 
-    A loss is NaN or infinite where training has diverged.
+    A loss is NaN or infinite where training has diverged. The macro recall is there if classes were weighted.
     """
 
     stage: StageKey
@@ -49,6 +49,11 @@ class EpochRow(TypedDict, total=False):
     val_accuracy: Fraction
     val_loss: float
     learning_rate: NotNegative
+    val_macro_recall: Fraction
+
+
+# The column that is not there in every run.
+OPTIONAL = "val_macro_recall"
 
 
 def shown(key: str) -> str:
@@ -58,7 +63,8 @@ def shown(key: str) -> str:
 
 def write_history(folder: Path, rows: Iterable[EpochRow]) -> None:
     """Write `history.csv`, a row for each epoch."""
-    columns = list(EpochRow.__annotations__)
+    rows = list(rows)
+    columns = [one for one in EpochRow.__annotations__ if one != OPTIONAL or any(OPTIONAL in row for row in rows)]
     write_csv(folder / "history.csv", columns, [[row[column] for column in columns] for row in rows])  # type: ignore[literal-required]
 
 
@@ -68,4 +74,4 @@ def read_history(folder: Path) -> list[EpochRow]:
     Raises:
         DamagedError: the file is not such a table.
     """
-    return list(read_csv(folder / "history.csv", EpochRow, EpochRow.__annotations__))
+    return list(read_csv(folder / "history.csv", EpochRow, EpochRow.__annotations__, optional=OPTIONAL))

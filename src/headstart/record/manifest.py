@@ -16,7 +16,9 @@ from headstart.system.reading import MOST_JSON, Checksum, Count, Positive, as_ki
 FORMAT = 2
 # Files of a run that its manifest has checksums of, besides the model's: what was found. The user's own record (options, log,
 # environment) and what is written after the manifest is not among them.
-FINDINGS = ("metrics.json", "history.csv", "data.json", "split.csv", "audit.json", "mirror.json", "head.json", "*.npy")
+FINDINGS = (
+    "metrics.json", "history.csv", "data.json", "split.csv", "audit.json", "mirror.json", "head.json", "weighting.json", "*.npy",
+)  # fmt: skip
 
 
 class FormatEntry(TypedDict):

@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from headstart.config import LARGEST_IMAGE
 from headstart.data.arrays import MOST_CHARACTERS
-from headstart.metrics.figures import Metrics, StageKey, SubsetFigures
+from headstart.metrics.figures import Metrics, StageKey, SubsetFigures, WeightingChoice
 from headstart.system.reading import Checksum, Count, Finite, Fraction, NotNegative
 
 ClassName = Annotated[str, Meta(max_length=MOST_CHARACTERS)]
@@ -247,6 +247,7 @@ KINDS: dict[str, Any] = {
     "audit.json": AuditFindings,
     "mirror.json": MirrorFinding,
     "head.json": HeadChoice,
+    "weighting.json": WeightingChoice,
     "plan.json": Plan,
     "seeds.json": Seeds,
     "folds.json": Folds,

@@ -40,7 +40,7 @@ def advice(
         *about_size(config, positions),
         *about_epochs(config, stage, history),
         *about_classes(figures),
-        *([] if config.class_weights else about_imbalance(audit)),
+        *(about_imbalance(audit) if config.class_weights == "none" else []),
         *about_calibration(figures),
         *about_test(figures),
     ]
@@ -159,7 +159,7 @@ def about_imbalance(audit: dict[str, Any]) -> list[tuple[str, str]]:
     if audit.get("imbalance", 0) <= IMBALANCED:
         return []
     return [(
-        "Weight the classes: --class-weights.",
+        "Weight the classes: --class-weights auto, which is the default.",
         f"The largest class has {audit['imbalance']:.1f} times the images of the smallest.",
     )]  # fmt: skip
 

@@ -25,7 +25,8 @@ from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import calibration_in_words, is_applied, probabilities, reliability
 from headstart.metrics.claim import known_images
 from headstart.metrics.classification import wilson_interval
-from headstart.metrics.figures import Figures, Metrics
+from headstart.metrics.figures import Figures, Metrics, RejectionFigures
+from headstart.metrics.rejection import risk_by_coverage
 from headstart.record.folder import RunFolder
 from headstart.record.history import FROZEN, STAGES, EpochRow
 from headstart.report.pages import percent, points
@@ -53,6 +54,8 @@ MOST_DOTS = 40
 MOST_LABELLED = 20
 MISTAKES = (3, 6)  # rows and columns
 TITLE_INCHES = 0.4
+# Points of a risk-coverage curve that are drawn, and where it begins: of the surest few, one mistake is a large share.
+MOST_POINTS, LEAST_COVERAGE = 200, 0.02
 # Columns of a name that fit beside a chart's row, into a matrix's margin, and above an image on a sheet.
 ROW_NAME, MARGIN_NAME, SHEET_NAME = 14, 24, 14
 # It has a glyph for everything: a box. matplotlib takes it by itself where no font will do.
@@ -81,10 +84,15 @@ def draw_plots(run: RunFolder, data: Dataset, history: list[EpochRow], metrics: 
         draw_reliability(axes, confidences(logits, data.labels(data.test), kept))
         axes.legend(frameon=False, loc="upper left", markerscale=0.5)
         canvas.suptitle(textwrap.fill(calibration_in_words(kept), 66), fontsize=10)
+    of_classes = probabilities(logits, kept["temperature"])
+    with figure(folder / "rejection.png", (5.8, 4)) as canvas:
+        right = of_classes.argmax(axis=1) == data.labels(data.test)
+        draw_risk(canvas.subplots(), of_classes.max(axis=1), right, kept["rejection"])
+        canvas.suptitle("wanted precisions, by thresholds that validation chose", fontsize=10)
     with figure(folder / "samples.png", (9, 4.4)) as canvas:
         draw_samples(canvas, data)
     with figure(folder / "mistakes.png", (9, 6.5)) as canvas:
-        draw_mistakes(canvas, data, probabilities(logits, kept["temperature"]))
+        draw_mistakes(canvas, data, of_classes)
 
 
 @contextmanager
@@ -350,6 +358,28 @@ def draw_reliability(axes: Axes, series: Mapping[str, Bins]) -> None:
                      linewidth=0, clip_on=False, label=name)  # fmt: skip
     axes.set(xlim=(0, 106), ylim=(0, 106), xlabel="confidence in %", title="accuracy in %", xticks=range(0, 101, 20),
              yticks=range(0, 101, 20))  # fmt: skip
+    axes.grid(False, axis="x")
+
+
+def draw_risk(axes: Axes, confidences: np.ndarray, correct: np.ndarray, rejection: RejectionFigures) -> None:
+    """The share of wrong answers over the share of images that are answered, from the surest on; and what was promised of it.
+
+    Args:
+        confidences, correct: float and bool (N,), of the test images.
+        rejection: what the thresholds of validation reach there.
+    """
+    coverage, risk = risk_by_coverage(confidences, correct)
+    rows = np.unique(np.linspace(len(risk) * LEAST_COVERAGE, len(risk) - 1, MOST_POINTS).astype(int))
+    axes.plot(100 * coverage[rows], 100 * risk[rows], color=SECOND, linewidth=2)
+    highest = 100 * max(risk[rows].max(), 0.001)
+    for point in rejection["points"]:
+        if "precision" in point:
+            place = (100 * point["coverage"], 100 * (1 - point["precision"]))
+            axes.plot(*place, "o", color=FIRST, markersize=8)
+            axes.annotate(f"{100 * point['wanted']:g} %", place, xytext=(-4, 8), textcoords="offset points", ha="right")
+    axes.set(xlim=(0, 103), ylim=(-0.03 * highest, 1.15 * highest), xlabel="answered images in %", title="wrong among them in %",
+             xticks=range(0, 101, 20))  # fmt: skip
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND))
     axes.grid(False, axis="x")
 
 

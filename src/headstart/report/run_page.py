@@ -13,7 +13,7 @@ from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import calibration_in_words, is_applied, probabilities
 from headstart.metrics.claim import between, known_images, what_it_holds_for
 from headstart.metrics.comparison import SIGNIFICANT
-from headstart.metrics.figures import Figures, Metrics
+from headstart.metrics.figures import Figures, Metrics, RejectionPoint
 from headstart.metrics.heads import head_in_words
 from headstart.metrics.mirroring import mirror_in_words
 from headstart.model.network import Network
@@ -70,6 +70,7 @@ def write_report(run: RunFolder, network: Network, data: Dataset) -> None:
         class_rows=class_rows(figures),
         **confusions(figures),
         **calibration(figures, logits, labels),
+        **trust(figures, calibrated, labels),
         galleries=galleries,
         method=method,
         of=described(summary),
@@ -202,6 +203,41 @@ def calibration(
         ],
         "calibration_words": calibration_in_words(figures),
     }
+
+
+def trust(figures: Figures, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Return which precision is reached if answers that are not sure are withheld, and how outsiders are told.
+
+    Args:
+        probabilities: float (N, classes), of the test images.
+    """
+    rejection = figures["rejection"]
+    sure, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    words = ", ".join(
+        f"{percent(one['precision'])} of {percent(one['coverage'], 0)} for {100 * one['wanted']:g} %"
+        for one in rejection["points"] if "precision" in one
+    )  # fmt: skip
+    reached = f"; reached: {words}" if words else ""
+    label = f"Risk-coverage curve: area {rejection['aurc']:.4f}{reached}"
+    return {
+        "risk_chart": svg(label, plots.HEIGHT, plots.draw_risk, sure, correct, rejection),
+        "rejection_rows": [rejection_row(one) for one in rejection["points"]],
+        "best_promise": rejection["best_promise"],
+        "aurc": rejection["aurc"],
+        "outsiders": figures.get("outsiders"),
+    }
+
+
+def rejection_row(point: RejectionPoint) -> list[Any]:
+    """Return a row of the table of thresholds."""
+    wanted = Number(point["wanted"], f"{100 * point['wanted']:g}\N{NO-BREAK SPACE}%")
+    if "threshold" not in point:
+        return [wanted, "none", "", ""]
+    threshold, reached = point["threshold"], point.get("precision")
+    return [
+        wanted, Number(threshold, percent(threshold)), share(point["coverage"]),
+        "" if reached is None else Number(reached, percent(reached, 2)),
+    ]  # fmt: skip
 
 
 def cost_rows(metrics: Metrics) -> list[list[Any]]:

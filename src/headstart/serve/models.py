@@ -36,7 +36,8 @@ MOST_EXAMPLES = 8
 REPORT = "report.html"
 CHARTS = {
     f"{name}.png" for name in (
-        "calibration", "confusion", "gain", "history", "mistakes", "near_duplicates", "samples", "suspects",
+        "calibration", "confusion", "gain", "history", "mistakes", "near_duplicates", "rejection", "samples",
+        "suspects",
     )
 }  # fmt: skip
 MOST_REPORT = 256 << 20  # bytes

@@ -88,12 +88,13 @@ def seal(content: Mapping[str, Any]) -> str:
         return ""  # no file has it
 
 
-def read_csv(path: Path, kind: type[Kind], columns: Collection[str]) -> Iterator[Kind]:
+def read_csv(path: Path, kind: type[Kind], columns: Collection[str], *, optional: str = "") -> Iterator[Kind]:
     """Yield the rows of a CSV file that `headstart.system.files.write_csv` has written, each as a type.
 
     Args:
         kind: the type of a row, a `TypedDict`.
         columns: the names that the first row must have.
+        optional: one of them that may be missing.
 
     Raises:
         DamagedError: the file is not such a table.
@@ -102,7 +103,10 @@ def read_csv(path: Path, kind: type[Kind], columns: Collection[str]) -> Iterator
     content = read_bytes(path, MOST_CSV).decode("utf-8", errors="surrogateescape")
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
-        if next(reader, []) != list(columns):
+        first = next(reader, [])
+        if optional and optional not in first:
+            columns = [column for column in columns if column != optional]
+        if first != list(columns):
             raise DamagedError(f"{path} is damaged: its columns must be {', '.join(columns)}")
         for row in reader:
             if len(row) != len(columns):

@@ -21,6 +21,7 @@ from headstart.system.text import count
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint, assign, values
 from headstart.training.devices import SharedBatches, WithoutPadding, shared_batches
+from headstart.training.weighting import judging_images
 
 logger = logging.getLogger("headstart")
 
@@ -109,13 +110,20 @@ def fit_stage(training: Training, checkpoint: Checkpoint, patience: int = 0) -> 
         logger.info("%s: kept epoch %s, validation accuracy %.2f %%", stage.key, kept["epoch"], 100 * kept["val_accuracy"])
 
 
+def quality(row: EpochRow) -> float:
+    """Return what an epoch is judged by: its validation accuracy or, where classes are weighted, its macro recall there."""
+    return row.get("val_macro_recall", row["val_accuracy"])
+
+
 def score(row: EpochRow) -> tuple[float, float]:
-    """Return the key by which history rows are compared: validation accuracy, and for ties the lower validation loss."""
-    return row["val_accuracy"], -row["val_loss"]
+    """Return the key by which history rows are compared: their quality, and for ties the lower validation loss."""
+    return quality(row), -row["val_loss"]
 
 
-def kept_row(rows: list[EpochRow], images: int, start: EpochRow | None = None) -> EpochRow | None:
+def kept_row(rows: list[EpochRow], images: float, start: EpochRow | None = None) -> EpochRow | None:
     """Return the epoch to keep: the last one within one standard error of the best validation accuracy.
+
+    Where classes are weighted, the macro recall on validation takes the place of the accuracy.
 
     The learning rate falls to zero, so the last epochs are the best ones on average, and the epoch with the highest
     validation accuracy is partly the luckiest. The rule is that of Breiman et al. 1984 ("Classification and regression
@@ -123,15 +131,15 @@ def kept_row(rows: list[EpochRow], images: int, start: EpochRow | None = None) -
 
     Args:
         rows: of the stage, in order.
-        images: the number of images in the validation split.
+        images: the number of images in the validation split, see `headstart.training.weighting.judging_images`.
         start: the row of the network before the stage. It is returned if no epoch is better.
     """
     better = [row for row in rows if start is None or score(row) > score(start)]
     if not better:
         return start
-    highest = max(row["val_accuracy"] for row in better)
+    highest = max(map(quality, better))
     error = math.sqrt(highest * (1 - highest) / images)
-    return next(row for row in reversed(better) if row["val_accuracy"] >= highest - error)
+    return next(row for row in reversed(better) if quality(row) >= highest - error)
 
 
 class Keeper(keras.callbacks.Callback):
@@ -140,7 +148,9 @@ class Keeper(keras.callbacks.Callback):
     def __init__(self, training: Training, checkpoint: Checkpoint, patience: int) -> None:
         super().__init__()
         self.stage, self.batches, self.start = training.stage.key, training.batches, training.start
-        self.images, self.checkpoint, self.patience = len(training.validation.indices), checkpoint, patience
+        self.checkpoint, self.patience = checkpoint, patience
+        validation = training.validation
+        self.images = judging_images(validation.labels[validation.indices], training.class_weight is not None)
         self.kept_weights: list[np.ndarray] = []
 
     @property
@@ -173,12 +183,15 @@ class Keeper(keras.callbacks.Callback):
     def on_test_end(self, logs: Any = None) -> None:
         # Not in on_epoch_end: with averaging, only here are the weights those that were validated.
         row = EpochRow(val_accuracy=logs["accuracy"], val_loss=logs["loss"])
+        if "macro_recall" in logs:
+            row["val_macro_recall"] = logs["macro_recall"]
         if kept_row([*self.rows, row], self.images, self.start) is row:
             self.kept_weights = values(without_resident_images(self.model))
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         row: Any = {"stage": self.stage, "epoch": epoch + 1}
-        row |= {key: float(logs[key]) for key in ("accuracy", "loss", "val_accuracy", "val_loss")}
+        kept = ("accuracy", "loss", "val_accuracy", "val_loss", "val_macro_recall")
+        row |= {key: float(logs[key]) for key in kept if key in logs}
         row["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
         self.checkpoint.history.append(row)
         self.checkpoint.stop_clock(self.stage)
@@ -216,6 +229,8 @@ class ProgressLine(keras.callbacks.Callback):
             self.stage, epoch + 1, self.epochs,
             100 * logs["accuracy"], 100 * logs["val_accuracy"], logs["loss"], logs["val_loss"],
         )  # fmt: skip
+        if "val_macro_recall" in logs:
+            logger.info("%s: validation macro recall %.2f %%", self.stage, 100 * logs["val_macro_recall"])
 
     def on_train_end(self, logs: Any = None) -> None:
         self.bar.stop()

@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
-from sklearn.utils.class_weight import compute_class_weight
 
 from headstart.config import LINEAR, Config
 from headstart.data.dataset import Dataset
@@ -21,6 +21,7 @@ from headstart.training.devices import distribution_for, weighted_metrics
 from headstart.training.features import FrozenLayers
 from headstart.training.fit import Training, kept_row
 from headstart.training.optimizer import fine_tuning_optimizer
+from headstart.training.weighting import POWERS, MacroRecall, judging_images, weights_by_class
 
 # More images would change the means by less than the batches differ among themselves.
 IMAGES_FOR_STATISTICS = 2048
@@ -54,7 +55,7 @@ def frozen_stage(
         checkpoint.stop_clock("features")
         frozen.release()
         if config.head == LINEAR:
-            row = measured(network, splits)
+            row = measured(network, splits, config)
             return Training(FROZEN, head_learner(network, config, 1), *splits, epochs=0, start=row)
         standardise(network.head, (splits[0][step][0] for step in range(splits[0].num_batches)))
     else:
@@ -66,15 +67,19 @@ def frozen_stage(
     return Training(FROZEN, learner, *splits, config.head_epochs, class_weights(data, config), distribution=distribution)
 
 
-def measured(network: Network, splits: BatchesOfSplits) -> EpochRow:
+def measured(network: Network, splits: BatchesOfSplits, config: Config) -> EpochRow:
     """Return the history row of a head that was fitted at once."""
     head = network.head
-    head.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    metrics: Any = ["accuracy", *macro_recall(head, config)]
+    head.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=metrics)
     training, validation = (head.evaluate(without_autotuning(batches), verbose=0, return_dict=True) for batches in splits[:2])
-    return EpochRow(
+    row = EpochRow(
         stage=FROZEN.key, epoch=1, accuracy=training["accuracy"], loss=training["loss"], val_accuracy=validation["accuracy"],
         val_loss=validation["loss"], learning_rate=0.0,
     )  # fmt: skip
+    if "macro_recall" in validation:
+        row["val_macro_recall"] = validation["macro_recall"]
+    return row
 
 
 def fine_tuning_stage(
@@ -94,13 +99,15 @@ def fine_tuning_stage(
         splits = image_batches(data, config, seed=config.seed + 1, classes=classes, resident=resident is not None)
     epochs = max(config.epochs, math.ceil(config.fewest_steps / splits[0].num_batches))
     learner = tuning_learner(network, config, epochs * splits[0].num_batches, resident)
-    start = kept_row(checkpoint.epochs_of(FROZEN.key), len(data.validation))
+    weights = class_weights(data, config)
+    images = judging_images(data.labels(data.validation), weights is not None)
+    start = kept_row(checkpoint.epochs_of(FROZEN.key), images)
     if start:
         # Smoothed labels make every loss larger, so at equal accuracy fine-tuning could never win.
         start = {**start, "epoch": 0, "val_loss": math.inf if config.label_smoothing else start["val_loss"]}
     stage = SCRATCH if config.from_scratch else FINE_TUNED
     distribution = distribution_for(config.devices, splits[0].batch_size)
-    return Training(stage, learner, *splits, epochs, class_weights(data, config), start, distribution)
+    return Training(stage, learner, *splits, epochs, weights, start, distribution)
 
 
 def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
@@ -110,7 +117,7 @@ def head_learner(network: Network, config: Config, steps: int) -> keras.Model:
         learner, rate = network.head, keras.optimizers.schedules.CosineDecay(rate, steps)
     learner.compile(
         keras.optimizers.Adam(rate), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"], weighted_metrics=weighted_metrics(),
+        metrics=["accuracy"], weighted_metrics=judged_by(learner, config),
         jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
@@ -123,10 +130,20 @@ def tuning_learner(network: Network, config: Config, steps: int, resident: np.nd
     learner.compile(
         fine_tuning_optimizer(config, steps),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=config.label_smoothing),
-        metrics=["accuracy"], weighted_metrics=weighted_metrics(),
+        metrics=["accuracy"], weighted_metrics=judged_by(learner, config),
         jit_compile=resolve_jit(), steps_per_execution=steps_per_call(),
     )  # fmt: skip
     return learner
+
+
+def judged_by(learner: keras.Model, config: Config) -> list[Any] | None:
+    """Return the further metrics of a learner, for `compile`; see `macro_recall` and `weighted_metrics`."""
+    return [*(weighted_metrics() or []), *macro_recall(learner, config)] or None
+
+
+def macro_recall(learner: keras.Model, config: Config) -> list[Any]:
+    """Return the metric that epochs are judged by where classes are weighted; nothing where they are not."""
+    return [MacroRecall(learner.output_shape[-1])] if POWERS.get(config.class_weights) else []
 
 
 def resident_images(images: np.ndarray, config: Config) -> np.ndarray | None:
@@ -204,8 +221,5 @@ def images_for_statistics(data: Dataset, config: Config) -> Iterator[np.ndarray]
 
 
 def class_weights(data: Dataset, config: Config) -> dict[int, float] | None:
-    """Return weights inverse to the classes' frequencies in training, or None without `config.class_weights`."""
-    if not config.class_weights:
-        return None
-    classes = np.arange(len(data.class_names))
-    return dict(enumerate(compute_class_weight("balanced", classes=classes, y=data.labels(data.train)).tolist()))
+    """Return the weight of each class in the loss, or None; see `headstart.training.weighting`."""
+    return weights_by_class(data.labels(data.train), len(data.class_names), config.class_weights)
