@@ -347,7 +347,8 @@ class Search:
         results = [self.trial(number, place, one, rung, end) for place, one in enumerate(trials)]
         done = [(one, result) for one, result in zip(trials, results, strict=True) if result]
         scores = [(result["score"], result["error"]) for _, result in done]
-        costs = [self.prices.training(one.config) for one, _ in done]
+        # As it was measured before: a search that is stopped and goes on chooses as one that is not.
+        costs = [self.prices.training(one.config, corrected=False) for one, _ in done]
         return [done[place][0] for place in search.best_first(scores, costs)]
 
     def plan_rung(self, number: int, candidates: list[Candidate], left: Counter[str]) -> Rung:

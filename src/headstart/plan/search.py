@@ -212,8 +212,12 @@ class Prices:
         # A trial is short, and much of it is preparation: where it was faster than expected, a long training need not be.
         return min(4.0, max(ratio, 1.0 if self.exact(config) else 0.25))
 
-    def training(self, config: Config) -> float:
-        """Return how long a whole training takes, in seconds: infinitely long if it does not fit the memory."""
+    def training(self, config: Config, *, corrected: bool = True) -> float:
+        """Return how long a whole training takes, in seconds: infinitely long if it does not fit the memory.
+
+        Args:
+            corrected: by what trials took, which differs each time.
+        """
         cost = self.costs(config)
         try:
             prediction = predict(fit_memory(config, self.data, cost), self.data, cost)
@@ -222,8 +226,9 @@ class Prices:
         if prediction.memory > available_memory():
             return math.inf
         # What was not measured is, when it is trained.
-        measuring = 0.0 if self.exact(config) or not worth_measuring(config, self.data) else self.longest
-        return prediction.total * self.correction(config) + measuring + (0.0 if "report" in cost else REPORT)
+        measuring = 0.0 if not corrected or self.exact(config) or not worth_measuring(config, self.data) else self.longest
+        correction = self.correction(config) if corrected else 1.0
+        return prediction.total * correction + measuring + (0.0 if "report" in cost else REPORT)
 
     def trial(self, config: Config, data: Dataset, seen: set[tuple[Any, ...]]) -> float:
         """Return how long a trial takes, in seconds, without what was found by earlier ones.
