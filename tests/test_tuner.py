@@ -230,6 +230,14 @@ def test_trials_of_uneven_classes_are_ranked_by_macro_recall():
     assert measure(logits, uneven, "accuracy", 1.0, 2.0)["score"] == 0.9
 
 
+def test_a_trial_that_is_right_of_few_images_may_be_lucky():
+    logits = np.tile([1.0, 0.0], (14, 1))
+    for figure in ("accuracy", "macro recall"):
+        assert measure(logits, np.zeros(14, int), figure, 1.0, 2.0)["error"] == pytest.approx(0.074, abs=0.001)
+    many = measure(np.tile([1.0, 0.0], (5000, 1)), np.repeat([0, 1], [4500, 500]), "accuracy", 1.0, 2.0)
+    assert many["error"] == pytest.approx(np.sqrt(0.9 * 0.1 / 5000), rel=0.01)
+
+
 def test_which_choices_mattered_is_said_of_trials_that_differ_in_nothing_else():
     def trial(size: str, rate: str, score: float) -> dict:
         return {"rung": 0, "choices": {"image size": size, "learning rate": rate}, "score": score, "error": 0.01}
