@@ -1,6 +1,6 @@
 """Class weights where one class is rare: each rule of `--class-weights`, on a few images of CIFAR-10.
 
-python -m benchmarks.uneven                                     # three seeds of each, five minutes
+python -m benchmarks.uneven                                     # three seeds of each, a quarter of an hour
 """
 
 import dataclasses

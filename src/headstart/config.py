@@ -213,7 +213,7 @@ class Config:
         FINE_TUNING, "auto", "weight of each class in the loss of both stages. balanced: inverse to its frequency; root: to the "
         "square root of it; none: all alike; auto: none where classes are nearly even, else what finds most of every class on "
         "images left out in turn",
-        why="with 400, 400 and 20 images, 70.0 to 75.9 % macro recall for 0.6 points of accuracy; even classes are left alone",
+        why="400, 400 and 20 images: 1 to 6 points more macro recall, at most 1 less accuracy; even classes are left alone",
     )  # fmt: skip
     ema: float = option(
         FINE_TUNING, 0.0, "momentum of a moving average of the weights, which replaces them at the end; 0: none", low=0,

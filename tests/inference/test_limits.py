@@ -138,3 +138,11 @@ def test_images_unlike_the_training_images_are_marked_by_either_engine(by_openvi
 def test_they_do_not_depend_on_how_many_are_asked(small_run, digits):
     images = digits.images(digits.test[:20])
     np.testing.assert_array_equal(small_run.predict(images).outsiders, small_run.predict(images, batch_size=3).outsiders)
+
+
+def test_the_models_of_folds_answer_together_and_name_one_for_a_promise(small_run, digits, tmp_path):
+    members = [copied(small_run, tmp_path / name).path for name in ("fold-0", "fold-1")]
+    together, images = classifier.Ensemble(tmp_path, members), digits.images(digits.test[:3])
+    assert together.predict(images).outsiders is None
+    with pytest.raises(hs.HeadstartError, match=r"holds 2 models.*fold-0"):
+        together.predict(images, reject=0.5)

@@ -253,10 +253,14 @@ class Ensemble(Classifier):
 
     @cached_property
     def limits(self) -> None:
+        """None: what was recorded of each model does not hold for the mean of their answers."""
         return None
 
     def threshold(self, wanted: float, mirror: bool = False) -> float:
-        raise HeadstartError(f"--reject has thresholds of single models: name one, such as {self.members[0].path}")
+        raise HeadstartError(
+            f"{self.path} holds {len(self.members)} models, and no threshold was chosen for the mean of their answers: "
+            f"for --reject, name one, such as {self.members[0].path}"
+        )
 
     @cached_property
     def largest_output(self) -> int:
