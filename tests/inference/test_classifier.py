@@ -166,8 +166,8 @@ def test_batches_of_networks_with_large_outputs_are_smaller(small_run, folder, m
     def recorded(self, batches, total):
         for batch in batches:
             sizes.append(len(batch))
-            yield [np.zeros((len(batch), 10), np.float32)]
+            yield [np.zeros((len(batch), 10), np.float32), np.ones((len(batch), small_run.classifier.limits.references.shape[1]))]
 
-    monkeypatch.setattr(classifier.Classifier, "outputs", recorded)
+    monkeypatch.setattr(classifier.Classifier, "outputs_with_features", recorded)
     small_run.predict(sorted(folder.glob("*.png")))
     assert sizes == [3, 3, 3, 1]

@@ -41,7 +41,7 @@ def test_the_page_stands_alone_and_its_figures_are_the_runs(small_run):
     assert all(address.startswith(("#", "data:image/webp;base64,")) for address in tags.addresses)
     assert not re.search(r"https?://", page)
     assert "url(" not in page
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 5
     assert len(page) < 5_000_000
     figures = small_run.metrics["test"]["fine_tuned"]
     low, high = figures["interval"]
@@ -148,7 +148,7 @@ def test_the_confusions_of_many_classes_are_drawn(copy, digits):
 
     changed(copy, "metrics.json", many)
     page = rewritten(copy, digits)
-    assert page.counts["svg"] == 5
+    assert page.counts["svg"] == 6
     assert "Of the class" in page.text
 
 
