@@ -89,10 +89,8 @@ def tiny_backbone() -> keras.Model:
     inputs = keras.Input((None, None, 3))
     x = inputs
     for number in range(2):
-        first, second = (keras.initializers.GlorotUniform(seed=2 * number + place) for place in (1, 2))
-        x = keras.layers.Conv2D(8, 3, padding="same", kernel_initializer=first, name=f"stage{number}_conv")(x)
-        x = keras.layers.Conv2D(8, 1, kernel_initializer=second, name=f"stage{number}_mix")(x)
-        x = keras.layers.BatchNormalization(name=f"stage{number}_bn")(x)
+        x = keras.layers.Conv2D(8, 3, padding="same", name=f"stage{number}_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"stage{number}_bn")(keras.layers.Conv2D(8, 1, name=f"stage{number}_mix")(x))
         x = keras.layers.Activation("relu", name=f"stage{number}_relu")(x)
     # Read twice: this batch norm cannot be folded away.
     x = keras.layers.Add()([keras.layers.BatchNormalization(name="last_bn")(x), x])
@@ -101,6 +99,9 @@ def tiny_backbone() -> keras.Model:
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in layer.get_weights()])
+        elif isinstance(layer, keras.layers.Conv2D):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([rng.normal(0, np.prod(kernel.shape[:3]) ** -0.5, kernel.shape), bias])
     return model
 
 
