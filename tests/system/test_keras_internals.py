@@ -157,13 +157,14 @@ def test_the_backend_says_what_it_cannot_run(network):
 def test_a_model_moves_to_a_distribution_and_back():
     """`_layout`, `_value`: else a learner that shares layers with others cannot be trained on several devices."""
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.Dropout(0.5)])
-    model.compile("adam", "mse", metrics=["mae"])
+    own = keras.metrics.MeanSquaredError()  # its variables are there before the model is moved
+    model.compile("adam", "mse", metrics=["mae"], weighted_metrics=[own])
     model.optimizer.build(model.trainable_variables)
     before, names = model.get_weights(), keras.distribution.list_devices()
     with spread(model, keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)):
         model.fit(np.ones((len(names), 3)), np.ones((len(names), 2)), verbose=0)
-        assert all(hasattr(one.value.sharding, "mesh") for one in (*model.variables, *model.metrics_variables))
-    state = (*model.variables, *model.optimizer.variables, *model.metrics_variables)
+        assert all(hasattr(one.value.sharding, "mesh") for one in (*model.variables, *model.metrics_variables, *own.variables))
+    state = (*model.variables, *model.optimizer.variables, *model.metrics_variables, *own.variables)
     assert not any(hasattr(one.value.sharding, "mesh") for one in state)
     assert not np.array_equal(before[0], model.get_weights()[0])
     model.fit(np.ones((3, 3)), np.ones((3, 2)), verbose=0)  # on one device again

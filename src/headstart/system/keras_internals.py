@@ -77,9 +77,13 @@ def spread(model: keras.Model, distribution: Any) -> Iterator[None]:
         yield
         return
 
+    # Keras counts metrics that `compile` was given among the model's own only once they have been used.
+    given = keras.tree.flatten([model._compile_metrics._user_metrics, model._compile_metrics._user_weighted_metrics])
+    own = [variable for metric in given if isinstance(metric, keras.metrics.Metric) for variable in metric.variables]
+
     def move(layout: Any) -> None:
         for variable in {
-            id(one): one for one in (*model.variables, *model.optimizer.variables, *model.metrics_variables)
+            id(one): one for one in (*model.variables, *model.optimizer.variables, *model.metrics_variables, *own)
         }.values():
             variable._layout = layout(variable)
             variable._value = replicated(variable._value, variable._layout)

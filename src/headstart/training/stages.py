@@ -17,7 +17,7 @@ from headstart.system.kernels import without_autotuning
 from headstart.training.batches import Batches, Rows, head_batch_size
 from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint
-from headstart.training.devices import devices_for, distribution_for, weighted_metrics
+from headstart.training.devices import distribution_for, weighted_metrics
 from headstart.training.features import FrozenLayers
 from headstart.training.fit import Training, kept_row
 from headstart.training.optimizer import fine_tuning_optimizer
@@ -142,12 +142,7 @@ def judged_by(learner: keras.Model, config: Config) -> list[Any] | None:
 
 
 def macro_recall(learner: keras.Model, config: Config) -> list[Any]:
-    """Return the metric that epochs are judged by where classes are weighted; nothing where they are not.
-
-    Several devices judge by the accuracy: the variables of this metric are made before they are shared among devices.
-    """
-    if len(devices_for(config.devices, config.batch_size)) > 1:
-        return []
+    """Return the metric that epochs are judged by where classes are weighted; nothing where they are not."""
     return [MacroRecall(learner.output_shape[-1])] if POWERS.get(config.class_weights) else []
 
 
