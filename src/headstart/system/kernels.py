@@ -179,19 +179,15 @@ def depthwise_in_blocks(inputs: Any, kernel: Any, stride: int, padding: str) -> 
                     input_sizes=tensorflow.shape(inputs), filter=kernel, out_backprop=upstream, strides=strides,
                     padding=padding.upper(),
                 )  # fmt: skip
-            for axis in (1, 2):  # zeros between the rows and columns, as many as the stride passes over
-                upstream = tensorflow.expand_dims(upstream, axis + 1)
-                upstream = tensorflow.pad(upstream, [[0, stride - 1] if place == axis + 1 else [0, 0] for place in range(5)])
-                shape = tensorflow.shape(upstream)
-                upstream = tensorflow.reshape(
-                    upstream, tensorflow.concat([shape[:axis], [shape[axis] * stride], shape[axis + 2 :]], 0)
-                )
-            edges = [[0, 0]]
-            for (before, after), (first, _) in zip(sides, around[1:3], strict=True):
-                edges.append([taps - 1 - first, before - after * stride + first])
-            edges.append([0, 0])
-            cut = [slice(None), *(slice(None, min(0, last) or None) for _, last in edges[1:3])]
-            upstream = tensorflow.pad(upstream[tuple(cut)], [[first, max(0, last)] for first, last in edges])
+            # Zeros between the rows and columns, as many as the stride passes over.
+            between = [[0, 0], [0, 0], [0, stride - 1], [0, 0], [0, stride - 1], [0, 0]]
+            upstream = tensorflow.pad(upstream[:, :, None, :, None], between)
+            upstream = tensorflow.reshape(upstream, (-1, *(after * stride for _, after in sides), upstream.shape[-1]))
+            edges = [(taps - 1 - first, before - after * stride + first)
+                     for (before, after), (first, _) in zip(sides, around[1:3], strict=True)]  # fmt: skip
+            (down, last_row), (across, last_column) = edges
+            cut = upstream[:, : min(0, last_row) or None, : min(0, last_column) or None]
+            upstream = tensorflow.pad(cut, [[0, 0], [down, max(0, last_row)], [across, max(0, last_column)], [0, 0]])
             flipped = tensorflow.reverse(kernel, [0, 1])
             return tensorflow.nn.depthwise_conv2d(upstream, flipped, [1, 1, 1, 1], "VALID")
 
