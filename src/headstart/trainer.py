@@ -47,7 +47,7 @@ from headstart.training.features import FrozenLayers, cut_where_worthwhile
 from headstart.training.fit import Training, fit_stage
 from headstart.training.heads import choose_head
 from headstart.training.stages import fine_tuning_stage, frozen_stage, images_for_statistics, stages_of
-from headstart.training.weighting import UNEVEN, choose_weighting, in_words, unevenness
+from headstart.training.weighting import choose_weights
 
 logger = logging.getLogger("headstart")
 
@@ -227,7 +227,7 @@ def carry_out(run: RunFolder, data: Dataset, loading: float) -> Iterator[Network
         data = audit_run(run, frozen, data, checkpoint)
         if config.drop_duplicates:
             write_split(run.path, data)  # only now it is known which images are trained on
-        config = with_chosen_weights(run, frozen, data, config, checkpoint)
+        config = choose_weights(run, frozen, data, config, checkpoint)
         config = choose_head(run, network, frozen, data, config, checkpoint)
         used = {"precision": precision, "preprocess": preprocess, "devices": str(max(1, len(devices)))}
         used["licence"] = licence_of(config)
@@ -269,37 +269,6 @@ def networks(data: Dataset, config: Config, precision: str) -> tuple[Network, Fr
         adapt_batch_norm(network, images_for_statistics(data, config), config)
     cut_where_worthwhile(network, data, config)
     return network, FrozenLayers(network, data, config), preprocess
-
-
-def with_chosen_weights(
-    run: RunFolder, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
-) -> Config:  # fmt: skip
-    """Return the configuration with `auto` class weights replaced by what suits the data, once for all stages.
-
-    What was chosen is written to `weighting.json`; an interrupted run goes on with it. Nothing is chosen where classes are
-    nearly even.
-    """
-    if config.class_weights != "auto":
-        return config
-    labels = data.labels(data.train)
-    if unevenness(labels) <= UNEVEN:
-        return replace(config, class_weights="none")
-    if not config.keeps_features:
-        logger.info("class weights: none, since they are chosen on cached features; --class-weights balanced weights anyway")
-        return replace(config, class_weights="none")
-    if not (choice := run.read_json("weighting.json", {})):
-        checkpoint.start_clock()
-        of_training = frozen.features(data.training_candidates, 0, "training images")
-        features = [
-            of_training[np.isin(data.training_candidates, data.train)],
-            frozen.features(data.validation, 0, "validation images"),
-        ]
-        known = np.concatenate([data.labels(np.sort(data.train)), data.labels(data.validation)])
-        choice = choose_weighting(np.concatenate(features), known, config.data_seed)
-        write_json(run.path / "weighting.json", choice)
-        checkpoint.stop_clock(FROZEN.key)
-    logger.info("%s", in_words(choice))
-    return replace(config, class_weights=choice["chosen"])
 
 
 def ask_once(training: Training, run: RunFolder, data: Dataset, last: bool) -> None:

@@ -26,7 +26,7 @@ from headstart.data.load import configured_data, read_source, resolved
 from headstart.errors import HeadstartError, UnwritableError
 from headstart.inference.engine import Engine
 from headstart.inference.logits import network_logits
-from headstart.metrics.classification import wilson_interval
+from headstart.metrics.classification import UNEVEN, unevenness, wilson_interval
 from headstart.model.backbones import load_backbone
 from headstart.model.network import without_augmentation
 from headstart.model.unfreeze import begin_of_stages
@@ -39,7 +39,6 @@ from headstart.record.manifest import read_entries
 from headstart.record.schema import RankedBy, Rung, SearchState, TrialResult, Winner
 from headstart.record.split import recorded_data
 from headstart.record.tracking import refuse_missing_extras
-from headstart.report.advice import IMBALANCED
 from headstart.report.tuning import write_tuning_report
 from headstart.run import Run
 from headstart.system.backend import keras, resolve_precision, seed_everything
@@ -156,8 +155,7 @@ def searchable(config: Config) -> Config:
 
 def ranked_by(data: Dataset) -> RankedBy:
     """Return which figure ranks the trials: where classes are far from even, accuracy would forget the small ones."""
-    counts = np.bincount(data.labels(data.train), minlength=len(data.class_names))
-    return "macro recall" if counts.max() > IMBALANCED * counts.min() else "accuracy"
+    return "macro recall" if unevenness(data.labels(data.train)) > UNEVEN else "accuracy"
 
 
 class Search:

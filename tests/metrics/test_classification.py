@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from headstart.metrics.calibration import reliability
-from headstart.metrics.classification import measure
+from headstart.metrics.classification import measure, unevenness
 
 
 def test_the_interval_is_wilsons():
@@ -46,3 +46,7 @@ def test_brier_score_and_calibration_error_by_hand():
 def test_the_bins_of_a_network_that_is_always_certain():
     counts, confidences, accuracies = reliability(np.eye(2)[[0, 0, 1]], np.array([0, 1, 1]))
     assert (counts.tolist(), confidences.tolist(), accuracies.tolist()) == ([3], [1.0], [pytest.approx(2 / 3)])
+
+
+def test_unevenness_is_that_of_the_classes_that_occur():
+    assert unevenness(np.repeat([0, 2], [30, 10])) == 3

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from headstart.training import weighting
-from headstart.training.weighting import MacroRecall, choose_weighting, judging_images, unevenness, weights_by_class
+from headstart.training.weighting import MacroRecall, choose_weighting, judging_images, weights_by_class
 
 
 def uneven(rare: int, seed: int = 0, distance: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -26,10 +26,6 @@ def test_weights_are_inverse_to_the_frequency_and_one_on_average(rule, ratio):
 @pytest.mark.parametrize("rule", ["none", "auto"])
 def test_nothing_is_weighted_where_nothing_was_chosen(rule):
     assert weights_by_class(np.array([0, 0, 1]), 2, rule) is None
-
-
-def test_unevenness_is_that_of_the_classes_that_occur():
-    assert unevenness(np.repeat([0, 2], [30, 10])) == 3
 
 
 def test_what_finds_most_of_every_class_is_chosen():

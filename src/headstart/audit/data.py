@@ -13,6 +13,7 @@ from headstart.audit.labels import LEAST_SKILL, rank_suspects, skill
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES
 from headstart.metrics.calibration import probabilities
+from headstart.metrics.classification import unevenness
 from headstart.system.files import write_csv, write_json
 from headstart.system.memory import give_back_freed_memory
 from headstart.system.text import count
@@ -77,11 +78,10 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     give_back_freed_memory()
     suspects, note, strength = doubt_labels(components[:, :most], data, rows, splits)
 
-    counts = np.bincount(labels, minlength=len(class_names))
     content = {
         "classes": data.class_counts(),
         "sizes": data.source.sizes or {key: list(data.image_shape[1::-1]) for key in ("smallest", "median", "largest")},
-        "imbalance": round(float(counts.max() / counts.min()), 3),
+        "imbalance": round(unevenness(labels), 3),
         "unreadable": list(data.source.unreadable),
         "exact_duplicates": list(data.duplicates),
         "near_duplicates": near,

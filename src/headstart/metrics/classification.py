@@ -12,6 +12,8 @@ from headstart.metrics.figures import Figures, ProbabilityFigures, SubsetFigures
 FIGURES = ("precision", "recall", "f1-score")
 # With so many classes or fewer, the right one is nearly always among the first five.
 MOST_CLASSES_WITHOUT_TOP_5 = 10
+# Classes are far from even if the largest has more than so many times the images of the smallest.
+UNEVEN = 3.0
 
 
 def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], temperature: float = 1.0) -> Figures:
@@ -92,3 +94,9 @@ def probability_figures(probabilities: np.ndarray, labels: np.ndarray) -> Probab
         "brier": float(np.square(probabilities - (labels[:, None] == classes)).sum(axis=1).mean()),
         "ece": float(np.average(np.abs(confidences - accuracies), weights=counts)),
     }
+
+
+def unevenness(labels: np.ndarray) -> float:
+    """Return how many times the images of the smallest class the largest one has."""
+    counts = np.bincount(labels)
+    return float(counts.max() / counts[counts > 0].min())

@@ -5,6 +5,7 @@ from typing import Any
 from headstart.config import Config
 from headstart.metrics.calibration import is_applied
 from headstart.metrics.claim import known_images
+from headstart.metrics.classification import UNEVEN
 from headstart.metrics.comparison import SIGNIFICANT
 from headstart.metrics.figures import Figures, Metrics
 from headstart.record.history import EpochRow
@@ -13,7 +14,7 @@ from headstart.system.text import count, shortened
 
 MOST_ADVICE = 5
 # From where on a figure is worth a sentence.
-WEAK_CLASS, LARGE_GAP, WIDE_INTERVAL, POOR_CALIBRATION, IMBALANCED = 0.1, 0.1, 0.02, 0.03, 3.0
+WEAK_CLASS, LARGE_GAP, WIDE_INTERVAL, POOR_CALIBRATION = 0.1, 0.1, 0.02, 0.03
 COARSE = 4
 
 
@@ -156,7 +157,7 @@ def about_classes(figures: Figures) -> list[tuple[str, str]]:
 
 
 def about_imbalance(audit: dict[str, Any]) -> list[tuple[str, str]]:
-    if audit.get("imbalance", 0) <= IMBALANCED:
+    if audit.get("imbalance", 0) <= UNEVEN:
         return []
     return [(
         "Weight the classes: --class-weights auto, which is the default.",

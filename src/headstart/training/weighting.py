@@ -5,27 +5,32 @@ import warnings
 from typing import Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from headstart.config import Config, replace
+from headstart.data.dataset import Dataset
+from headstart.metrics.classification import UNEVEN, unevenness
 from headstart.metrics.figures import WeightingChoice
+from headstart.record.folder import RunFolder
+from headstart.record.history import FROZEN
 from headstart.system.backend import keras
+from headstart.system.files import write_json
+from headstart.training.checkpoint import Checkpoint
+from headstart.training.features import FrozenLayers
+from headstart.training.linear import FOLDS, MOST_ITERATIONS, unconverged
 
 logger = logging.getLogger("headstart")
 
 # The power of a class's frequency that its weight is inverse to.
 POWERS = {"none": 0.0, "root": 0.5, "balanced": 1.0}
-# Classes are far from even if the largest has more than so many times the images of the smallest.
-UNEVEN = 3.0
-FOLDS = 5
 # At most so many images are used, of each class in proportion, but of none fewer than `FEWEST` where it has as many.
 MOST, FEWEST = 4000, 50
-# As in the audit of labels: scikit-learn's C times the number of images, and its iterations.
-STRENGTH, MOST_ITERATIONS = 500, 100
+# scikit-learn's C times the number of images.
+STRENGTH = 500
 
 
 def weights_by_class(labels: np.ndarray, classes: int, rule: str) -> dict[int, float] | None:
@@ -83,10 +88,35 @@ def judging_images(labels: np.ndarray, weighted: bool) -> float:
     return float(len(counts) ** 2 / (1 / counts).sum()) if weighted else float(len(labels))
 
 
-def unevenness(labels: np.ndarray) -> float:
-    """Return how many times the images of the smallest class the largest one has."""
-    counts = np.bincount(labels)
-    return float(counts.max() / counts[counts > 0].min())
+def choose_weights(
+    run: RunFolder, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
+) -> Config:  # fmt: skip
+    """Return the configuration with `auto` class weights replaced by what suits the data, once for all stages.
+
+    What was chosen is written to `weighting.json`; an interrupted run goes on with it. Nothing is chosen where classes are
+    nearly even.
+    """
+    if config.class_weights != "auto":
+        return config
+    labels = data.labels(data.train)
+    if unevenness(labels) <= UNEVEN:
+        return replace(config, class_weights="none")
+    if not config.keeps_features:
+        logger.info("class weights: none, since they are chosen on cached features; --class-weights balanced weights anyway")
+        return replace(config, class_weights="none")
+    if not (choice := run.read_json("weighting.json", {})):
+        checkpoint.start_clock()
+        of_training = frozen.features(data.training_candidates, 0, "training images")
+        features = [
+            of_training[np.isin(data.training_candidates, data.train)],
+            frozen.features(data.validation, 0, "validation images"),
+        ]
+        known = np.concatenate([data.labels(np.sort(data.train)), data.labels(data.validation)])
+        choice = choose_weighting(np.concatenate(features), known, config.data_seed)
+        write_json(run.path / "weighting.json", choice)
+        checkpoint.stop_clock(FROZEN.key)
+    logger.info("%s", in_words(choice))
+    return replace(config, class_weights=choice["chosen"])
 
 
 def choose_weighting(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> WeightingChoice:
@@ -136,8 +166,7 @@ def out_of_fold(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, s
     """Return the class of each image, int (N,), as regressions say that learned on other images, which weigh `weights`."""
     found = np.zeros(len(labels), labels.dtype)
     folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).max())), shuffle=True, random_state=seed)
-    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    with unconverged(), threadpool_limits(1, "blas"):
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)
         for learned, asked in folds.split(features, labels):
             model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH / len(labels), max_iter=MOST_ITERATIONS))
