@@ -6,14 +6,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import headstart as hs
+from headstart import trainer
 from headstart.data.source import Source
 from headstart.model.network import Network, build_network
 from headstart.system.backend import keras
 from headstart.system.files import checksum
 from headstart.system.reading import seal
+from headstart.training import features
 
 # A run of both stages in a few seconds, on a part of the digits.
 SMALL = {
@@ -136,3 +139,35 @@ def mend_checksum(folder: Path, name: str) -> None:
     """Let a run's manifest have the checksum of a file that was changed."""
     checksums = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["sha256"]
     change_manifest(folder, sha256=checksums | {name: checksum(folder / name)})
+
+
+def stopped_and_gone_on_with(member: str, **options: object) -> tuple[hs.Run, list[tuple[int, int, str]]]:
+    """Train several runs in one folder, stop before one of them, and go on.
+
+    Args:
+        member: the name of the run before which it is stopped.
+        options: of the recipe `starter`.
+
+    Returns:
+        The finished folder, and of each extraction of features how many images, which view, and the name of the images.
+    """
+    extracted = []
+    view_batches, carry_out = features.view_batches, trainer.carry_out
+
+    def counted(data, indices, config, view, name):
+        extracted.append((len(indices), view, name))
+        return view_batches(data, indices, config, view, name)
+
+    def stopped(run, data, loading):
+        if run.path.name == member:
+            raise KeyboardInterrupt
+        return carry_out(run, data, loading)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features, "view_batches", counted)
+        patch.setattr(trainer, "carry_out", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            hs.train(hs.recipe("starter", **options))
+        patch.setattr(trainer, "carry_out", carry_out)
+        assert not hs.Run(options["out"]).finished
+        return trainer.resume(options["out"]), extracted

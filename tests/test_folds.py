@@ -13,8 +13,7 @@ from headstart.metrics.classification import wilson_interval
 from headstart.record.split import FOLD
 from headstart.serve.measures import Measures
 from headstart.serve.models import Served
-from headstart.training import features
-from helpers import change_manifest, random_images
+from helpers import change_manifest, random_images, stopped_and_gone_on_with
 
 # Without flips the second view is drawn at random: the folds must agree on it.
 OPTIONS = {"epochs": 1, "head_epochs": 3, "folds": 3, "seed": 5, "views": 2}
@@ -23,28 +22,8 @@ OPTIONS = {"epochs": 1, "head_epochs": 3, "folds": 3, "seed": 5, "views": 2}
 @pytest.fixture(scope="module")
 def folds(tiny, tmp_path_factory):
     """A folder of three folds, stopped before the last and gone on with, and what was extracted meanwhile."""
-    extracted = []
-    view_batches, carry_out = features.view_batches, trainer.carry_out
-
-    def counted(data, indices, config, view, name):
-        extracted.append((len(indices), view))
-        return view_batches(data, indices, config, view, name)
-
-    def stopped(run, data, loading):
-        if run.path.name == "fold-2":
-            raise KeyboardInterrupt
-        return carry_out(run, data, loading)
-
     out = tmp_path_factory.mktemp("runs") / "folds"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "view_batches", counted)
-        patch.setattr(trainer, "carry_out", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            hs.train(hs.recipe("starter", out=str(out), **tiny | OPTIONS))
-        patch.setattr(trainer, "carry_out", carry_out)
-        assert not hs.Run(out).finished
-        run = trainer.resume(out)
-    return run, extracted
+    return stopped_and_gone_on_with("fold-2", out=str(out), **tiny | OPTIONS)
 
 
 def runs_of(run):
@@ -92,7 +71,7 @@ def test_the_figures_are_those_of_all_images_together(folds, capsys):
 
 
 def test_features_are_extracted_once_for_all_folds(folds):
-    assert folds[1] == [(100, 0), (100, 1)]
+    assert [(images, view) for images, view, _ in folds[1]] == [(100, 0), (100, 1)]
 
 
 def test_a_fold_can_be_trained_alone_by_its_own_configuration(folds, tmp_path):

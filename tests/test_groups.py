@@ -9,7 +9,7 @@ import headstart as hs
 from headstart import trainer
 from headstart.cli.commands import print_result
 from headstart.groups import write_seeds
-from headstart.training import features
+from helpers import stopped_and_gone_on_with
 
 # Without flips the second view is drawn at random, and batch norm that will learn starts from images drawn at random:
 # the seeds must agree on both.
@@ -19,32 +19,13 @@ OPTIONS = {"epochs": 1, "head_epochs": 3, "seeds": 3, "seed": 5, "views": 2, "ba
 @pytest.fixture(scope="module")
 def seeds(tiny, tmp_path_factory):
     """A folder of three seeds, stopped before the last and gone on with, and what was extracted meanwhile."""
-    extracted = []
-    view_batches, carry_out = features.view_batches, trainer.carry_out
-
-    def counted(data, indices, config, view, name):
-        extracted.append(name)
-        return view_batches(data, indices, config, view, name)
-
-    def stopped(run, data, loading):
-        if run.path.name == "seed-7":
-            raise KeyboardInterrupt
-        return carry_out(run, data, loading)
-
     out = tmp_path_factory.mktemp("runs") / "seeds"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "view_batches", counted)
-        patch.setattr(trainer, "carry_out", stopped)
-        with pytest.raises(KeyboardInterrupt):
-            hs.train(hs.recipe("starter", out=str(out), **tiny | OPTIONS))
-        patch.setattr(trainer, "carry_out", carry_out)
-        assert not hs.Run(out).finished
-        run = trainer.resume(out)
-    return run, extracted
+    return stopped_and_gone_on_with("seed-7", out=str(out), **tiny | OPTIONS)
 
 
 def test_features_are_extracted_once_for_all_seeds(seeds):
-    assert len(seeds[1]) == len(set(seeds[1])) == 4  # two views, validation, test
+    names = [name for *_, name in seeds[1]]
+    assert len(names) == len(set(names)) == 4  # two views, validation, test
 
 
 def test_each_seed_is_a_whole_run_of_its_own_on_the_same_images(seeds):
