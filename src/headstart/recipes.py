@@ -108,7 +108,7 @@ def starter() -> Config:
     CIFAR-10: 83.88 % frozen, 89.74 % fine-tuned, 11.2 minutes; from random weights, with `--weights none
     --epochs 7` in no less time, 81.58 % (2026-11-24). A linear head (`--hidden-units 0 --dropout 0
     --head-learning-rate 3e-3 --epochs 0`) reaches 82.08 % in 53 seconds. Digits at 8 px, by
-    `make demo`: 95.54 % frozen, 98.05 % fine-tuned of 359 test images. Two Zen 4 cores, 2026-11-25;
+    `make demo`: 96.66 % frozen, 98.61 % fine-tuned of 359 test images. Two Zen 4 cores, 2026-11-25;
     the digits 2026-11-27.
     """
     return Config(
