@@ -24,6 +24,8 @@ def test_few_images_get_a_linear_head_that_is_plain_dense_layers_in_the_model(tm
         (1, pytest.approx(found["candidates"]["linear"]["accuracy"]))
     ]
     assert len(run.history) == 2
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "The head was fitted at once, by logistic regression, then the whole network for 1 epoch" in " ".join(page.split())
     assert run.evaluate()["accuracy"] == pytest.approx(run.metrics["test"]["fine_tuned"]["accuracy"])
 
 

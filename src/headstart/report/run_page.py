@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from headstart.config import ALL, LAST_STAGE, PLACES, Config, option_name, toml
+from headstart.config import ALL, LAST_STAGE, LINEAR, PLACES, Config, option_name, toml
 from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import calibration_in_words, is_applied, probabilities
 from headstart.metrics.claim import between, known_images, what_it_holds_for
@@ -117,7 +117,12 @@ def learned(run: RunFolder) -> str:
     unfrozen = {ALL: "the whole network", LAST_STAGE: "the network's last stage"}.get(start, f"the network from {start} on")
     what = {"frozen": "the head learned", "fine_tuned": f"then {unfrozen}", "scratch": "the whole network learned from nothing"}
     epochs = Counter(row["stage"] for row in run.history)
-    words = ", ".join(f"{what[stage]} for {count(number, 'epoch')}" for stage, number in epochs.items())
+    linear = run.head.get("chosen") == LINEAR
+    words = ", ".join(
+        "the head was fitted at once, by logistic regression" if linear and stage == "frozen"
+        else f"{what[stage]} for {count(number, 'epoch')}"
+        for stage, number in epochs.items()
+    )  # fmt: skip
     return words[0].upper() + words[1:]
 
 
