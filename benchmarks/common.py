@@ -165,6 +165,22 @@ def load(config: hs.Config, images: int = 0) -> hs.Dataset:
     return dataclasses.replace(data, **dict(zip(("train", "validation", "test"), kept, strict=True)))
 
 
+def of_each_class(data: hs.Dataset, images: int, seed: int) -> hs.Dataset:
+    """Return a data set with so many images of each class, drawn by the seed, in training and validation together.
+
+    A tenth validates, and all test images stay. 0: all images.
+    """
+    if not images:
+        return data
+    random, validating = np.random.default_rng(seed), max(1, images // 10)
+    kept = {}
+    for split, number in (("train", images - validating), ("validation", validating)):
+        rows = random.permutation(getattr(data, split))
+        labels = data.labels(rows)
+        kept[split] = np.concatenate([rows[labels == label][:number] for label in range(len(data.class_names))])
+    return dataclasses.replace(data, **kept)
+
+
 def training_images(config: hs.Config, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return uint8 (count, H, W, 3) training images, again from the start where they are too few, and int32 labels."""
     data = configured_data(config)

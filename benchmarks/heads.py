@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 
 from benchmarks import common
@@ -54,7 +53,7 @@ def measured(options: Options, of_each: int) -> dict[str, Any]:
     found: dict[str, Any] = {"accuracy": {"auto": [], "dense": []}, "chosen": []}
     for seed in range(options.seeds if of_each else 1):
         config = common.configuration(options, options.size, epochs=0, seed=seed, batch_size=128)
-        data = part(configured_data(config), of_each, seed)
+        data = common.of_each_class(configured_data(config), of_each, seed)
         for head, accuracies in found["accuracy"].items():
             with tempfile.TemporaryDirectory() as folder:
                 run = hs.train(dataclasses.replace(config, head=head, out=f"{folder}/run"), data)
@@ -62,19 +61,6 @@ def measured(options: Options, of_each: int) -> dict[str, Any]:
                 if head == "auto":
                     found["chosen"].append(run.read_json("head.json")["chosen"])
     return found
-
-
-def part(data: Any, of_each: int, seed: int) -> Any:
-    """Return a data set with so many images of each class in training and validation together; 0: all."""
-    if not of_each:
-        return data
-    random, validating = np.random.default_rng(seed), max(1, of_each // 10)
-    kept = {}
-    for split, number in (("train", of_each - validating), ("validation", validating)):
-        rows = random.permutation(getattr(data, split))
-        labels = data.labels(rows)
-        kept[split] = np.concatenate([rows[labels == label][:number] for label in range(len(data.class_names))])
-    return dataclasses.replace(data, **kept)
 
 
 if __name__ == "__main__":
