@@ -37,6 +37,14 @@ def test_a_head_that_was_asked_for_is_taken(tmp_path):
     assert json.loads((linear.path / "head.json").read_text())["why"] == "it was asked for"
 
 
+def test_where_classes_are_weighted_heads_are_compared_by_the_macro_recall(tmp_path):
+    run = trained(tmp_path / "run", class_weights="balanced", epochs=0, limit=200)
+    found = json.loads((run.path / "head.json").read_text())
+    kept = run.history[-1]["val_macro_recall"]
+    assert found["candidates"][found["chosen"]]["macro_recall"] == pytest.approx(kept)
+    assert "macro recall on validation" in (run.path / "log.txt").read_text()
+
+
 def test_a_linear_head_without_features_is_refused():
     with pytest.raises(hs.HeadstartError, match="--head linear learns from cached features"):
         hs.Config(head="linear", cache_features=False)

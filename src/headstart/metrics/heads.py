@@ -10,15 +10,17 @@ from headstart.config import DENSE, LINEAR
 FEW_OF_A_CLASS = 500
 
 
-def decide(correct: dict[str, np.ndarray], images: int, classes: int) -> dict[str, Any]:
+def decide(correct: dict[str, np.ndarray], images: int, classes: int, shares: np.ndarray | float = 1.0) -> dict[str, Any]:
     """Return which head is `chosen`, and `why`.
 
     Args:
         correct: for each head, bool (N,): whether it is right on each validation image.
         images: the number of training images.
         classes: the number of classes.
+        shares: float (N,), what each validation image counts, 1 on average: 1 for the accuracy; see `even_shares` for the macro
+            recall.
     """
-    difference = correct[LINEAR].astype(float) - correct[DENSE]
+    difference = shares * (correct[LINEAR].astype(float) - correct[DENSE])
     error = difference.std() / len(difference) ** 0.5
     if abs(difference.mean()) > error:
         chosen = LINEAR if difference.mean() > 0 else DENSE
@@ -28,8 +30,20 @@ def decide(correct: dict[str, np.ndarray], images: int, classes: int) -> dict[st
     return {"chosen": LINEAR if few else DENSE, "why": f"validation cannot tell, and there are {how_many}"}
 
 
+def even_shares(labels: np.ndarray) -> np.ndarray:
+    """Return what each image counts if every class that occurs counts alike, float (N,), 1 on average.
+
+    A mean with these shares is a macro average: that of right answers is the macro recall.
+    """
+    counts = np.bincount(labels)
+    shares: np.ndarray = len(labels) / ((counts > 0).sum() * counts[labels])
+    return shares
+
+
 def head_in_words(found: dict[str, Any]) -> str:
     """Return the choice of a head, the content of `head.json`, as a line."""
-    figures = [f"{name} {100 * one['accuracy']:.1f} %" for name, one in found.get("candidates", {}).items()]
-    beside = f" (on validation: {', '.join(figures)})" if figures else ""
+    candidates = found.get("candidates", {})
+    figures = [f"{name} {100 * one.get('macro_recall', one['accuracy']):.1f} %" for name, one in candidates.items()]
+    what = "macro recall on" if any("macro_recall" in one for one in candidates.values()) else "on"
+    beside = f" ({what} validation: {', '.join(figures)})" if figures else ""
     return f"head: {found['chosen']}, since {found['why']}{beside}"

@@ -105,11 +105,12 @@ class MirrorFinding(TypedDict, total=False):
 
 
 class Candidate(TypedDict):
-    """A head that was tried, and its figures on the validation split."""
+    """A head that was tried, and its figures on the validation split; the macro recall where classes are weighted."""
 
     accuracy: Fraction
     loss: float
     seconds: NotNegative
+    macro_recall: NotRequired[Fraction]
 
 
 class HeadChoice(TypedDict, total=False):

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from headstart.config import AUTO, DENSE, LINEAR, Config, replace
 from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import probabilities
-from headstart.metrics.heads import decide, head_in_words
+from headstart.metrics.heads import decide, even_shares, head_in_words
 from headstart.model.head import build_head, set_logits, standardise, standardised
 from headstart.model.network import Network
 from headstart.record.folder import RunFolder
@@ -38,8 +38,9 @@ def choose_head(
 ) -> Config:  # fmt: skip
     """Return `config` with its head decided, and give the network that head, fitted if it is linear.
 
-    With `head` as "auto" both heads learn from the cached features. The validation split decides, if their difference there is
-    larger than its standard error; if not, the number of images does. The choice is in the run's `head.json`.
+    With `head` as "auto" both heads learn from the cached features. The validation split decides, by the accuracy or, where
+    classes are weighted, by the macro recall, if their difference there is larger than its standard error; if not, the number of
+    images does. The choice is in the run's `head.json`.
     """
     if config.head == DENSE or not config.keeps_features:
         return replace(config, head=DENSE)
@@ -66,9 +67,13 @@ def choose_head(
         labels = data.labels(data.validation)
         logits = {name: validation_logits(one, splits) for name, one in ((LINEAR, head), (DENSE, dense))}
         correct = {name: rows.argmax(axis=1) == labels for name, rows in logits.items()}
-        found = decide(correct, len(data.train), len(data.class_names)) | {"strength": strength}
+        # Where classes are weighted, the epochs of all stages are judged by the macro recall, and so are the heads.
+        weighted = class_weights(data, config) is not None
+        shares = even_shares(labels) if weighted else np.ones(len(labels))
+        found = decide(correct, len(data.train), len(data.class_names), shares) | {"strength": strength}
         found["candidates"] = {
             name: {"accuracy": float(correct[name].mean()), "loss": loss(rows, labels), "seconds": round(took[name], 2)}
+            | ({"macro_recall": float((shares * correct[name]).mean())} if weighted else {})
             for name, rows in logits.items()
         }
     checkpoint.stop_clock(FROZEN.key)
