@@ -31,6 +31,7 @@ OPTIONAL = {
     "openvino": "Keras computes where it is missing",
     "pillow_heif": "only HEIC files need it",
     "pandas": "only Predictions.to_frame needs it",
+    "pyarrow": "only .parquet files need it",
     "tensorboardX": "only --tensorboard needs it",
     "mlflow": "only --mlflow needs it",
     "onnx": "only files for ONNX need it",
