@@ -26,6 +26,8 @@ HUB = "hub:"
 # What `fine_tune_from` calls all layers of a backbone, and those after its last downsampling.
 ALL, LAST_STAGE = "all", "last-stage"
 MOST_SEED = 2**31 - 1
+# What `group` may be, beside a column and a pattern.
+NO_GROUPS, SUBFOLDER = "none", "subfolder"
 # What `head` may be.
 AUTO, DENSE, LINEAR = "auto", "dense", "linear"
 MOST_TOML = 1 << 20  # bytes of a file of options
@@ -95,11 +97,29 @@ class Config:
     fold: int = option(RUN, -1, "of --folds, train this one alone, counted from 0; -1: all of them", low=-1, high=99)
 
     data: str = option(
-        DATA, "cifar10", "cifar10, cifar100, digits, or the path of an image folder or of CIFAR files", metavar="DATA"
-    )
+        DATA, "cifar10", "cifar10, cifar100, digits; or the path of an image folder, of a table of files and labels (.csv, .tsv, "
+        ".jsonl, .parquet), of an archive of these (.zip, .tar), or of CIFAR files", metavar="DATA",
+    )  # fmt: skip
     layout: Literal["auto", "classes", "splits"] = option(
         DATA, "auto", "what the subfolders of an image folder are. classes: each is a class; splits: those named train, val or "
         "test are splits; auto: decided by what they hold",
+    )  # fmt: skip
+    label_pattern: str = option(
+        DATA, "", "regular expression with a group named label, such as '(?P<label>cat|dog)_', which is searched in the path of each "
+        "image below --data; what it finds there is the class", metavar="PATTERN",
+    )  # fmt: skip
+    file_column: str = option(
+        DATA, "", "column of a table that names the files (default: the one with a usual name)", metavar="COLUMN"
+    )
+    label_column: str = option(
+        DATA, "", "column of a table with the labels (default: the one with a usual name)", metavar="COLUMN"
+    )
+    group: str = option(
+        DATA, "auto", "images that belong together, which no split tears apart: patients, videos, sites. A column of the table; "
+        "subfolder: the first folder below that of the class; or a regular expression with a group named group, which is searched "
+        "in the path of each image; auto: a table's column with a usual name, such as patient; none: no groups",
+        metavar="{auto,none,subfolder,COLUMN,PATTERN}",
+        why="images of one group are alike, so a test on groups that training has seen says nothing about new ones",
     )  # fmt: skip
     fit: Literal["auto", "crop", "squash", "pad"] = option(
         DATA, "auto", "how the images of a folder become square. crop: the centre is cut out; squash: the longer side is "
@@ -369,9 +389,36 @@ def refuse_impossible(config: Config) -> None:
         (config.fold >= 0 and config.fold >= config.folds,
          f"--fold {config.fold} is none of --folds {config.folds}, which are counted from 0"
          if config.folds else f"--fold {config.fold} is one of several: say of how many with --folds"),
+        (config.label_pattern != "" and (config.file_column or config.label_column) != "",
+         "--label-pattern reads labels from the names of files, and --label-column from a table: leave one of them out"),
+        (bool(wrong := config.label_pattern and wrong_pattern(config.label_pattern, "label")),
+         f"--label-pattern {wrong}"),
+        (not config.group,
+         "--group is empty: give a column, subfolder, a pattern, or none"),
+        (bool(wrong := "" if names_column(config.group) else wrong_pattern(config.group, "group")),
+         f"--group {wrong}"),
     ]:  # fmt: skip
         if impossible:
             raise HeadstartError(why)
+
+
+def names_column(group: str) -> bool:
+    """Whether the option `group` is the name of a column, and not a pattern or a word with a meaning of its own."""
+    return group not in ("", AUTO, NO_GROUPS, SUBFOLDER) and "(?P<" not in group
+
+
+def wrong_pattern(pattern: str, name: str) -> str:
+    """Return what is wrong with a regular expression that needs a named group; "" for one that is right, or for a plain word."""
+    if "(?P<" not in pattern and name == "group":
+        return ""
+    try:
+        compiled = re.compile(pattern)
+    except re.error as error:
+        place = f" at character {error.pos + 1}" if error.pos is not None else ""
+        return f"{pattern!r} is no regular expression: {error.msg}{place}"
+    if name not in compiled.groupindex:
+        return f"{pattern!r} has no group named {name}: put (?P<{name}>...) around the part of the path that is the {name}"
+    return ""
 
 
 def refuse_unsearchable(config: Config) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
+from headstart.data.labels import Labelling
 from headstart.data.load import read_source
 from headstart.errors import HeadstartError
 from headstart.model.network import Network
@@ -92,7 +93,7 @@ def same_data(
     if not isinstance(data, Dataset):
         span = content["decoding"]["grey_range"]
         decoding = Decoding(content["decoding"]["fit"], (span[0], span[1]) if span else None)
-        source = read_source(str(data), content["side"], layout=config.layout, decoding=decoding)
+        source = read_source(str(data), content["side"], Labelling.of(config), decoding=decoding)
         nothing = np.array([], dtype=np.int64)
         data = Dataset(source, nothing, nothing, nothing)
     if not all(map(np.array_equal, fingerprints(data), arrays["images"])):

@@ -16,6 +16,7 @@ from PIL import Image
 from headstart import audit, export, inference, metrics, report
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
+from headstart.data.labels import Labelling
 from headstart.data.load import read_source
 from headstart.data.source import TEST
 from headstart.errors import HeadstartError
@@ -147,7 +148,7 @@ class Run(RunFolder):
         if not source:
             return recorded_data(self.path, self.config)
         other = read_source(
-            str(source), self.image_shape[0], layout=self.config.layout, decoding=self.decoding, known=self.class_names
+            str(source), self.image_shape[0], Labelling.of(self.config), decoding=self.decoding, known=self.class_names
         )
         test, nothing = np.flatnonzero(other.splits == TEST), np.array([], dtype=np.int64)
         for line in other.remarks:

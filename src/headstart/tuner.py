@@ -22,6 +22,7 @@ import numpy as np
 from headstart.audit.mirror import mirror_images_may_train
 from headstart.config import ALL, TUNE_BUDGET, Config, budget_seconds, refuse_unsearchable, replace, write_toml
 from headstart.data.dataset import Dataset
+from headstart.data.labels import Labelling
 from headstart.data.load import configured_data, read_source, resolved
 from headstart.errors import HeadstartError, UnwritableError
 from headstart.inference.engine import Engine
@@ -511,7 +512,7 @@ class Search:
         if not source.files or size == self.config.image_size:
             return self.data
         if size not in self.sources:
-            other = read_source(self.config.data, size, layout=self.config.layout, decoding=source.decoding)
+            other = read_source(self.config.data, size, Labelling.of(self.config), decoding=source.decoding)
             if other.files != source.files or not np.array_equal(other.labels, source.labels):
                 raise HeadstartError(f"{source.name} has changed since the search began: start it again with --overwrite")
             self.sources = {size: dataclasses.replace(self.data, source=other)}  # one at a time: they are large

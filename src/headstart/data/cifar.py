@@ -47,7 +47,7 @@ def read_cifar(path: Path) -> Source | None:
     """Read a CIFAR folder or tar archive, in the Python or the binary layout.
 
     Returns:
-        The source, with images uint8 (N, 32, 32, 3); None if the folder or archive holds no CIFAR files.
+        The source, with images uint8 (N, 32, 32, 3); None if the folder or archive holds no CIFAR files, or more of other kinds.
 
     Raises:
         HeadstartError: the archive or one of its files is damaged or incomplete.
@@ -61,10 +61,7 @@ def read_cifar(path: Path) -> Source | None:
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, RecursionError, ValueError) as error:
         raise HeadstartError(f"{path} is not a readable tar archive ({error}); download it again") from None
     except TooMuchElse:
-        raise HeadstartError(
-            f"{path} is no archive of CIFAR files: more than {MOST_ELSE:,} bytes of it are something else; "
-            "unpack images, and give their folder"
-        ) from None
+        return None
     return read_files(path, files)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 
 from headstart.data.decode import Decoded, Decoding, choose_fit, cut_away, decode, is_deep, range_of
-from headstart.data.layout import read_layout
+from headstart.data.labels import Labelling, read_labels, relative
 from headstart.data.opening import UnreadableImage, opened
 from headstart.data.source import Source
 from headstart.errors import HeadstartError
@@ -43,29 +43,32 @@ SIZES = ("smallest", "median", "largest")
 
 def read_folder(
     root: Path, size: int, *, fit: str = "auto", layout: str = "auto", decoding: Decoding | None = None,
-    known: Collection[str] | None = None,
+    known: Collection[str] | None = None, labelling: Labelling | None = None,
 ) -> Source:  # fmt: skip
-    """Decode all images below a folder to one size.
+    """Decode all images below a folder, or those that a table names, to one size.
 
     Args:
+        root: the folder, or the table.
         size: height and width in pixels.
         fit: `crop`, `squash` or `pad`; `auto` chooses by the images' shapes, see `headstart.data.decode.choose_fit`.
         layout, known: see `headstart.data.layout.read_layout`.
         decoding: of a run; it is used instead of `fit`.
+        labelling: where labels and groups are; it is used instead of `layout`.
 
     Raises:
-        HeadstartError: the folders are refused (see `headstart.data.layout.read_layout`), or too many files are unreadable.
+        HeadstartError: labels cannot be told (see `headstart.data.labels.read_labels`), or too many files are unreadable.
     """
-    found = read_layout(root, layout, known)
+    found = read_labels(root, labelling or Labelling(layout), known)
+    folder = root if root.is_dir() else root.parent
     class_names = tuple(sorted({name for _, name, _ in found.rows}))
     paths = [path for path, _, _ in found.rows]
     remarks = list(found.remarks)
     if decoding is None:
         decoding, why = choose_decoding(paths, fit)
         remarks += why
-    images, files = decode_all(root, paths, size, decoding)
+    images, files = decode_all(folder, paths, size, decoding)
     unreadable = files["unreadable"]
-    names = [str(path.relative_to(root)) for path in paths]
+    names = [str(relative(path, folder)) for path in paths]
     readable = [row for row, name in enumerate(names) if name not in unreadable]
     remarks += [f"{number:,} x {what}" for what, number in files["remarks"].items()]
     if decoding.fit == "crop" and files["cut"] >= 0.005:
@@ -78,6 +81,7 @@ def read_folder(
         splits=np.array([found.rows[row][2] for row in readable], np.int8),
         name=str(root),
         files=tuple(names[row] for row in readable),
+        groups=tuple(found.groups[row] or names[row] for row in readable) if found.groups else (),
         unreadable=tuple(f"{file}: {reason}" for file, reason in unreadable.items()),
         skipped=dict(found.skipped),
         remarks=tuple(remarks),
@@ -241,7 +245,7 @@ def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Dec
             chunk = paths[start : start + 256]
             for path, found in zip(chunk, pool.map(attempt, chunk), strict=True):
                 if isinstance(found, UnreadableImage):
-                    unreadable[str(path.relative_to(root))] = str(found)
+                    unreadable[str(relative(path, root))] = str(found)
                 else:
                     images[row] = found.pixels
                     sizes.append(found.size)

@@ -36,11 +36,15 @@ class Layout:
         rows: path, class name and split of each image, in a fixed order.
         skipped: how many files and folders were left out, by kind.
         remarks: a line for each decision that is not obvious from the folders.
+        groups: the group of each image, see `headstart.data.grouping`; "" for an image that is in none. Empty without groups.
+        subfolders: the first folder below that of its class for each image, "" for an image directly in it.
     """
 
     rows: list[tuple[Path, str, int]] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+    subfolders: list[str] = field(default_factory=list)
 
 
 def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None = None) -> Layout:
@@ -76,8 +80,10 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
             if split != TRAIN or not training:
                 name = spelt_as(name, known or classes[TRAIN], found)
             for path in below.all_images():
-                its_split = next((inner[above] for above in path.parents if above in inner), split)
+                inner_split = next((above for above in path.parents if above in inner), None)
+                its_split = split if inner_split is None else inner[inner_split]
                 found.rows.append((path, name, its_split))
+                found.subfolders.append(first_folder(path, inner_split or below.path))
                 classes[its_split].setdefault(name, below.path)
     if not found.rows:
         what = f"; it has {skipped_words(found.skipped)}" if found.skipped else ""
@@ -85,6 +91,12 @@ def read_layout(root: Path, layout: str = "auto", known: Collection[str] | None 
     if training:
         refuse_classes_without_training(root, classes)
     return found
+
+
+def first_folder(path: Path, root: Path) -> str:
+    """Return the first folder below `root` on the way to a file; "" if the file lies directly in it, or elsewhere."""
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
+    return parts[0] if len(parts) > 1 else ""
 
 
 def class_name(path: Path) -> str:

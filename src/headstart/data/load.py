@@ -1,5 +1,6 @@
 """Load a data set with its splits from what the user gave as `--data`."""
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,14 @@ from typing import Any
 import numpy as np
 
 from headstart import data as package
-from headstart.config import HUB, Config, hub_folder, replace, suggestion
+from headstart.config import HUB, Config, hub_folder, option_name, replace, suggestion
+from headstart.data import archive, table
 from headstart.data.arrays import ARRAYS
 from headstart.data.cifar import read_cifar
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.folder import read_folder
+from headstart.data.labels import METADATA, Labelling, find_columns
 from headstart.data.source import TEST, Source
 from headstart.data.walk import is_ours
 from headstart.errors import HeadstartError
@@ -24,23 +27,29 @@ NAMED = ("cifar10", "cifar100", "digits")
 
 def load_data(
     source: str | Path = "cifar10", *, image_size: int = 64, validation_fraction: float = 0.1, test_fraction: float = 0.2,
-    seed: int = 0, limit: int = 0, fit: str = "auto", layout: str = "auto",
+    seed: int = 0, limit: int = 0, fit: str = "auto", layout: str = "auto", label_pattern: str = "", file_column: str = "",
+    label_column: str = "", group: str = "auto",
 ) -> Dataset:  # fmt: skip
     """Load a data set by name or path, and split it.
 
     Args:
         source: `cifar10` or `cifar100` (downloaded once by Keras), `digits` (from scikit-learn), a
-            folder or tar archive of CIFAR files, or a folder with a subfolder for each class.
+            folder or tar archive of CIFAR files, a folder with a subfolder for each class, a table of files and labels, or
+            a `.zip` or `.tar` of these.
         image_size: height and width in pixels to which a folder's images are decoded; the named data
             sets and CIFAR files have a size of their own.
         validation_fraction, test_fraction, seed, limit: see `headstart.data.splits.split_source`.
         fit: how a folder's images become square, see `headstart.data.folder.read_folder`.
         layout: what the subfolders mean, see `headstart.data.layout.read_layout`.
+        label_pattern, file_column, label_column, group: where labels and groups are, see `headstart.Config`.
 
     Raises:
         HeadstartError: the source is unknown, unreachable, damaged or no data set.
     """
-    options: dict[str, Any] = {"fit": fit, "layout": layout}
+    options: dict[str, Any] = {
+        "fit": fit, "layout": layout, "label_pattern": label_pattern, "file_column": file_column, "label_column": label_column,
+        "group": group,
+    }  # fmt: skip
     config = Config(
         data=source if isinstance(source, str) else str(source.absolute()), image_size=image_size, seed=seed, limit=limit,
         validation_fraction=validation_fraction, test_fraction=test_fraction, **options,
@@ -81,7 +90,7 @@ def configured_data(config: Config) -> Dataset:
     """Load the data set that a resolved configuration names, and split it as the configuration says."""
     if config.folds and config.data in package.builtin.ARCHIVES:
         raise package.splits.own_split(config.data, TEST)  # before it is downloaded
-    source = read_source(config.data, config.image_size, fit=config.fit, layout=config.layout)
+    source = read_source(config.data, config.image_size, Labelling.of(config), fit=config.fit)
     if config.folds:
         return in_folds(source, np.arange(len(source.labels)), config)
     return Dataset.of(
@@ -107,21 +116,48 @@ def one_fold(data: Dataset, config: Config, number: int) -> Dataset:
 
 
 def read_source(
-    source: str, image_size: int, *, fit: str = "auto", layout: str = "auto", decoding: Decoding | None = None,
+    source: str, image_size: int, labelling: Labelling = Labelling(), *, fit: str = "auto", decoding: Decoding | None = None,  # noqa: B008
     known: Collection[str] | None = None,
 ) -> Source:  # fmt: skip
     """Read the images of a source; see `load_data`, and for `decoding` and `known` `headstart.data.folder.read_folder`."""
     if source in NAMED:
+        refuse_labelling(source, labelling, known)
         return package.builtin.LOADERS[source]()
     if source == ARRAYS:
         raise HeadstartError("the images were given as arrays, which cannot be loaded again: give them as data=...")
     refuse_missing(source)
     path = Path(source).expanduser()
-    if path.is_dir():
-        return read_cifar(path) or read_folder(path, image_size, fit=fit, layout=layout, decoding=decoding, known=known)
-    if found := read_cifar(path):
+    if (path.is_dir() or path.name.lower().endswith(archive.TAR)) and (found := read_cifar(path)):
+        refuse_labelling(source, labelling, known)
         return found
-    raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
+    if archive.is_archive(path) and path.is_file():
+        content = archive.inner_folder(archive.unpacked(path))
+        if not (found := read_cifar(content)):
+            start = (
+                content if labelling.label_pattern or labelling.layout != "auto" else only_table(content, labelling) or content
+            )
+            found = read_folder(start, image_size, fit=fit, labelling=labelling, decoding=decoding, known=known)
+        return dataclasses.replace(found, name=str(path))
+    return read_folder(path, image_size, fit=fit, labelling=labelling, decoding=decoding, known=known)
+
+
+def refuse_labelling(source: str, labelling: Labelling, known: Collection[str] | None) -> None:
+    """Refuse options about labels and groups for data whose labels are stored with the pixels."""
+    given = [name for name in ("label_pattern", "file_column", "label_column") if getattr(labelling, name)]
+    given += ["group"] if labelling.group not in ("auto", "none") else []
+    if given and known is None:
+        raise HeadstartError(f"{source} has its labels with its pixels, and no files: leave out {option_name(given[0])}")
+
+
+def only_table(folder: Path, labelling: Labelling) -> Path | None:
+    """Return the only table in the folder of an archive, if it names files that are there; it is one of files and labels."""
+    tables = [path for path in sorted(folder.iterdir()) if table.is_table(path) and path.is_file()]
+    if len(tables) != 1 or tables[0].stem == METADATA:
+        return None
+    one = table.Table(tables[0])
+    column = find_columns(one, labelling).file
+    first = next(iter(one), None)
+    return tables[0] if first and (folder / first[column].strip()).is_file() else None
 
 
 def refuse_missing(source: str) -> None:
@@ -131,16 +167,16 @@ def refuse_missing(source: str) -> None:
         HeadstartError: there is no such folder or file, or it is a run, an audit or a file of another kind.
     """
     path = Path(source).expanduser()
-    if source.removeprefix(BUILT_IN) in NAMED or tarfile_name(path):
+    if source.removeprefix(BUILT_IN) in NAMED:
         return
     if path.is_dir():
         if is_ours(path):
             raise HeadstartError(f"{path} is a run or an audit of Headstart, and no data set: name the folder of the images")
+    elif path.is_file() and (archive.is_archive(path) or table.is_table(path)):
+        return
     elif path.exists():
-        raise HeadstartError(f"{path} is neither a folder nor a .tar.gz of CIFAR files")
+        raise HeadstartError(
+            f"{path} is no data set: give a folder, a table of files and labels ({', '.join(table.ENDINGS)}) or an archive (.zip, .tar)"
+        )
     else:
         raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")
-
-
-def tarfile_name(path: Path) -> bool:
-    return path.is_file() and path.name.endswith((".tar.gz", ".tgz", ".tar"))

@@ -6,6 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
+from headstart import data as package
 from headstart.data.decode import Decoding
 from headstart.system.text import count, shortened
 
@@ -24,6 +25,8 @@ class Source:
         splits: int8 (N,), the split of each image in the source: TRAIN, VALIDATION or TEST; TRAIN if the source has none.
         name: what was loaded: the name of a data set, or a path.
         files: the file of each image, relative to the folder; empty if the source has no files.
+        groups: the group of each image: patients, videos, sites, which no split may tear apart; an image in no group has its
+            own name. Empty without groups.
         unreadable: a line with file and reason for each file that could not be read.
         skipped: how many files and folders were left out since they are no images, by kind.
         remarks: a line for each thing that a user might not expect about how the source was read.
@@ -37,6 +40,7 @@ class Source:
     splits: np.ndarray
     name: str
     files: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
     skipped: dict[str, int] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
@@ -64,11 +68,21 @@ class Source:
         return np.array([digest(image) for image in self.images], dtype="V16")
 
     @cached_property
+    def units(self) -> np.ndarray:
+        """What no split may tear apart: int (N,), the same number for equal images, for images of one group, and for those of
+        groups that share an equal image.
+        """
+        units: np.ndarray = package.splits.whole_units(self.digests, self.groups)
+        return units
+
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over pixels, labels, splits and class names. The same content has the same fingerprint."""
+        """SHA-256 over pixels, labels, splits, class names and groups. The same content has the same fingerprint."""
         digest = hashlib.sha256(repr((self.images.shape[1:], self.class_names)).encode())
         for array in (self.digests, self.labels.astype("<i4"), self.splits.astype("<i1")):
             digest.update(array.tobytes())
+        if self.groups:
+            digest.update("\0".join(self.groups).encode(errors="surrogateescape"))
         return digest.hexdigest()
 
 

@@ -1,12 +1,20 @@
-"""Three splits without leaks: equal images always lie in the same split."""
+"""Three splits without leaks: equal images, and images of one group, always lie in the same split."""
 
+import warnings
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.model_selection import StratifiedKFold, train_test_split
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
 from headstart.data.source import SPLIT_NAMES, TEST, TRAIN, VALIDATION, Source
 from headstart.errors import HeadstartError
+from headstart.system.text import count
+
+# How many orders of groups are tried for a split, and how many groups are placed at most for that: 20 microseconds each.
+ORDERS, MOST_PLACED = 100, 20_000
 
 
 class Splits(NamedTuple):
@@ -25,7 +33,8 @@ def split_source(
 
     The source's own splits stay. Missing splits are drawn from the training split, stratified by class. Equal images end
     in one split: if the source has them in several, only those in the test split (else in the validation split) are kept,
-    and a drawn image takes all images equal to it along.
+    and a drawn image takes all images equal to it along. With groups, it takes its whole group along, and the classes are
+    divided as evenly as whole groups allow.
 
     Args:
         validation_fraction, test_fraction: share of the training images, 0..1, that a missing split gets.
@@ -40,7 +49,7 @@ def split_source(
     splits, kept, duplicates = settle_duplicates(source, source.splits, first, group)
     for split, fraction in ((TEST, test_fraction), (VALIDATION, validation_fraction)):
         if not (splits[kept] == split).any():
-            draw(source, splits, kept, first, group, split, fraction, seed)
+            draw(source, splits, kept, split, fraction, seed)
     train, validation, test = indices_of_splits(source, splits, kept, limit, seed)
     return Splits(train, validation, test, duplicates)
 
@@ -56,13 +65,15 @@ def split_fold(source: Source, folds: np.ndarray, fold: int, *, validation_fract
     first, group = groups_of_equal(source)
     kept, splits = folds >= 0, np.where(folds == fold, TEST, TRAIN).astype(source.splits.dtype)
     _, _, duplicates = settle_duplicates(source, splits, first, group)
-    draw(source, splits, kept, first, group, VALIDATION, validation_fraction, seed)
+    draw(source, splits, kept, VALIDATION, validation_fraction, seed)
     train, validation, test = indices_of_splits(source, splits, kept, 0, seed)
     return Splits(train, validation, test, duplicates)
 
 
 def draw_folds(source: Source, used: np.ndarray, folds: int, *, seed: int = 0, limit: int = 0) -> np.ndarray:
     """Divide images into folds of equal size, in each of which every class has the same share. Equal images lie in one fold.
+
+    With groups, sizes and shares are as equal as whole groups allow.
 
     Args:
         used: int (M,), the images to divide.
@@ -81,6 +92,8 @@ def draw_folds(source: Source, used: np.ndarray, folds: int, *, seed: int = 0, l
         raise own_split(name, own)
     if limit and limit < len(used):
         used = stratified_subset(source, used, TRAIN, limit, seed)
+    if source.groups:
+        return draw_folds_of_groups(source, used, folds, seed)
     first, group = groups_of_equal(source)
     groups = np.unique(group[used])
     labels = source.labels[first[groups]]
@@ -100,6 +113,85 @@ def draw_folds(source: Source, used: np.ndarray, folds: int, *, seed: int = 0, l
     found = np.full(len(source.labels), -1, np.int16)
     found[used] = fold_of_group[group[used]]
     return found
+
+
+def draw_folds_of_groups(source: Source, used: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """Divide images into folds of whole groups; see `draw_folds`.
+
+    Raises:
+        HeadstartError: a class lies in too few groups.
+    """
+    counts = counts_of_units(source, used)[1]
+    in_groups = (counts > 0).sum(axis=0)
+    needed = max(folds, 4 if folds == 2 else 3)
+    if (least := int(in_groups.min())) < needed:
+        fewer = f", or give --folds {least}" if least >= 3 else ""
+        raise HeadstartError(
+            f"{source.name}: class {source.class_names[int(in_groups.argmin())]!r} lies in {least} groups, and --folds {folds} needs "
+            f"{needed} of each class: add groups of it or remove the class{fewer}"
+        )
+    found = np.full(len(source.labels), -1, np.int16)
+    units = source.units[used]
+    for attempt in range(ORDERS):
+        drawn = StratifiedGroupKFold(folds, shuffle=True, random_state=seed + attempt * 1_000_003)
+        for fold, (_, places) in enumerate(drawn.split(used, source.labels[used], units)):
+            found[used[places]] = fold
+        others = [counts_of_units(source, used[found[used] != fold])[1] for fold in range(folds)]
+        if all(((of_others > 0).sum(axis=0) >= 2).all() for of_others in others):  # for training and validation
+            return found
+    raise HeadstartError(
+        f"{source.name}: no division of its groups into {folds} folds leaves every class to train on: give fewer --folds"
+    )
+
+
+def counts_of_units(source: Source, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what no split may tear apart among some images, as their numbers, int (U,), and its images by class, int (U, classes)."""
+    units, places = np.unique(source.units[used], return_inverse=True)
+    counts = np.zeros((len(units), len(source.class_names)), np.int64)
+    np.add.at(counts, (places, source.labels[used]), 1)
+    return units, counts
+
+
+def whole_units(digests: np.ndarray, groups: Sequence[str]) -> np.ndarray:
+    """Return, for each image, the number of what no split may tear apart, int (N,); see `headstart.data.source.Source.units`.
+
+    Args:
+        digests: (N,), of each image.
+        groups: the group of each image; empty without groups.
+    """
+    equal = np.unique(digests, return_inverse=True)[1]
+    if not groups:
+        return equal
+    # Digests and groups are the nodes of a graph, in which each image joins its own two.
+    group = np.unique(np.array(groups, dtype=object), return_inverse=True)[1] + equal.max() + 1
+    graph = coo_matrix((np.ones(len(equal), bool), (equal, group)), shape=(int(group.max()) + 1,) * 2)
+    found: np.ndarray = connected_components(graph, directed=False)[1][equal]
+    return np.unique(found, return_inverse=True)[1]
+
+
+def folds_by_class(labels: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return, for each fold, the places of the images to learn from and of those to ask for; classes have equal shares in each.
+
+    Args:
+        labels: int (N,), from 0.
+        groups: int (N,): images of one group lie in one fold. None: each image by itself.
+        folds: how many there are; fewer if the largest class has fewer images or groups. A class with fewer groups than folds
+            is missing among what is asked in some folds. With groups, it can be missing among what is learned from too.
+        seed: of the drawing.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        if groups is None:
+            return list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels))
+        folds = max(2, min(folds, len(np.unique(groups))))
+        return list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(labels, labels, groups))
+
+
+def groups_by_class(labels: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Return in how many groups each class lies, int (classes,); without groups, of how many images it is."""
+    if groups is None:
+        return np.bincount(labels)
+    return np.bincount(np.unique(np.stack([labels, groups]), axis=1)[0], minlength=int(labels.max()) + 1)
 
 
 def own_split(name: str, split: int) -> HeadstartError:
@@ -160,17 +252,19 @@ def settle_duplicates(
     return splits, kept, tuple(lines)
 
 
-def draw(
-    source: Source, splits: np.ndarray, kept: np.ndarray, first: np.ndarray, group: np.ndarray,
-    split: int, fraction: float, seed: int,
-) -> None:  # fmt: skip
-    """Move a stratified fraction of the training split, and all images equal to the drawn ones, to `split`, in place."""
+def draw(source: Source, splits: np.ndarray, kept: np.ndarray, split: int, fraction: float, seed: int) -> None:
+    """Move a stratified fraction of the training split to `split`, in place: all images that are equal, or of a group, together."""
     training = kept & (splits == TRAIN)
-    groups = np.unique(group[training])
-    labels = source.labels[first[groups]]
-    counts = np.bincount(labels, minlength=len(source.class_names))
     # One image for the training split, and one for each split that has no images yet.
     needed = 1 + len({TRAIN, VALIDATION, TEST} - {TRAIN, *splits[kept].tolist()})
+    units = source.units
+    if source.groups:
+        splits[training & np.isin(units, chosen_groups(source, np.flatnonzero(training), fraction, needed, seed))] = split
+        return
+    groups, first = np.unique(units, return_index=True)
+    groups = np.unique(units[training])
+    labels = source.labels[first[groups]]
+    counts = np.bincount(labels, minlength=len(source.class_names))
     if counts.min() < needed:
         few = source.class_names[int(counts.argmin())]
         raise HeadstartError(
@@ -180,7 +274,94 @@ def draw(
     drawn = max(len(counts), round(fraction * len(groups)))
     _, chosen = train_test_split(np.arange(len(groups)), test_size=drawn, stratify=labels, random_state=seed)
     chosen = with_every_class(chosen, labels, 1, counts - needed + 1, seed)
-    splits[training & np.isin(group, groups[chosen])] = split
+    splits[training & np.isin(units, groups[chosen])] = split
+
+
+def chosen_groups(source: Source, training: np.ndarray, fraction: float, needed: int, seed: int) -> np.ndarray:
+    """Return the groups, numbers of `Source.units`, that make up about a fraction of the training images of each class.
+
+    Groups are placed one after the other where they bring the classes nearest to their shares, the most uneven ones first, as
+    scikit-learn's `StratifiedGroupKFold` does. Few groups depend on the order among equals, so several orders are tried.
+
+    Args:
+        training: int (M,), the images to choose from.
+        fraction: the share to choose, 0..1.
+        needed: in how many groups each class must lie, all but one of them not chosen.
+
+    Raises:
+        HeadstartError: a class lies in too few groups, or no choice leaves every class on both sides.
+    """
+    units, counts = counts_of_units(source, training)
+    in_groups = (counts > 0).sum(axis=0)
+    if in_groups.min() < needed:
+        few = source.class_names[int(in_groups.argmin())]
+        raise HeadstartError(
+            f"{source.name}: class {few!r} lies in {count(int(in_groups.min()), 'group')} to train on; at least {needed} are needed, one "
+            "for training and one for each split that is drawn"
+        )
+    random, totals = np.random.default_rng(seed), counts.sum(axis=0)
+    shares = counts / totals
+    uneven = -counts.std(axis=1)
+    best, least = None, np.inf
+    for _ in range(max(1, min(ORDERS, MOST_PLACED // len(units)))):
+        order = random.permutation(len(units))
+        order = order[np.argsort(uneven[order], kind="stable")]
+        chosen = place_greedily(shares, order, fraction)
+        left = (counts[~chosen] > 0).sum(axis=0)
+        if not counts[chosen].any(axis=0).all() or (left < needed - 1).any():
+            continue
+        missed = float(np.abs(shares[chosen].sum(axis=0) - fraction).mean())
+        if missed < least - 1e-12:
+            best, least = chosen, missed
+    if best is None:
+        raise HeadstartError(
+            f"{source.name}: no choice of whole groups has every class in each split: its classes lie in too few groups; add "
+            "groups, or give the splits yourself"
+        )
+    found: np.ndarray = units[best]
+    return found
+
+
+def place_greedily(shares: np.ndarray, order: np.ndarray, fraction: float) -> np.ndarray:
+    """Return which groups are chosen, bool (U,), so that they have about a fraction of each class.
+
+    Args:
+        shares: float (U, classes), the share of each class's images that each group has.
+        order: int (U,), in which the groups are placed.
+    """
+    wanted, chosen = np.array([1 - fraction, fraction]), np.zeros(len(shares), bool)
+    filled = np.zeros(
+        (2, shares.shape[1])
+    )  # of each class, relative to what is wanted, on the side that stays and that is chosen
+    for group in order.tolist():
+        more = shares[group] / wanted[:, None]
+        uneven = [abs(filled[1 - side] - filled[side] - more[side]).mean() for side in (0, 1)]
+        alike = abs(uneven[0] - uneven[1]) < 1e-12
+        side = int(filled[1].sum() < filled[0].sum()) if alike else int(uneven[1] < uneven[0])  # the emptier side
+        filled[side] += more[side]
+        chosen[group] = side == 1
+    return chosen
+
+
+def torn_groups(source: Source, splits: Sequence[np.ndarray]) -> tuple[str, ...]:
+    """Return a line for each group that lies in several splits, which only splits that were given can do.
+
+    Args:
+        splits: int64 indices of the training, validation and test images.
+    """
+    if not source.groups:
+        return ()
+    places: dict[str, dict[int, int]] = {}
+    for split, rows in enumerate(splits):
+        for row in rows.tolist():
+            of_group = places.setdefault(source.groups[row], {})
+            of_group[split] = of_group.get(split, 0) + 1
+    return tuple(
+        f"the group {name} lies in several splits: "
+        + ", ".join(f"{number:,} in {SPLIT_NAMES[split]}" for split, number in found.items())
+        for name, found in sorted(places.items())
+        if len(found) > 1
+    )
 
 
 def with_every_class(chosen: np.ndarray, labels: np.ndarray, least: int, most: np.ndarray, seed: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from msgspec import Meta
 from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
+from headstart.data.labels import Labelling
 from headstart.data.load import configured_data, read_source
 from headstart.data.source import SPLIT_NAMES, Source
 from headstart.errors import DamagedError, HeadstartError
@@ -91,7 +92,7 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
             "to where they are now"
         )
     source = data.source if data else read_source(
-        config.data, summary["image_shape"][0], layout=config.layout, decoding=decoding_of(summary)
+        config.data, summary["image_shape"][0], Labelling.of(config), decoding=decoding_of(summary)
     )  # fmt: skip
     if changes := differences(rows, source):
         raise HeadstartError(

@@ -20,6 +20,7 @@ logger = logging.getLogger("headstart")
 
 # Each kind has a folder of this name in the cache. Nothing else in the cache is removed.
 KINDS = {
+    "archives": "data sets that came in an archive, unpacked",
     "compiled": "programs that JAX has compiled",
     "features": "what frozen layers computed from images",
     "images": "image folders, decoded at one size",
