@@ -105,15 +105,11 @@ class Config:
         "test are splits; auto: decided by what they hold",
     )  # fmt: skip
     label_pattern: str = option(
-        DATA, "", "regular expression with a group named label, such as '(?P<label>cat|dog)_', which is searched in the path of each "
-        "image below --data; what it finds there is the class", metavar="PATTERN",
+        DATA, "", "regular expression with a group named label, such as '(?P<label>cat|dog)_', which is searched in the path of "
+        "each image below --data; what it finds there is the class", metavar="PATTERN",
     )  # fmt: skip
-    file_column: str = option(
-        DATA, "", "column of a table that names the files (default: the one with a usual name)", metavar="COLUMN"
-    )
-    label_column: str = option(
-        DATA, "", "column of a table with the labels (default: the one with a usual name)", metavar="COLUMN"
-    )
+    file_column: str = option(DATA, "", "column of a table that names files (default: one with a usual name)", metavar="COLUMN")
+    label_column: str = option(DATA, "", "column of a table with labels (default: one with a usual name)", metavar="COLUMN")
     group: str = option(
         DATA, "auto", "images that belong together, which no split tears apart: patients, videos, sites. A column of the table; "
         "subfolder: the first folder below that of the class; or a regular expression with a group named group, which is searched "

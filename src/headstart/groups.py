@@ -12,7 +12,7 @@ from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.data.load import one_fold
 from headstart.metrics.claim import known_images, what_it_holds_for
-from headstart.metrics.classification import measure, single_figures, wilson_interval
+from headstart.metrics.classification import effective_images, measure, single_figures, wilson_interval, wilson_of
 from headstart.metrics.comparison import compare_stages, verdict
 from headstart.metrics.figures import Figures, SubsetFigures
 from headstart.record.folder import RunFolder, empty, locked
@@ -129,6 +129,7 @@ def write_folds(run: RunFolder, data: Dataset, runs: list[RunFolder]) -> None:
         runs: the finished runs, in the order of their folds.
     """
     labels, fold_of_image = data.labels(data.test), data.folds[data.test]
+    groups = data.groups(data.test)
     run.save_array("labels_test", labels)
     tests = [one.metrics["test"] for one in runs]
     by_fold = {stage: summaries([single_figures(test[stage]) for test in tests]) for stage in tests[0]}
@@ -139,8 +140,9 @@ def write_folds(run: RunFolder, data: Dataset, runs: list[RunFolder]) -> None:
         for fold, (one, test) in enumerate(zip(runs, tests, strict=True)):
             pooled[stage][fold_of_image == fold] = one.test_logits(stage) / test[stage]["temperature"]
         run.save_array(f"test_{stage}", pooled[stage])
-        figures[stage] = measure(pooled[stage], labels, data.class_names)
-        figures[stage] |= on_new_images([test[stage] for test in tests])
+        figures[stage] = measure(pooled[stage], labels, data.class_names, groups=groups)
+        share = effective_images(pooled[stage].argmax(axis=1) == labels, groups) / len(labels) if groups is not None else 1.0
+        figures[stage] |= on_new_images([test[stage] for test in tests], share)
     seconds = [one.metrics["seconds"] for one in runs]
     summary: dict[str, Any] = {
         "folds": len(runs),
@@ -151,7 +153,7 @@ def write_folds(run: RunFolder, data: Dataset, runs: list[RunFolder]) -> None:
         "parameters": runs[0].metrics["parameters"],
     }
     if len(pooled) == 2:
-        summary["comparison"] = compare_stages(pooled["frozen"], pooled["fine_tuned"], labels)
+        summary["comparison"] = compare_stages(pooled["frozen"], pooled["fine_tuned"], labels, groups)
         summary |= summaries(gains(tests))
     write_folds_report(run, data, runs, summary)
     write_json(run.path / "folds.json", summary)
@@ -171,11 +173,12 @@ def write_folds(run: RunFolder, data: Dataset, runs: list[RunFolder]) -> None:
     logger.info("%.0f seconds; the runs are in %s", summary["seconds"]["total"], run.path)
 
 
-def on_new_images(folds: list[Figures]) -> dict[str, Any]:
+def on_new_images(folds: list[Figures], share: float = 1.0) -> dict[str, Any]:
     """Return how many images have a near-duplicate among those that their fold's run was trained on, and the figures on others.
 
     Args:
         folds: the test figures of each fold. The result is empty if the runs have no audit.
+        share: how many of all images count, see `headstart.metrics.classification.effective_images`; 1 without groups.
     """
     if "near_duplicates_in_training" not in folds[0]:
         return {}
@@ -189,9 +192,8 @@ def on_new_images(folds: list[Figures]) -> dict[str, Any]:
     if any(one.get("images_alike") for one in folds):
         found["images_alike"] = True
     if known and images:
-        found["without_near_duplicates"] = SubsetFigures(
-            accuracy=hits / images, interval=wilson_interval(hits, images), images=images, left_out=known
-        )
+        interval = wilson_interval(hits, images) if share == 1 else wilson_of(hits / images, images * share)
+        found["without_near_duplicates"] = SubsetFigures(accuracy=hits / images, interval=interval, images=images, left_out=known)
     return found
 
 

@@ -37,7 +37,7 @@ logger = logging.getLogger("headstart")
 def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: Checkpoint) -> None:
     """Write history, metrics, plots, report and model. The model's manifest is last, and marks the run as finished."""
     give_back_freed_memory()
-    labels = data.labels(data.test)
+    labels, groups = data.labels(data.test), data.groups(data.test)
     stages = [stage for stage in STAGES if run.has_array(f"test_{stage}")]
     # On validation, since the test split must choose nothing.
     known = data.labels(data.validation)
@@ -46,11 +46,11 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     on_new = figures_on_new_images(run, data, {stage: logits[stage].argmax(axis=1) == labels for stage in stages})
     test: dict[str, Figures] = {}
     for stage in stages:
-        figures: Any = measure(logits[stage], labels, data.class_names, fitted[stage].temperature)
+        figures: Any = measure(logits[stage], labels, data.class_names, fitted[stage].temperature, groups)
         figures["calibration"] = dataclasses.asdict(fitted[stage])
         validated = answers(run.array(f"validation_{stage}"), known, fitted[stage].temperature)
         figures["rejection"] = rejection_figures(*validated, *answers(logits[stage], labels, fitted[stage].temperature))
-        test[stage] = figures | on_new[stage]
+        test[stage] = figures | on_new[stage] | ({"of_known_groups": int(data.of_known_groups.sum())} if data.torn else {})
     references = read_array(references_file(run), ("float16",), (None, None))
     limits = Limits(*validated, run.array("distances_validation"), references)
     test[stages[-1]]["outsiders"] = outsider_figures(limits, run.array("distances_test"))
@@ -58,7 +58,7 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     seconds = {time_key(key): round(value, 2) for key, value in checkpoint.seconds.items()}
     metrics: Any = {
         "test": test,
-        **({"comparison": compare_stages(logits["frozen"], logits["fine_tuned"], labels)} if both else {}),
+        **({"comparison": compare_stages(logits["frozen"], logits["fine_tuned"], labels, groups)} if both else {}),
         "seconds": seconds | {"total": round(sum(checkpoint.seconds.values()), 2)},
         "memory_mb": {time_key(key): round(value) for key, value in checkpoint.memory_mb.items()},
         "peak_memory_mb": round(max(peak_memory_mb(), *checkpoint.memory_mb.values())),
@@ -76,7 +76,7 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
         low, high = test[stage]["interval"]
         logger.info(
             "test, %s: %.2f %% of %s (%s)",
-            shown(stage), 100 * test[stage]["accuracy"], count(test[stage]["images"], "image"),
+            shown(stage), 100 * test[stage]["accuracy"], images_in_words(test[stage]),
             known_images(test[stage]) or f"95 % interval {100 * low:.2f} to {100 * high:.2f}",
         )  # fmt: skip
     if both:
@@ -88,6 +88,12 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     logger.info("calibration: confidence and accuracy differ by %.2f %% (ECE)%s", 100 * last["ece"], after)
     logger.info("calibration: %s", calibration_in_words(last))
     logger.info("%.0f seconds; the run is in %s", metrics["seconds"]["total"], run.path)
+
+
+def images_in_words(figures: Figures) -> str:
+    """Return how many images some figures were measured on: `48 images of 4 groups`."""
+    of_groups = f" of {count(figures['groups'], 'group')}" if "groups" in figures else ""
+    return count(figures["images"], "image") + of_groups
 
 
 def references_file(run: RunFolder) -> Path:

@@ -196,9 +196,13 @@ class Run(RunFolder):
         # The data may hold fewer classes, in another order.
         to_model = np.array([classifier.class_names.index(one) for one in data.class_names])
         labels = to_model[data.labels(rows)]
-        figures = metrics.classification.measure(logits, labels, classifier.class_names, classifier.temperature)
+        figures = metrics.classification.measure(
+            logits, labels, classifier.class_names, classifier.temperature, data.groups(rows)
+        )
         figures["left_out"] = left_out
         right = logits.argmax(axis=1) == labels
+        if known := audit.unseen.images_of_known_groups(self, data.source, rows):
+            figures["of_known_groups"] = known
         if near := audit.unseen.figures_without_near_duplicates(self, data.source, rows, right):
             figures["without_near_duplicates"] = near
         return figures

@@ -331,6 +331,10 @@ def describe(data: Dataset) -> None:
         logger.warning("classes without a test image, and so without figures: %s", ", ".join(untested[:MOST_LISTED]))
     for line in data.source.remarks:
         logger.info("data: %s", line)
+    for line in data.torn[:MOST_LISTED]:
+        logger.warning("%s", line)
+    if data.torn:
+        logger.warning("%s torn apart by the given splits", count(len(data.torn), "group is", "groups are"))
     if data.source.skipped:
         logger.info("data: not used: %s", skipped_words(data.source.skipped))
     for line in data.source.unreadable:

@@ -27,7 +27,7 @@ from headstart.data.load import configured_data, read_source, resolved
 from headstart.errors import HeadstartError, UnwritableError
 from headstart.inference.engine import Engine
 from headstart.inference.logits import network_logits
-from headstart.metrics.classification import UNEVEN, unevenness, wilson_interval
+from headstart.metrics.classification import UNEVEN, interval_of, unevenness
 from headstart.model.backbones import load_backbone
 from headstart.model.network import without_augmentation
 from headstart.model.unfreeze import begin_of_stages
@@ -471,7 +471,9 @@ class Search:
         finally:
             seconds = time.monotonic() - begin
             self.stop_clock("trials")
-        result = measure(logits, data.labels(data.validation), self.state["ranked_by"], seconds, self.spent)
+        result = measure(
+            logits, data.labels(data.validation), self.state["ranked_by"], seconds, self.spent, data.groups(data.validation)
+        )
         folder.mkdir(exist_ok=True)
         write_toml(replace(config, out=""), folder / "options.toml")
         write_history(folder, history)
@@ -605,7 +607,9 @@ def try_out(config: Config, data: Dataset, precision: str, too_late: Any) -> tup
         return np.concatenate(list(network_logits(engine.outputs, inputs, 0))), checkpoint.history
 
 
-def measure(logits: np.ndarray, labels: np.ndarray, ranked_by: str, seconds: float, ended: float) -> TrialResult:
+def measure(
+    logits: np.ndarray, labels: np.ndarray, ranked_by: str, seconds: float, ended: float, groups: np.ndarray | None = None
+) -> TrialResult:  # fmt: skip
     """Return the result of a trial; its `score` is what ranks it, with its standard error."""
     right = logits.argmax(axis=1) == labels
     present, hits = np.bincount(labels), np.bincount(labels, right)
@@ -615,7 +619,7 @@ def measure(logits: np.ndarray, labels: np.ndarray, ranked_by: str, seconds: flo
     else:
         errors = standard_errors(hits, present)
         score, error = float((hits / present).mean()), np.sqrt(np.square(errors).sum()) / len(hits)
-    low, high = wilson_interval(int(right.sum()), len(labels))
+    low, high = interval_of(right, groups)
     return {
         "accuracy": float(right.mean()), "interval": (low, high), "macro_recall": float((hits / present).mean()), "score": score,
         "error": float(error), "seconds": round(seconds, 2), "ended": round(ended, 2),

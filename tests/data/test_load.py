@@ -137,16 +137,16 @@ def test_missing_folder(tmp_path):
 
 
 def test_file_that_is_no_data_set(tmp_path):
-    path = tmp_path / "data.csv"
+    path = tmp_path / "data.txt"
     path.write_text("1,2,3")
-    with pytest.raises(HeadstartError, match=r"data\.csv is neither a folder nor a \.tar\.gz of CIFAR files"):
+    with pytest.raises(HeadstartError, match=r"data\.txt is no data set: give a folder, a table of files and labels \(.csv, .*zip"):
         load_data(path)
 
 
 @pytest.mark.parametrize("name", ["images.tar.gz", "images.tgz", "images.tar"])
 def test_archive_that_is_no_cifar(tmp_path, name):
     write_archive(tmp_path / name, "images", {"cat.png": b"an image"})
-    with pytest.raises(HeadstartError, match=f"{name} is neither a folder nor a .tar.gz of CIFAR files"):
+    with pytest.raises(HeadstartError, match="images is no data set: it needs a subfolder of images for each class"):
         load_data(tmp_path / name)
 
 

@@ -12,6 +12,7 @@ from headstart.audit.duplicates import near_duplicates, redundant
 from headstart.audit.labels import LEAST_SKILL, rank_suspects, skill
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES
+from headstart.data.splits import groups_by_class
 from headstart.metrics.calibration import probabilities
 from headstart.metrics.classification import unevenness
 from headstart.system.files import write_csv, write_json
@@ -153,15 +154,19 @@ def doubt_labels(
         splits: str (R,), the split of each image.
     """
     labels, classes, training = data.labels(rows), len(data.class_names), splits == SPLIT_NAMES[0]
-    counts = np.bincount(labels[training], minlength=classes)
+    groups = data.groups(rows[training])
+    counts = np.zeros(classes, int)
+    of_classes = groups_by_class(labels[training], groups)
+    counts[: len(of_classes)] = of_classes
+    what = "images" if groups is None else "groups"
     single = [data.class_names[label] for label in np.unique(labels[counts[labels] < 2])]
-    unchecked = f"classes with fewer than two training images are not checked: {', '.join(single[:10])}" if single else ""
+    unchecked = f"classes with fewer than two training {what} are not checked: {', '.join(single[:10])}" if single else ""
     if (counts > 1).sum() < 2:
-        return [], "no label is checked: that needs two classes with two training images each", 0.0
+        return [], f"no label is checked: that needs two classes with two training {what} each", 0.0
     checked = counts[labels] > 1  # without its only image, a class cannot be learned
     learned = np.flatnonzero(training & checked)
     present, places = np.unique(labels[learned], return_inverse=True)
-    found = cross_validate(components[learned], places)
+    found = cross_validate(components[learned], places, data.groups(rows[learned]))
     predicted = np.zeros((len(rows), classes))
     predicted[np.ix_(learned, present)] = found.probabilities
     if len(others := np.flatnonzero(~training & checked)):

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 from sklearn.linear_model import RidgeClassifier
-from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from headstart.data.dataset import Dataset
+from headstart.data.splits import folds_by_class, groups_by_class
 from headstart.metrics.mirroring import mirror_in_words
 from headstart.record.folder import RunFolder
 from headstart.system.files import write_json
@@ -35,18 +35,21 @@ def sample(rows: np.ndarray, classes: int) -> np.ndarray:
     return np.sort(np.random.default_rng(0).choice(rows, number, replace=False))
 
 
-def mirror_answers(plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mirror_answers(
+    plain: np.ndarray, mirrored: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return the classes that a ridge classifier predicts for images and for their mirror images, int (N,) each.
 
     By cross-validation, it is trained on other images, which are not mirrored.
 
     Args:
         plain, mirrored: float (N, C), features of the images and of their mirror images.
-        labels: int (N,), each class at least twice.
+        labels: int (N,), each class at least twice, in two groups if there are groups.
+        groups: int (N,): the classifier was not trained on images of the same group. None: each image by itself.
     """
     answers = np.empty((2, len(labels)), labels.dtype)
-    folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels)[np.unique(labels)].min())), shuffle=True, random_state=0)
-    for training, test in folds.split(plain, labels):
+    least = int(groups_by_class(labels, groups)[np.unique(labels)].min())
+    for training, test in folds_by_class(labels, groups, min(FOLDS, least), 0):
         model = make_pipeline(StandardScaler(), RidgeClassifier(alpha=len(training), class_weight="balanced"))
         model.fit(plain[training], labels[training])
         answers[:, test] = model.predict(plain[test]), model.predict(mirrored[test])
@@ -109,7 +112,7 @@ def mirror_images_may_train(run: RunFolder, frozen: FrozenLayers, data: Dataset,
         logger.info("whether mirror images keep their labels was not tested: this run caches no features")
         return True
     rows = sample(data.train, len(data.class_names))
-    rows = rows[np.bincount(data.labels(rows))[data.labels(rows)] > 1]
+    rows = rows[groups_by_class(data.labels(rows), data.groups(rows))[data.labels(rows)] > 1]
     labels = data.labels(rows)
     if len(np.unique(labels)) < 2:
         logger.info("whether mirror images keep their labels was not tested: that needs two training images of two classes")
@@ -119,7 +122,7 @@ def mirror_images_may_train(run: RunFolder, frozen: FrozenLayers, data: Dataset,
     plain = features[np.searchsorted(data.training_candidates, rows)].astype(np.float32)
     mirrored = frozen.features(rows, 1, "mirrored training images").astype(np.float32)
     checkpoint.stop_clock("features")
-    found = judge(*mirror_answers(plain, mirrored, labels), labels, data.class_names)
+    found = judge(*mirror_answers(plain, mirrored, labels, data.groups(rows)), labels, data.class_names)
     checkpoint.stop_clock("audit")
     asked = bool(run.mirror.get("asked"))
     write_json(run.path / "mirror.json", found | {"asked": asked, "flip": asked or not found["contradicts"]})

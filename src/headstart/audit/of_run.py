@@ -139,4 +139,4 @@ def accuracies_without_near_duplicates(
     trained = {names[row] for row in data.train}  # without those that --drop-duplicates left out, which did not help
     known = test_images_like_training(content, trained)
     new = np.array([names[row] not in known for row in data.test])
-    return {stage: subset_figures(right, new) for stage, right in correct.items() if new.any()}
+    return {stage: subset_figures(right, new, data.groups(data.test)) for stage, right in correct.items() if new.any()}

@@ -45,6 +45,16 @@ def unseen_images(run: RunFolder, data: Dataset) -> tuple[np.ndarray, dict[str, 
     return data.test[[name not in SPLIT_NAMES[:2] for name in splits]], left_out
 
 
+def images_of_known_groups(run: RunFolder, source: Source, rows: np.ndarray) -> int:
+    """Return how many of the images `rows` are of a group that a run was trained on, by the names of groups, and log it."""
+    of_training = (row for row in run.split if row["split"] == SPLIT_NAMES[0] or row["split"].startswith(FOLD))
+    trained = {row.get("group", "") for row in of_training} - {""}
+    known = sum(source.groups[row] in trained for row in rows.tolist()) if source.groups else 0
+    if known:
+        logger.warning("%d of the %d images are of groups that the run was trained on, by their names", known, len(rows))
+    return known
+
+
 def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.ndarray, right: np.ndarray) -> SubsetFigures | None:
     """Return the accuracy on the images that have no near-duplicate among a run's training images.
 
@@ -80,4 +90,5 @@ def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.nda
     if not known:
         return None
     logger.warning("%d of the %d images have a near-duplicate among those that the run was trained on", known, len(rows))
-    return subset_figures(right, new)
+    groups = source.units[rows] if source.groups else None
+    return subset_figures(right, new, groups)

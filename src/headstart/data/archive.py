@@ -49,11 +49,10 @@ def unpacked(path: Path) -> Path:
         path: the archive.
 
     Raises:
-        HeadstartError: it is damaged, holds links, devices or names that lead out of the folder, is too large, or the disk is full.
+        HeadstartError: it is damaged, too large, or holds links, devices or names that lead out of the folder; or the disk is
+            full.
     """
-    found = path.stat()
-    key = hashlib.sha256(f"{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}".encode(errors="surrogateescape")).hexdigest()
-    folder = cache_folder("archives") / key[:32]
+    folder = cache_folder("archives") / key(path)
     if folder.is_dir():
         logger.info("data: %s is unpacked in %s", path, folder)
         return folder
@@ -72,6 +71,19 @@ def unpacked(path: Path) -> Path:
             why = error.strerror or error
             raise HeadstartError(f"{path} cannot be unpacked: {why}; unpack it yourself, and give the folder") from None
     return folder
+
+
+def key(path: Path) -> str:
+    """Return the name of an archive's folder in the cache. Another archive, or the same one after a change, has another."""
+    found = path.stat()
+    text = f"{path.absolute()}\0{found.st_size}\0{found.st_mtime_ns}"
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+def unpacked_before(path: Path) -> Path | None:
+    """Return the folder of an archive's content if it is in the cache."""
+    folder = cache_folder("archives") / key(path)
+    return folder if folder.is_dir() else None
 
 
 def unpack(path: Path, folder: Path) -> None:

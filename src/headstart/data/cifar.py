@@ -47,9 +47,10 @@ def read_cifar(path: Path) -> Source | None:
     """Read a CIFAR folder or tar archive, in the Python or the binary layout.
 
     Returns:
-        The source, with images uint8 (N, 32, 32, 3); None if the folder or archive holds no CIFAR files, or more of other kinds.
+        The source, with images uint8 (N, 32, 32, 3); None if the folder or archive holds no CIFAR files.
 
     Raises:
+        NotCifarError: much of the archive is something else.
         HeadstartError: the archive or one of its files is damaged or incomplete.
     """
     if path.is_dir():
@@ -61,7 +62,10 @@ def read_cifar(path: Path) -> Source | None:
     except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, RecursionError, ValueError) as error:
         raise HeadstartError(f"{path} is not a readable tar archive ({error}); download it again") from None
     except TooMuchElse:
-        return None
+        raise NotCifarError(
+            f"{path} is no archive of CIFAR files: more than {MOST_ELSE:,} bytes of it are something else; "
+            "unpack images, and give their folder"
+        ) from None
     return read_files(path, files)
 
 
@@ -73,6 +77,10 @@ def unpacked(packed: BinaryIO) -> BinaryIO:
         if begin.startswith(magic):
             return cast(BinaryIO, opened(packed))
     return packed
+
+
+class NotCifarError(HeadstartError):
+    """An archive holds something else than CIFAR files."""
 
 
 class TooMuchElse(Exception):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,22 @@ class Dataset:
         """Return int32 (len(indices),)."""
         return self.source.labels[indices]
 
+    def groups(self, indices: np.ndarray) -> np.ndarray | None:
+        """Return what belongs together among some images, int (len(indices),), see `Source.units`; None without groups."""
+        return self.source.units[indices] if self.source.groups else None
+
+    @cached_property
+    def torn(self) -> tuple[str, ...]:
+        """A line for each group that lies in several splits, which only given splits can do."""
+        return package.splits.torn_groups(self.source, (self.training_candidates, self.validation, self.test))
+
+    @property
+    def of_known_groups(self) -> np.ndarray:
+        """Whether each test image is of a group that training has images of too, bool (len(test),); nowhere without groups."""
+        if not self.source.groups:
+            return np.zeros(len(self.test), bool)
+        return np.isin(self.source.units[self.test], self.source.units[self.train])
+
     @property
     def training_candidates(self) -> np.ndarray:
         """Sorted indices of the training split before `--drop-duplicates`. Features are cached for these."""
@@ -120,6 +137,8 @@ class Dataset:
 
     def summary(self) -> dict[str, Any]:
         """Return what a run records about its data, ready for JSON."""
+        splits = zip(SPLIT_NAMES, (self.train, self.validation, self.test), strict=True)
+        groups = {name: len(np.unique(self.source.units[rows])) for name, rows in splits} if self.source.groups else {}
         return {
             "source": self.source.name,
             "fingerprint": self.source.fingerprint,
@@ -133,4 +152,5 @@ class Dataset:
             "unreadable": list(self.source.unreadable),
             "remarks": list(self.source.remarks),
             "duplicates": list(self.duplicates),
+            **({"groups": groups, "torn_groups": list(self.torn)} if groups else {}),
         }

@@ -30,8 +30,8 @@ LABEL_WORDS = (
 )  # fmt: skip
 SPLIT_WORDS = ("split", "subset", "partition", "set")
 GROUP_WORDS = (
-    "group", "groups", "groupid", "patient", "patientid", "subject", "subjectid", "person", "personid", "video", "videoid", "site",
-    "siteid",
+    "group", "groups", "groupid", "patient", "patientid", "subject", "subjectid", "person", "personid", "video", "videoid",
+    "site", "siteid",
 )  # fmt: skip
 # What stands between several labels in one cell.
 SEPARATORS = re.compile(r"[|;,]")
@@ -180,8 +180,9 @@ def entries_of(table: Table, columns: Columns, found: Layout) -> dict[Path, Entr
     repeated = rows = 0
     for row in table:
         rows += 1
-        entry = Entry(*(unicodedata.normalize("NFC", row[name].strip()) if name else "" for name in columns))
-        entry = entry._replace(file=row[columns.file].strip())  # a file system may tell two forms of a letter apart
+        # A file system may tell two forms of a letter apart, so the name of a file stays as it is.
+        label, split, group = (unicodedata.normalize("NFC", row[name].strip()) if name else "" for name in columns[1:])
+        entry = Entry(row[columns.file].strip(), label, split, group)
         if not entry.file:
             found.skipped["row without a file"] += 1
         elif not entry.label:
@@ -224,8 +225,8 @@ def leave_out_disputed(table: Table, entries: dict[Path, Entry], disputed: dict[
     names = some([f"{entries[path].file} is {entries[path].label!r} and {other!r}" for path, other in disputed.items()])
     share = len(disputed) / len(entries)
     if share > MOST_DISPUTED_OF_FEW or (share > MOST_DISPUTED and len(disputed) > FEW_DISPUTED):
-        raise HeadstartError(f"{table.path} gives two labels to {len(disputed):,} of {len(entries):,} files ({names}): an image has "
-                             "one class here, so keep one row for each file")  # fmt: skip
+        raise HeadstartError(f"{table.path} gives two labels to {len(disputed):,} of {len(entries):,} files ({names}): an image "
+                             "has one class here, so keep one row for each file")  # fmt: skip
     found.skipped["file with two labels"] += len(disputed)
     found.remarks.append(f"{count(len(disputed), 'file')} left out, with two labels in {table.path.name}: {names}")
     for path in disputed:
@@ -242,22 +243,23 @@ def refuse_missing_files(table: Table, columns: Columns, entries: dict[Path, Ent
         hint = f"; there is {path.name + ending}: write the endings too"
     elif "\\" in entry.file and (table.path.parent / entry.file.replace("\\", "/")).exists():
         hint = "; write / instead of \\"
-    raise HeadstartError(f"{table.path}: none of the {len(entries):,} files in column {columns.file!r} is there, such as {entry.file}: "
-                         f"they must be relative to {table.path.parent.absolute()}, or absolute{hint}")  # fmt: skip
+    raise HeadstartError(f"{table.path}: none of the {len(entries):,} files in column {columns.file!r} is there, such as "
+                         f"{entry.file}: they must be relative to {table.path.parent.absolute()}, or absolute{hint}")  # fmt: skip
 
 
 def refuse_several_labels(table: Table, columns: Columns, entries: Collection[Entry]) -> None:
     """Refuse cells that hold several labels: parts between separators that are labels of other rows."""
     labels = {entry.label for entry in entries}
-    several = {}
+    several = set()
     for label in labels:
         parts = [part.strip() for part in SEPARATORS.split(label.strip("[]"))]
-        if len(parts) > 1 and sum(part.strip("'\" ") in labels for part in parts) > len(parts) / 2:
-            several[label] = parts
+        found = sum(part.strip("'\" ") in labels for part in parts)
+        if len(parts) > 1 and (found > len(parts) / 2 or (found and "|" in label)):
+            several.add(label)
     if cells := [entry for entry in entries if entry.label in several]:
-        raise HeadstartError(f"{table.path}: {count(len(cells), 'cell')} of column {columns.label!r} {'holds' if len(cells) == 1 else 'hold'} "
-                             f"several labels, such as {cells[0].label!r} of {cells[0].file}: an image has one class here, so keep one label "
-                             "a row, or remove these rows")  # fmt: skip
+        raise HeadstartError(f"{table.path}: several labels in {count(len(cells), 'cell')} of column {columns.label!r}, such as "
+                             f"{cells[0].label!r} of {cells[0].file}: an image has one class here, so keep one label in each row, "
+                             "or remove these rows")  # fmt: skip
 
 
 def split_in_cell(table: Table, entry: Entry) -> int:
@@ -299,8 +301,9 @@ def read_pattern(root: Path, pattern: str, labelling: Labelling, known: Collecti
         found.subfolders.append(below)
     if not found.rows:
         what = f", such as {images[0].relative_to(root).as_posix()}" if images else ""
-        raise HeadstartError(f"{root}: --label-pattern {pattern!r} fits none of {count(len(images), 'image')}{what}: it is searched in "
-                             "the path below this folder")  # fmt: skip
+        number = count(len(images), "image")
+        raise HeadstartError(f"{root}: --label-pattern {pattern!r} fits none of {number}{what}: it is searched in the path below "
+                             "this folder")  # fmt: skip
     found.skipped += tree.all_skipped()
     if left := found.skipped["image that --label-pattern does not fit"]:
         found.remarks.append(f"{count(left, 'image')} left out: --label-pattern does not fit")
@@ -350,8 +353,8 @@ def read_metadata(
     named = {path for path, _, _ in found.rows}
     if left := sum(path not in named for path in walk(root).all_images()):
         found.skipped[f"image that {METADATA} does not name"] += left
-        found.remarks.append(f"{count(left, 'image')} left out: not named in {METADATA}, or without a label (--layout classes reads "
-                             "the folders)")  # fmt: skip
+        found.remarks.append(f"{count(left, 'image')} left out: not named in {METADATA}, or without a label (--layout classes "
+                             "reads the folders)")  # fmt: skip
     if known is None:
         refuse_untrainable(root, found)
     return found
@@ -407,8 +410,8 @@ def find_groups(root: Path, found: Layout, labelling: Labelling, known: Collecti
         return
     sizes = Counter(filter(None, found.groups))
     if len(sizes) == 1 and known is None:
-        raise HeadstartError(f"{root}: all images are in one group, {next(iter(sizes))!r}, which no split may tear apart: give another "
-                             "--group, or none")  # fmt: skip
+        raise HeadstartError(f"{root}: all images are in one group, {next(iter(sizes))!r}, which no split may tear apart: give "
+                             "another --group, or none")  # fmt: skip
     alone = sum(not name for name in found.groups)
     classes: dict[str, set[str]] = defaultdict(set)
     for name, (_, label, _) in zip(found.groups, found.rows, strict=True):

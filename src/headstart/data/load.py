@@ -1,5 +1,6 @@
 """Load a data set with its splits from what the user gave as `--data`."""
 
+import contextlib
 import dataclasses
 from collections.abc import Collection
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from headstart import data as package
-from headstart.config import HUB, Config, hub_folder, option_name, replace, suggestion
+from headstart.config import AUTO, HUB, NO_GROUPS, Config, hub_folder, option_name, replace, suggestion
 from headstart.data import archive, table
 from headstart.data.arrays import ARRAYS
-from headstart.data.cifar import read_cifar
+from headstart.data.cifar import NotCifarError, read_cifar
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.folder import read_folder
@@ -127,24 +128,36 @@ def read_source(
         raise HeadstartError("the images were given as arrays, which cannot be loaded again: give them as data=...")
     refuse_missing(source)
     path = Path(source).expanduser()
-    if (path.is_dir() or path.name.lower().endswith(archive.TAR)) and (found := read_cifar(path)):
+    packed = path.is_file() and archive.is_archive(path)
+    start, found = path, None
+    if path.is_dir() or (packed and path.name.lower().endswith(archive.TAR)):
+        with contextlib.suppress(NotCifarError):
+            found = read_cifar(path)
+    if packed and not found:
+        start = archive.inner_folder(archive.unpacked(path))
+        found = read_cifar(start)
+        if not found and not labelling.label_pattern and labelling.layout == AUTO:
+            start = only_table(start, labelling) or start
+    if found:
         refuse_labelling(source, labelling, known)
-        return found
-    if archive.is_archive(path) and path.is_file():
-        content = archive.inner_folder(archive.unpacked(path))
-        if not (found := read_cifar(content)):
-            start = (
-                content if labelling.label_pattern or labelling.layout != "auto" else only_table(content, labelling) or content
-            )
-            found = read_folder(start, image_size, fit=fit, labelling=labelling, decoding=decoding, known=known)
-        return dataclasses.replace(found, name=str(path))
-    return read_folder(path, image_size, fit=fit, labelling=labelling, decoding=decoding, known=known)
+    else:
+        found = read_folder(start, image_size, fit=fit, labelling=labelling, decoding=decoding, known=known)
+    return dataclasses.replace(found, name=str(path))
+
+
+def image_folder(source: str) -> Path | None:
+    """Return the folder to which the names of a source's images are relative, if they are files that are there."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        return path if path.is_dir() else None
+    content = archive.unpacked_before(path) if archive.is_archive(path) else None
+    return archive.inner_folder(content) if content else path.parent if table.is_table(path) else None
 
 
 def refuse_labelling(source: str, labelling: Labelling, known: Collection[str] | None) -> None:
     """Refuse options about labels and groups for data whose labels are stored with the pixels."""
     given = [name for name in ("label_pattern", "file_column", "label_column") if getattr(labelling, name)]
-    given += ["group"] if labelling.group not in ("auto", "none") else []
+    given += ["group"] if labelling.group not in (AUTO, NO_GROUPS) else []
     if given and known is None:
         raise HeadstartError(f"{source} has its labels with its pixels, and no files: leave out {option_name(given[0])}")
 
@@ -154,10 +167,12 @@ def only_table(folder: Path, labelling: Labelling) -> Path | None:
     tables = [path for path in sorted(folder.iterdir()) if table.is_table(path) and path.is_file()]
     if len(tables) != 1 or tables[0].stem == METADATA:
         return None
-    one = table.Table(tables[0])
-    column = find_columns(one, labelling).file
-    first = next(iter(one), None)
-    return tables[0] if first and (folder / first[column].strip()).is_file() else None
+    with contextlib.suppress(HeadstartError):  # it is another kind of table, beside folders of classes
+        one = table.Table(tables[0])
+        column = find_columns(one, labelling).file
+        first = next(iter(one), None)
+        return tables[0] if first and (folder / first[column].strip()).is_file() else None
+    return None
 
 
 def refuse_missing(source: str) -> None:
@@ -176,7 +191,8 @@ def refuse_missing(source: str) -> None:
         return
     elif path.exists():
         raise HeadstartError(
-            f"{path} is no data set: give a folder, a table of files and labels ({', '.join(table.ENDINGS)}) or an archive (.zip, .tar)"
+            f"{path} is no data set: give a folder, a table of files and labels ({', '.join(table.ENDINGS)}) or an archive "
+            "(.zip, .tar)"
         )
     else:
         raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")

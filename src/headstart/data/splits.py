@@ -125,10 +125,10 @@ def draw_folds_of_groups(source: Source, used: np.ndarray, folds: int, seed: int
     in_groups = (counts > 0).sum(axis=0)
     needed = max(folds, 4 if folds == 2 else 3)
     if (least := int(in_groups.min())) < needed:
-        fewer = f", or give --folds {least}" if least >= 3 else ""
+        few, fewer = source.class_names[int(in_groups.argmin())], f", or give --folds {least}" if least >= 3 else ""
         raise HeadstartError(
-            f"{source.name}: class {source.class_names[int(in_groups.argmin())]!r} lies in {least} groups, and --folds {folds} needs "
-            f"{needed} of each class: add groups of it or remove the class{fewer}"
+            f"{source.name}: class {few!r} lies in {count(least, 'group')}, and --folds {folds} needs {needed} of each class: add "
+            f"groups of it or remove the class{fewer}"
         )
     found = np.full(len(source.labels), -1, np.int16)
     units = source.units[used]
@@ -145,7 +145,7 @@ def draw_folds_of_groups(source: Source, used: np.ndarray, folds: int, seed: int
 
 
 def counts_of_units(source: Source, used: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return what no split may tear apart among some images, as their numbers, int (U,), and its images by class, int (U, classes)."""
+    """Return the numbers of what no split may tear apart among some images, int (U,), and its images, int (U, classes)."""
     units, places = np.unique(source.units[used], return_inverse=True)
     counts = np.zeros((len(units), len(source.class_names)), np.int64)
     np.add.at(counts, (places, source.labels[used]), 1)
@@ -169,7 +169,9 @@ def whole_units(digests: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     return np.unique(found, return_inverse=True)[1]
 
 
-def folds_by_class(labels: np.ndarray, groups: np.ndarray | None, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+def folds_by_class(
+    labels: np.ndarray, groups: np.ndarray | None, folds: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:  # fmt: skip
     """Return, for each fold, the places of the images to learn from and of those to ask for; classes have equal shares in each.
 
     Args:
@@ -253,7 +255,7 @@ def settle_duplicates(
 
 
 def draw(source: Source, splits: np.ndarray, kept: np.ndarray, split: int, fraction: float, seed: int) -> None:
-    """Move a stratified fraction of the training split to `split`, in place: all images that are equal, or of a group, together."""
+    """Move a stratified fraction of the training split to `split`, in place: equal images, and those of a group, together."""
     training = kept & (splits == TRAIN)
     # One image for the training split, and one for each split that has no images yet.
     needed = 1 + len({TRAIN, VALIDATION, TEST} - {TRAIN, *splits[kept].tolist()})
@@ -294,10 +296,10 @@ def chosen_groups(source: Source, training: np.ndarray, fraction: float, needed:
     units, counts = counts_of_units(source, training)
     in_groups = (counts > 0).sum(axis=0)
     if in_groups.min() < needed:
-        few = source.class_names[int(in_groups.argmin())]
+        few, number = source.class_names[int(in_groups.argmin())], count(int(in_groups.min()), "group")
         raise HeadstartError(
-            f"{source.name}: class {few!r} lies in {count(int(in_groups.min()), 'group')} to train on; at least {needed} are needed, one "
-            "for training and one for each split that is drawn"
+            f"{source.name}: class {few!r} lies in {number} to train on; at least {needed} are needed, one for training and one for "
+            "each split that is drawn"
         )
     random, totals = np.random.default_rng(seed), counts.sum(axis=0)
     shares = counts / totals

@@ -16,7 +16,7 @@ from headstart.export.formats import Differences, Proof
 from headstart.inference.classifier import Classifier, fitting
 from headstart.inference.engine import keras_outputs, relative_difference
 from headstart.inference.logits import network_logits
-from headstart.metrics.classification import wilson_interval
+from headstart.metrics.classification import interval_of
 from headstart.metrics.comparison import SIGNIFICANT, mcnemar
 from headstart.model.fast.copies import recast
 from headstart.model.network import Network
@@ -84,13 +84,13 @@ def prove(runtime: Runtime, classifier: Classifier, data: Dataset, precision: st
     test = differences(found, wanted, classifier.temperature)
     own = logits_of_run(classifier, images, size)
     right, right_of_run = (answers.argmax(axis=1) == labels for answers in (found[0], own))
-    lost, won, p_value = mcnemar(right_of_run, right)
+    lost, won, p_value = mcnemar(right_of_run, right, data.groups(rows))
     speed = speeds(runtime, classifier, images[:TIMED_IMAGES], size)
     proof: Proof = {
         "test": test,
         "other_sizes": other_sizes(runtime, classifier, data, rows, exact, order) if any_size else None,
         "accuracy": float(right.mean()),
-        "interval": wilson_interval(int(right.sum()), len(rows)),
+        "interval": interval_of(right, data.groups(rows)),
         "accuracy_of_run": float(right_of_run.mean()),
         "against_run": {"only_run_right": lost, "only_file_right": won, "p_value": p_value},
         "images_per_second": speed[0],

@@ -22,6 +22,8 @@ def known_images(figures: Figures) -> str:
     """
     known, count, (low, high) = figures.get("near_duplicates_in_training", 0), figures["images"], figures["interval"]
     new = figures.get("without_near_duplicates")
+    if (torn := figures.get("of_known_groups", 0)) > FEW_KNOWN * count:
+        return f"{torn:,} of {count:,} test images are of groups that training has images of"
     if not known or (known <= FEW_KNOWN * count and new and low <= new["accuracy"] <= high):
         return ""
     share = f"{known:,} of {count:,} test images"
@@ -32,6 +34,11 @@ def known_images(figures: Figures) -> str:
 
 def what_it_holds_for(figures: Figures) -> str:
     """Say, if `known_images` says something, which images the accuracy holds for and what to do, in a few sentences."""
+    if figures.get("of_known_groups", 0) > FEW_KNOWN * figures["images"]:
+        return (
+            "The figure holds for new images of these groups, not for new groups. The splits were given so: put each group into "
+            "one split, or let new ones be drawn (--layout classes), and train again."
+        )
     groups = "all images of one video, patient or place into one of the folders train, val and test, and train again"
     if figures.get("images_alike"):
         return (

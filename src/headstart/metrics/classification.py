@@ -3,7 +3,8 @@
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
+from scipy.stats import t as student
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
 from headstart.metrics.calibration import probabilities, reliability
@@ -16,7 +17,10 @@ MOST_CLASSES_WITHOUT_TOP_5 = 10
 UNEVEN = 3.0
 
 
-def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], temperature: float = 1.0) -> Figures:
+def measure(
+    logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...], temperature: float = 1.0,
+    groups: np.ndarray | None = None,
+) -> Figures:  # fmt: skip
     """Return accuracy with its 95 % interval, per-class figures, and how far probabilities can be trusted.
 
     `top_5` is there with more than ten classes. `macro` is the mean over the classes that occur. `confusion` counts images,
@@ -27,6 +31,8 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
         logits: float (N, classes).
         labels: int (N,).
         temperature: from `headstart.metrics.calibration.fit_temperature`, fitted on other images.
+        groups: int (N,), which images belong together; the interval is that for new groups, see `interval_of`, and `groups` is
+            their number.
     """
     predicted = logits.argmax(axis=1)
     correct = int((predicted == labels).sum())
@@ -36,7 +42,7 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
     plain = probability_figures(probabilities(logits), labels)
     figures: Figures = {
         "accuracy": correct / len(labels),
-        "interval": wilson_interval(correct, len(labels)),
+        "interval": interval_of(predicted == labels, groups),
         "loss": plain["loss"],
         "brier": plain["brier"],
         "ece": plain["ece"],
@@ -52,7 +58,61 @@ def measure(logits: np.ndarray, labels: np.ndarray, class_names: tuple[str, ...]
     }
     if len(classes) > MOST_CLASSES_WITHOUT_TOP_5:
         figures["top_5"] = float(top_k_accuracy_score(labels, logits, k=5, labels=classes))
+    if groups is not None:
+        figures["groups"] = len(np.unique(groups))
     return figures
+
+
+def interval_of(right: np.ndarray, groups: np.ndarray | None = None) -> list[float]:
+    """Return both ends of the 95 % interval of an accuracy: Wilson's (1927), with groups for their `effective_images`.
+
+    Args:
+        right: bool (N,), whether each image was classified correctly.
+        groups: int (N,), which images belong together; None: each stands for itself.
+    """
+    if groups is None:
+        return wilson_interval(int(right.sum()), len(right))
+    return wilson_of(float(right.mean()), effective_images(right, groups))
+
+
+def effective_images(right: np.ndarray, groups: np.ndarray) -> float:
+    """Return how many independent images tell as much of the accuracy on new groups as some images in groups do.
+
+    Images of one group are right or wrong together, so their number is divided by the design effect: the variance of accuracy
+    between groups (of a ratio, linearised; Rao and Scott 1992, Biometrics 48: 577-585) over that of independent images. It is
+    divided further where the variance is estimated from few groups, by the squared quotient of Student's t and the normal
+    quantile (Korn and Graubard 1998, Survey Methodology 24: 193-201; Dean and Pagano 2015, Journal of Survey Statistics and
+    Methodology 3: 484-503, find Wilson's interval for this number among the best). If all answers are right, or all wrong,
+    nothing tells how alike the images of a group are: then each group counts as one image.
+
+    Of a single group nothing follows for others: the number is 0.
+
+    Args:
+        right: bool (N,), whether each image was classified correctly.
+        groups: int (N,), which images belong together.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    sizes, hits = np.bincount(group), np.bincount(group, right)
+    images, number = len(right), len(sizes)
+    share = float(right.mean())
+    if number < 2:
+        return 0.0
+    if 0 < share < 1:
+        between = number / (number - 1) * float(np.square(hits - share * sizes).sum()) / images**2
+        effect = max(1.0, between / (share * (1 - share) / images))
+    else:
+        effect = images / number
+    return images / effect * float(norm.ppf(0.975) / student.ppf(0.975, number - 1)) ** 2
+
+
+def wilson_of(share: float, images: float) -> list[float]:
+    """Return Wilson's 95 % interval (1927) of a share of images, whose number need not be whole; of 0 images, [0, 1]."""
+    if not images:
+        return [0.0, 1.0]
+    z = float(norm.ppf(0.975))
+    middle = (share + z**2 / (2 * images)) / (1 + z**2 / images)
+    half = z / (1 + z**2 / images) * (share * (1 - share) / images + z**2 / (4 * images**2)) ** 0.5
+    return [max(0.0, middle - half) if share else 0.0, min(1.0, middle + half) if share < 1 else 1.0]
 
 
 def wilson_interval(correct: int, count: int) -> list[float]:
@@ -61,17 +121,19 @@ def wilson_interval(correct: int, count: int) -> list[float]:
     return [float(interval.low), float(interval.high)]
 
 
-def subset_figures(correct: np.ndarray, chosen: np.ndarray) -> SubsetFigures:
+def subset_figures(correct: np.ndarray, chosen: np.ndarray, groups: np.ndarray | None = None) -> SubsetFigures:
     """Return the accuracy on some of the images with its 95 % interval, and the numbers of these and of the other images.
 
     Args:
         correct: bool (N,), whether each image was classified correctly.
         chosen: bool (N,), whether each image counts. If none does, there is no accuracy.
+        groups: int (N,), which images belong together, or None.
     """
     hits, images, left_out = int(correct[chosen].sum()), int(chosen.sum()), int((~chosen).sum())
     if not images:
         return {"images": 0, "left_out": left_out}
-    return {"accuracy": hits / images, "interval": wilson_interval(hits, images), "images": images, "left_out": left_out}
+    interval = interval_of(correct[chosen], None if groups is None else groups[chosen])
+    return {"accuracy": hits / images, "interval": interval, "images": images, "left_out": left_out}
 
 
 def single_figures(figures: Figures) -> dict[str, float]:

@@ -88,6 +88,10 @@ class Figures(TypedDict):
 
     With an audit, `near_duplicates_in_training` counts the test images that have a near-duplicate in training, `images_alike`
     says that most images resemble each other, and `without_near_duplicates` has the figures on the other test images.
+
+    Where images have groups, `groups` is how many the split has, the interval is that for new groups
+    (`headstart.metrics.classification.interval_of`), and `of_known_groups` counts the test images of groups that training has
+    images of too, which only given splits can have.
     """
 
     accuracy: Fraction
@@ -109,6 +113,8 @@ class Figures(TypedDict):
     images_alike: NotRequired[bool]
     without_near_duplicates: NotRequired[SubsetFigures]
     left_out: NotRequired[dict[str, Count]]
+    groups: NotRequired[Count]
+    of_known_groups: NotRequired[Count]
 
 
 class WeightingChoice(TypedDict):
@@ -125,11 +131,13 @@ class WeightingChoice(TypedDict):
 
 
 class PairedTest(TypedDict):
-    """On how many images only one of two networks is right, and the p value of McNemar's exact test."""
+    """On how many images only one of two networks is right, and the p value of McNemar's exact test, of whole groups if there
+    are any, whose number is `groups`."""
 
     only_frozen_right: Count
     only_fine_tuned_right: Count
     p_value: Fraction
+    groups: NotRequired[Count]
 
 
 class Metrics(TypedDict):

@@ -10,7 +10,9 @@ from headstart.config import DENSE, LINEAR
 FEW_OF_A_CLASS = 500
 
 
-def decide(correct: dict[str, np.ndarray], images: int, classes: int, shares: np.ndarray | float = 1.0) -> dict[str, Any]:
+def decide(
+    correct: dict[str, np.ndarray], images: int, classes: int, shares: np.ndarray | float = 1.0, groups: np.ndarray | None = None
+) -> dict[str, Any]:  # fmt: skip
     """Return which head is `chosen`, and `why`.
 
     Args:
@@ -19,9 +21,14 @@ def decide(correct: dict[str, np.ndarray], images: int, classes: int, shares: np
         classes: the number of classes.
         shares: float (N,), what each validation image counts, 1 on average: 1 for the accuracy; see `even_shares` for the macro
             recall.
+        groups: int (N,), which validation images belong together, or None.
     """
     difference = shares * (correct[LINEAR].astype(float) - correct[DENSE])
     error = difference.std() / len(difference) ** 0.5
+    if groups is not None:  # the standard error of a mean over groups of images
+        number = len(np.unique(groups))
+        sums = np.bincount(groups, difference - difference.mean())
+        error = np.inf if number < 2 else (number / (number - 1) * np.square(sums).sum()) ** 0.5 / len(difference)
     if abs(difference.mean()) > error:
         chosen = LINEAR if difference.mean() > 0 else DENSE
         return {"chosen": chosen, "why": f"it is better on validation by {100 * abs(difference.mean()):.1f} points"}

@@ -47,6 +47,8 @@ class DataSummary(TypedDict):
     unreadable: list[str]
     remarks: NotRequired[list[str]]
     duplicates: list[str]
+    groups: NotRequired[Counts]
+    torn_groups: NotRequired[list[str]]
 
 
 class NearDuplicate(TypedDict):

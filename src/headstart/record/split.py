@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import numpy as np
 from msgspec import Meta
@@ -28,12 +28,14 @@ FOLD = "fold-"
 
 Split = Annotated[str, Meta(pattern=r"^(training|validation|test|near-duplicate|unused|fold-[0-9]{1,2})$")]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
-SplitRow = TypedDict("SplitRow", {"image": str, "class": str, "split": Split, "digest": Digest})
+SplitRow = TypedDict("SplitRow", {"image": str, "class": str, "split": Split, "digest": Digest, "group": NotRequired[str]})
+# The last one is there if the images have groups.
+GROUP = "group"
 COLUMNS = tuple(SplitRow.__annotations__)
 
 
 def write_split(folder: Path, data: Dataset) -> None:
-    """Write `data.json` and `split.csv`: for each image its name, class, split and a digest of its pixels."""
+    """Write `data.json` and `split.csv`: for each image its name, class, split and a digest of its pixels; and its group."""
     source, splits = data.source, np.full(len(data.source.labels), UNUSED, dtype=object)
     splits[data.left_out] = NEAR_DUPLICATE
     for name, rows in zip(SPLIT_NAMES, (data.train, data.validation, data.test), strict=True):
@@ -41,8 +43,8 @@ def write_split(folder: Path, data: Dataset) -> None:
     if len(data.folds):
         splits[data.test] = [f"{FOLD}{fold}" for fold in data.folds[data.test].tolist()]
     classes = [source.class_names[label] for label in source.labels.tolist()]
-    rows_of_all = zip(source.names, classes, splits, hexadecimal(source.digests), strict=True)
-    write_csv(folder / "split.csv", COLUMNS, rows_of_all)
+    columns = [source.names, classes, splits, hexadecimal(source.digests), *([source.groups] if source.groups else [])]
+    write_csv(folder / "split.csv", COLUMNS[: len(columns)], zip(*columns, strict=True))
     write_json(folder / "data.json", data.summary())
 
 
@@ -59,7 +61,7 @@ def read_split(folder: Path) -> list[SplitRow]:
     """
     refuse_changed(folder, "split.csv")
     try:
-        return list(read_csv(folder / "split.csv", SplitRow, COLUMNS))
+        return list(read_csv(folder / "split.csv", SplitRow, COLUMNS, optional=GROUP))
     except FileNotFoundError:
         return []
 
@@ -121,16 +123,19 @@ def differences(rows: Sequence[SplitRow], source: Source) -> str:
     """Return in words how a source's images differ from those that a run recorded; "" if they do not."""
     names, digests = list(source.names), hexadecimal(source.digests)
     classes = [source.class_names[label] for label in source.labels.tolist()]
-    if [(row["image"], row["digest"], row["class"]) for row in rows] == list(zip(names, digests, classes, strict=True)):
+    groups = source.groups or [""] * len(names)
+    recorded = [(row["image"], row["digest"], row["class"], row.get(GROUP, "")) for row in rows]
+    if recorded == list(zip(names, digests, classes, groups, strict=True)):
         return ""
-    before = {row["image"]: (row["digest"], row["class"]) for row in rows}
-    now = dict(zip(names, zip(digests, classes, strict=True), strict=True))
+    before = {row[0]: row[1:] for row in recorded}
+    now = dict(zip(names, zip(digests, classes, groups, strict=True), strict=True))
     shared = before.keys() & now.keys()
     kinds = [
         ("gone", sorted(before.keys() - now.keys())),
         ("new", sorted(now.keys() - before.keys())),
         ("with other pixels", sorted(name for name in shared if before[name][0] != now[name][0])),
         ("of another class", sorted(name for name in shared if before[name][1] != now[name][1])),
+        ("of another group", sorted(name for name in shared if before[name][2] != now[name][2])),
     ]
     words = [f"{count(len(found), 'image')} {what} (such as {found[0]})"
              for what, found in kinds if found]  # fmt: skip

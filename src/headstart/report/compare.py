@@ -10,11 +10,11 @@ import numpy as np
 from headstart.config import PLACES, Config, option_name
 from headstart.data.source import SPLIT_NAMES, TEST
 from headstart.metrics.claim import known_images
-from headstart.metrics.comparison import SIGNIFICANT, compare_stages
+from headstart.metrics.comparison import SIGNIFICANT, compare_stages, of_groups
 from headstart.metrics.figures import Figures
 from headstart.record.folder import RunFolder
 from headstart.record.history import STAGES
-from headstart.record.split import FOLD
+from headstart.record.split import FOLD, SplitRow
 from headstart.report.pages import Number, duration, named, p_value, percent, points, signed, write_page
 from headstart.report.plots import draw_intervals, rows_height, svg
 from headstart.system.text import printable
@@ -101,7 +101,7 @@ class Comparison:
             return "The runs were not tested on the same images, so no paired test says whether the difference is chance."
         (stage, _), (other_stage, _) = self.figures
         logits, other_logits = self.first.test_logits(stage), self.second.test_logits(other_stage)
-        test = compare_stages(logits[rows], other_logits[other_rows], self.first.array("labels_test")[rows])
+        test = compare_stages(logits[rows], other_logits[other_rows], self.first.array("labels_test")[rows], self.groups(rows))
         lost, won, chance = test["only_frozen_right"], test["only_fine_tuned_right"], test["p_value"]
         answer = "could be chance" if chance >= SIGNIFICANT else "is more than chance"
         first, second = self.names
@@ -109,15 +109,21 @@ class Comparison:
         which = "The difference" if len(rows) == len(logits) == len(other_logits) else some
         return (
             f"{which} {answer}: {won:,} images are right only in {second}, {lost:,} only in {first} "
-            f"(exact McNemar test, {p_value(chance)})."
+            f"(exact McNemar test{of_groups(test)}, {p_value(chance)})."
         )
+
+    def groups(self, rows: np.ndarray) -> np.ndarray | None:
+        """Return which of some test images of the first run belong together, int (len(rows),); None if no run records groups."""
+        for run, places in ((self.first, rows), (self.second, self.shared_images()[1])):
+            names = [row.get("group", "") for row in tested(run)]
+            if any(names):
+                numbers: np.ndarray = np.unique(np.array(names, dtype=object)[places], return_inverse=True)[1]
+                return numbers
+        return None
 
     def shared_images(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the places within either test split of the images that both runs were tested on, int (N,) each."""
-        first, second = (
-            [row["digest"] for row in run.split if row["split"] == SPLIT_NAMES[TEST] or row["split"].startswith(FOLD)]
-            for run in (self.first, self.second)
-        )
+        first, second = ([row["digest"] for row in tested(run)] for run in (self.first, self.second))
         if first != second:
             _, rows, other_rows = np.intersect1d(first, second, return_indices=True)
             return rows, other_rows
@@ -178,3 +184,8 @@ def different_ends(first: str, second: str) -> tuple[str, str]:
         if ends[0] != ends[1]:
             return ends[0], ends[1]
     return first, second
+
+
+def tested(run: RunFolder) -> list[SplitRow]:
+    """Return the rows of a run's split that it was tested on."""
+    return [row for row in run.split if row["split"] == SPLIT_NAMES[TEST] or row["split"].startswith(FOLD)]

@@ -15,7 +15,7 @@ from PIL import Image
 from headstart import inference
 from headstart.data.cifar import read_cifar
 from headstart.data.decode import read_image
-from headstart.data.load import read_source
+from headstart.data.load import image_folder, read_source
 from headstart.data.source import SPLIT_NAMES, TEST, digest
 from headstart.errors import HeadstartError
 from headstart.metrics.calibration import is_applied
@@ -257,8 +257,9 @@ def example_images(run: Run, rows: list[SplitRow]) -> list[np.ndarray]:
         Exception: they cannot be read.
     """
     data, (height, width, _) = Path(run.config.data), run.image_shape
-    if data.is_dir() and all((data / row["image"]).is_file() for row in rows):
-        images = np.array([read_image(data / row["image"], height, width, run.decoding) for row in rows])
+    folder = image_folder(run.config.data)
+    if folder and all((folder / row["image"]).is_file() for row in rows):
+        images = np.array([read_image(folder / row["image"], height, width, run.decoding) for row in rows])
     else:
         source = read_source("digits", height) if run.config.data == "digits" else read_cifar(data) if data.exists() else None
         if source is None:

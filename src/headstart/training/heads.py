@@ -70,7 +70,8 @@ def choose_head(
         # Where classes are weighted, the epochs of all stages are judged by the macro recall, and so are the heads.
         weighted = class_weights(data, config) is not None
         shares = even_shares(labels) if weighted else np.ones(len(labels))
-        found = decide(correct, len(data.train), len(data.class_names), shares) | {"strength": strength}
+        groups = data.groups(data.validation)
+        found = decide(correct, len(data.train), len(data.class_names), shares, groups) | {"strength": strength}
         found["candidates"] = {
             name: {"accuracy": float(correct[name].mean()), "loss": loss(rows, labels), "seconds": round(took[name], 2)}
             | ({"macro_recall": float((shares * correct[name]).mean())} if weighted else {})

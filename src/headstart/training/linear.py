@@ -12,8 +12,9 @@ import numpy as np
 from joblib import Parallel, delayed
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
+
+from headstart.data.splits import folds_by_class
 
 FOLDS = 5
 # scikit-learn's C times the number of images, so that a strength has the same meaning for any number of images. The best one
@@ -40,7 +41,7 @@ class CrossValidated(NamedTuple):
 
 
 def cross_validate(
-    features: np.ndarray, labels: np.ndarray
+    features: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None
 ) -> CrossValidated:  # fmt: skip
     """Choose the strength of a logistic regression by cross-validation.
 
@@ -48,19 +49,20 @@ def cross_validate(
 
     Args:
         features: float (N, C), with a mean variance near 1, as from `headstart.audit.data.principal_components`.
-        labels: int (N,), from 0, of at least two classes, each with at least two images.
+        labels: int (N,), from 0, of at least two classes, each with at least two images, of two groups if there are groups.
+        groups: int (N,): images of one group lie in one fold. None: each image by itself.
     """
-    # A class with fewer images than folds is missing in the test images of some folds, but in the training of none.
-    folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).max())), shuffle=True, random_state=0)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        parts = list(folds.split(features, labels))
+    # A class with fewer images than folds is missing in the test images of some folds, but in the training of none; with groups,
+    # it could be in that of a few, whose models then give it the probability 0.
+    parts = folds_by_class(labels, groups, min(FOLDS, int(np.bincount(labels).max())), 0)
     models = [LogisticRegression(max_iter=MOST_ITERATIONS, tol=TOLERANCE, warm_start=True) for _ in parts]
     best, lowest, rows = CrossValidated(0.0, np.empty(0)), np.inf, np.arange(len(labels))
 
     def predict(model: LogisticRegression, training: np.ndarray, test: np.ndarray, strength: float) -> np.ndarray:
         fit(model, features[training], labels[training], strength)
-        return model.predict_proba(features[test])
+        answer = np.zeros((len(test), labels.max() + 1))
+        answer[:, model.classes_] = model.predict_proba(features[test])
+        return answer
 
     # One core per fold: products with as few columns as there are classes gain nothing from a second core, and on a busy
     # machine the threads of one product wait for each other, which took up to nine times as long.

@@ -1,18 +1,17 @@
 """Weights of the classes in the loss, for data whose classes are far from even."""
 
 import logging
-import warnings
 from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
+from headstart.data.splits import folds_by_class
 from headstart.metrics.classification import UNEVEN, unevenness
 from headstart.metrics.figures import WeightingChoice
 from headstart.record.folder import RunFolder
@@ -112,14 +111,17 @@ def choose_weights(
             frozen.features(data.validation, 0, "validation images"),
         ]
         known = np.concatenate([data.labels(np.sort(data.train)), data.labels(data.validation)])
-        choice = choose_weighting(np.concatenate(features), known, config.data_seed)
+        groups = data.groups(np.concatenate([np.sort(data.train), data.validation]))
+        choice = choose_weighting(np.concatenate(features), known, config.data_seed, groups)
         write_json(run.path / "weighting.json", choice)
         checkpoint.stop_clock(FROZEN.key)
     logger.info("%s", in_words(choice))
     return replace(config, class_weights=choice["chosen"])
 
 
-def choose_weighting(features: np.ndarray, labels: np.ndarray, seed: int = 0) -> WeightingChoice:
+def choose_weighting(
+    features: np.ndarray, labels: np.ndarray, seed: int = 0, groups: np.ndarray | None = None
+) -> WeightingChoice:  # fmt: skip
     """Choose between the rules of `POWERS` by the macro recall of logistic regressions on images that they did not learn from.
 
     The images of training and validation are divided into five folds, and each is classified by a regression on the four
@@ -134,6 +136,7 @@ def choose_weighting(features: np.ndarray, labels: np.ndarray, seed: int = 0) ->
         features: float (N, channels).
         labels: int (N,), of at least two images of each class.
         seed: of the folds, and of the images that are used if there are many.
+        groups: int (N,): images of one group lie in one fold. None: each image by itself.
     """
     rows = sampled(labels, seed)
     counts, kept = np.bincount(labels), np.bincount(labels[rows], minlength=labels.max() + 1)
@@ -144,7 +147,7 @@ def choose_weighting(features: np.ndarray, labels: np.ndarray, seed: int = 0) ->
     for rule in POWERS:
         weights = weights_by_class(labels, len(counts), rule)
         each = share * np.array([weights[label] for label in answers.tolist()]) if weights else share
-        right[rule] = out_of_fold(features, answers, each, seed) == answers
+        right[rule] = out_of_fold(features, answers, each, seed, None if groups is None else groups[rows]) == answers
     recalls = {rule: by_class(found, answers) for rule, found in right.items()}
     best = max(POWERS, key=lambda rule: recalls[rule].mean())
     chosen: Any = next(rule for rule in reversed(POWERS) if is_near(right[rule], right[best], answers))
@@ -162,13 +165,14 @@ def sampled(labels: np.ndarray, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(kept))
 
 
-def out_of_fold(features: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int) -> np.ndarray:
+def out_of_fold(
+    features: np.ndarray, labels: np.ndarray, weights: np.ndarray, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:  # fmt: skip
     """Return the class of each image, int (N,), as regressions say that learned on other images, which weigh `weights`."""
     found = np.zeros(len(labels), labels.dtype)
-    folds = StratifiedKFold(min(FOLDS, int(np.bincount(labels).max())), shuffle=True, random_state=seed)
+    folds = folds_by_class(labels, groups, min(FOLDS, int(np.bincount(labels).max())), seed)
     with unconverged(), threadpool_limits(1, "blas"):
-        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
-        for learned, asked in folds.split(features, labels):
+        for learned, asked in folds:
             model = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH / len(labels), max_iter=MOST_ITERATIONS))
             model.fit(features[learned], labels[learned], logisticregression__sample_weight=weights[learned])
             found[asked] = model.predict(features[asked])
