@@ -112,8 +112,8 @@ class Config:
     label_column: str = option(DATA, "", "column of a table with labels (default: one with a usual name)", metavar="COLUMN")
     group: str = option(
         DATA, "auto", "images that belong together, which no split tears apart: patients, videos, sites. A column of the table; "
-        "subfolder: the first folder below that of the class; or a regular expression with a group named group, which is searched "
-        "in the path of each image; auto: a table's column with a usual name, such as patient; none: no groups",
+        "subfolder: the first folder below that of the class; or a regular expression with a group named group, which is "
+        "searched in the path of each image; auto: a table's column with a usual name, such as patient; none: no groups",
         metavar="{auto,none,subfolder,COLUMN,PATTERN}",
         why="images of one group are alike, so a test on groups that training has seen says nothing about new ones",
     )  # fmt: skip

@@ -139,7 +139,9 @@ def test_missing_folder(tmp_path):
 def test_file_that_is_no_data_set(tmp_path):
     path = tmp_path / "data.txt"
     path.write_text("1,2,3")
-    with pytest.raises(HeadstartError, match=r"data\.txt is no data set: give a folder, a table of files and labels \(.csv, .*zip"):
+    with pytest.raises(
+        HeadstartError, match=r"data\.txt is no data set: give a folder, a table of files and labels \(.csv, .*zip"
+    ):
         load_data(path)
 
 

@@ -141,8 +141,8 @@ def of_tar(path: Path, packed: BinaryIO) -> Iterator[Member]:
             if not entry.isreg() or entry.issparse():
                 raise refusal(path, f"it holds a link or a device, {entry.name}")
             stream.left = MOST_ELSE + max(0, entry.size)
-            yield Member(entry.name, lambda entry=entry: archive.extractfile(entry))  # type: ignore[misc]
-            archive.members = []  # it would keep all that it has read  # type: ignore[attr-defined]
+            yield Member(entry.name, lambda entry=entry: archive.extractfile(entry))  # type: ignore[misc, arg-type]
+            archive.members = []  # type: ignore[attr-defined]  # it would keep all that it has read
 
 
 def safe_name(path: Path, name: str) -> PurePosixPath:

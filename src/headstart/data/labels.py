@@ -258,7 +258,7 @@ def refuse_several_labels(table: Table, columns: Columns, entries: Collection[En
             several.add(label)
     if cells := [entry for entry in entries if entry.label in several]:
         raise HeadstartError(f"{table.path}: several labels in {count(len(cells), 'cell')} of column {columns.label!r}, such as "
-                             f"{cells[0].label!r} of {cells[0].file}: an image has one class here, so keep one label in each row, "
+                             f"{cells[0].label!r} of {cells[0].file}: an image has one class here, so keep one label a row, "
                              "or remove these rows")  # fmt: skip
 
 

@@ -127,8 +127,8 @@ def draw_folds_of_groups(source: Source, used: np.ndarray, folds: int, seed: int
     if (least := int(in_groups.min())) < needed:
         few, fewer = source.class_names[int(in_groups.argmin())], f", or give --folds {least}" if least >= 3 else ""
         raise HeadstartError(
-            f"{source.name}: class {few!r} lies in {count(least, 'group')}, and --folds {folds} needs {needed} of each class: add "
-            f"groups of it or remove the class{fewer}"
+            f"{source.name}: class {few!r} lies in {count(least, 'group')}, and --folds {folds} needs {needed} of each class: "
+            f"add groups of it or remove the class{fewer}"
         )
     found = np.full(len(source.labels), -1, np.int16)
     units = source.units[used]
@@ -298,8 +298,8 @@ def chosen_groups(source: Source, training: np.ndarray, fraction: float, needed:
     if in_groups.min() < needed:
         few, number = source.class_names[int(in_groups.argmin())], count(int(in_groups.min()), "group")
         raise HeadstartError(
-            f"{source.name}: class {few!r} lies in {number} to train on; at least {needed} are needed, one for training and one for "
-            "each split that is drawn"
+            f"{source.name}: class {few!r} lies in {number} to train on; at least {needed} are needed, one for training and one "
+            "for each split that is drawn"
         )
     random, totals = np.random.default_rng(seed), counts.sum(axis=0)
     shares = counts / totals
