@@ -1,11 +1,13 @@
 """Splits: stratified, repeatable, without an image on two sides, and honest about duplicates."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from headstart.data.dataset import Dataset
 from headstart.data.source import TEST, TRAIN, VALIDATION, Source
-from headstart.data.splits import draw_folds
+from headstart.data.splits import draw_folds, folds_by_class, groups_by_class
 from headstart.errors import HeadstartError
 
 
@@ -286,3 +288,94 @@ def test_data_with_a_split_of_their_own_are_not_divided(split, name):
     source = images([0, 1] * 20, [TRAIN] * 30 + [split] * 10)
     with pytest.raises(HeadstartError, match=f"has a {name} split of its own, and --folds tests every image once"):
         draw_folds(source, np.arange(40), 5)
+
+
+def in_groups(groups, labels, splits=None, contents=None):
+    """Source of images in groups, whose names are numbers."""
+    return dataclasses.replace(images(labels, splits, contents), groups=tuple(f"g{number}" for number in groups))
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("mixed", [False, True])
+def test_groups_are_never_torn_apart(seed, mixed):
+    """Twelve groups of 2 to 12 images, of one class each or of both, with two equal images in different groups."""
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(12), random.integers(2, 13, 12))
+    labels = random.integers(0, 2, len(groups)) if mixed else groups % 2
+    contents = np.arange(len(groups))
+    contents[0] = contents[-1] if labels[0] == labels[-1] else 0
+    source = in_groups(groups, labels, contents=contents)
+    data = Dataset.of(source, test_fraction=0.3, validation_fraction=0.2, seed=seed)
+    assert used(data) == list(range(len(groups)))
+    found = [set(source.units[side].tolist()) for side in sides(data)]
+    assert sum(map(len, found)) == len(set.union(*found))
+    assert all(set(labels[side].tolist()) == {0, 1} for side in sides(data))
+    assert data.torn == ()
+    assert sides(data) == sides(Dataset.of(source, test_fraction=0.3, validation_fraction=0.2, seed=seed))
+
+
+def test_groups_of_many_sizes_are_stratified():
+    groups = np.repeat(np.arange(100), np.tile([1, 2, 3, 4, 10], 20))
+    labels = (groups // 5) % 2
+    data = Dataset.of(in_groups(groups, labels), test_fraction=0.2, validation_fraction=0.1)
+    counts = np.array([np.bincount(data.labels(side)) for side in sides(data)])
+    assert (abs(counts / counts.sum(axis=0) - [[0.72], [0.08], [0.2]]) < 0.02).all()
+
+
+def test_another_seed_draws_other_groups():
+    source = in_groups(np.repeat(np.arange(20), 5), np.repeat(np.arange(20) % 2, 5))
+    assert len({tuple(Dataset.of(source, seed=seed).test.tolist()) for seed in range(5)}) > 2
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([0, 0, 1, 1, 2, 2, 3, 3], "class 'ant' lies in 2 groups to train on; at least 3 are needed"),
+        ([0, 1, 2, 0, 0, 1, 2, 0], None),
+        ([0, 1, 2, 0, 0, 1, 0, 0], "class 'bee' lies in 2 groups"),
+    ],
+)
+def test_too_few_groups_of_a_class_are_refused(groups, message):
+    source = in_groups(groups, [0] * 4 + [1] * 4)
+    if message:
+        with pytest.raises(HeadstartError, match=message):
+            Dataset.of(source)
+    else:
+        assert all(len(side) for side in sides(Dataset.of(source)))
+
+
+def test_given_splits_that_tear_groups_apart_stay_and_are_said():
+    source = in_groups([0, 0, 1, 1, 2, 2, 3, 3] * 2, [0, 1] * 8, [TRAIN] * 8 + [TEST] * 2 + [TRAIN] * 6)
+    data = Dataset.of(source, validation_fraction=0.3)
+    assert data.test.tolist() == [8, 9]
+    assert data.torn == ("the group g0 lies in several splits: 2 in training, 2 in test",)
+    assert data.of_known_groups.tolist() == [True, True]
+    assert data.summary()["torn_groups"] == list(data.torn)
+    assert data.summary()["groups"]["test"] == 1
+
+
+def test_folds_of_whole_groups():
+    groups = np.repeat(np.arange(15), 4)
+    source = in_groups(groups, (groups % 3).tolist())
+    folds = draw_folds(source, np.arange(60), 5, seed=3)
+    assert sorted(np.bincount(folds).tolist()) == [12] * 5
+    for fold in range(5):
+        data = Dataset.in_folds(source, folds).fold(fold)
+        found = [set(groups[side].tolist()) for side in sides(data)]
+        assert sum(map(len, found)) == len(set.union(*found))
+        assert all(set(data.labels(side).tolist()) == {0, 1, 2} for side in (data.train, data.validation))
+    with pytest.raises(
+        HeadstartError, match=r"class 'ant' lies in 5 groups, and --folds 6 needs 6 of each class: .*give --folds 5"
+    ):
+        draw_folds(source, np.arange(60), 6)
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat(np.arange(10), 4)])
+def test_folds_within_training(groups):
+    labels = np.repeat(np.arange(10), 4) % 2
+    parts = folds_by_class(labels, groups, 5, 0)
+    assert sorted(np.concatenate([asked for _, asked in parts]).tolist()) == list(range(40))
+    for learned, asked in parts:
+        assert set(labels[learned]) == {0, 1}
+        assert groups is None or not set(groups[learned]) & set(groups[asked])
+    assert groups_by_class(labels, groups).tolist() == ([20, 20] if groups is None else [5, 5])

@@ -46,3 +46,17 @@ def test_where_all_images_are_alike_the_interval_stands_under_a_condition():
     said = what_it_holds_for(figures(200, images_alike=True))
     assert "If every image was taken by itself, the true figure lies with 95 % confidence between 90.0 % and 98.0 %." in said
     assert "If images come in series" in said
+
+
+def test_groups_that_given_splits_tear_apart_are_said():
+    one = figures(0) | {"of_known_groups": 50}
+    assert known_images(one) == "50 of 200 test images are of groups that training has images of"
+    assert "not for new groups" in what_it_holds_for(one)
+    assert known_images(figures(0) | {"of_known_groups": 5}) == ""
+
+
+def test_where_groups_are_whole_nobody_is_told_to_group_images():
+    for one in (figures(100, 0.6), figures(200, images_alike=True)):
+        said = what_it_holds_for(one | {"groups": 12})
+        assert "patient or place" not in said
+        assert "--group" in said

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from headstart.metrics.comparison import compare_stages, verdict
+from headstart.metrics.comparison import compare_stages, mcnemar, verdict
 
 
 def logits_right_on(right: list[bool]) -> np.ndarray:
@@ -22,3 +22,20 @@ def test_stages_that_agree_cannot_be_told_apart():
     comparison = compare_stages(np.eye(2), np.eye(2), np.array([0, 0]))
     assert comparison["p_value"] == 1.0
     assert "cannot be told" in verdict(comparison)
+
+
+def test_with_each_image_a_group_it_is_mcnemars_test():
+    random = np.random.default_rng(1)
+    first, second = random.random((2, 40)) < [[0.6], [0.8]]
+    assert mcnemar(first, second, np.arange(40)) == pytest.approx(mcnemar(first, second))
+
+
+def test_groups_change_sides_as_a_whole():
+    first, second = np.zeros(30, bool), np.ones(30, bool)
+    assert mcnemar(first, second)[2] < 1e-8
+    assert mcnemar(first, second, np.repeat(np.arange(3), 10)) == (0, 30, 0.25)  # 2 of 8 ways to choose signs
+    assert mcnemar(first, first, np.repeat(np.arange(3), 10))[2] == 1
+    logits = np.eye(2)[second.astype(int)]
+    found = compare_stages(1 - logits, logits, np.ones(30, int), np.repeat(np.arange(3), 10))
+    assert found["groups"] == 3
+    assert "exact McNemar test of 3 whole groups, p = 0.25" in verdict(found)

@@ -37,3 +37,12 @@ def test_what_weighted_classes_are_judged_by_is_said():
     candidates = {"linear": {"accuracy": 0.8, "macro_recall": 0.6}, "dense": {"accuracy": 0.75, "macro_recall": 0.7}}
     found = {"chosen": "dense", "why": "it is better", "candidates": candidates}
     assert head_in_words(found).endswith("(macro recall on validation: linear 60.0 %, dense 70.0 %)")
+
+
+def test_heads_are_told_apart_by_groups_and_not_by_their_images():
+    """Ten groups of 20 images: the linear head is right on 6 of them, the dense one on 4 others."""
+    groups = np.repeat(np.arange(10), 20)
+    found = {"linear": groups < 6, "dense": groups >= 6}
+    assert "it is better on validation" in decide(found, 50_000, 2)["why"]
+    assert "validation cannot tell" in decide(found, 50_000, 2, groups=groups)["why"]
+    assert "validation cannot tell" in decide(found, 50_000, 2, groups=np.zeros(200, int))["why"]

@@ -45,6 +45,29 @@ def test_the_split_comes_back_whatever_the_configuration_would_draw(folder, tmp_
     assert {row["split"] for row in rows} == {"training", "validation", "test", "unused"}
 
 
+def test_groups_come_back_and_others_are_refused(folder, tmp_path):
+    table = folder / "labels.csv"
+
+    def write(groups):
+        files = [path.relative_to(folder) for path in sorted(folder.rglob("*.png")) if path.parent.name == "cat, tame"]
+        rows = (f'"{file}",{number % 2},{groups[number]}' for number, file in enumerate(files))
+        table.write_text("\n".join(["file,label,patient", *rows]))
+
+    write(["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] * 2)
+    data = hs.load_data(table, image_size=8)
+    run = kept(tmp_path, data)
+    assert [row["group"] for row in read_split(run)] == list(data.source.groups)
+    config = Config(data=str(table), image_size=8)
+    again = recorded_data(run, config)
+    assert splits(again) == splits(data)
+    assert again.source.groups == data.source.groups
+    write(["x", "b", "c", "d", "e", "f", "g", "h", "i", "j"] * 2)
+    with pytest.raises(hs.HeadstartError, match=r"2 images of another group \(such as cat, tame/00.png\)"):
+        recorded_data(run, config)
+    with pytest.raises(hs.HeadstartError, match="20 images of another group"):
+        recorded_data(run, dataclasses.replace(config, group="none"))
+
+
 def test_what_was_left_out_as_near_duplicate_stays_out(folder, tmp_path):
     data = hs.load_data(folder, image_size=8)
     data = dataclasses.replace(data, train=data.train[2:], left_out=data.train[:2])

@@ -109,7 +109,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     )  # fmt: skip
     if note:
         logger.info("audit: %s", note)
-    if alike:
+    if alike and not data.source.groups:
         logger.info(
             "audit: more than a third of the images have a near-duplicate: they are alike by kind (as X-rays are) or come in "
             "series (frames of a video), so a random split cannot say how good a network is on new images"

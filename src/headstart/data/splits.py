@@ -309,6 +309,8 @@ def chosen_groups(source: Source, training: np.ndarray, fraction: float, needed:
         order = random.permutation(len(units))
         order = order[np.argsort(uneven[order], kind="stable")]
         chosen = place_greedily(shares, order, fraction)
+        # A share that is smaller than a group can leave a class without any.
+        complete(chosen, counts[order] > 0, order, needed - 1)
         left = (counts[~chosen] > 0).sum(axis=0)
         if not counts[chosen].any(axis=0).all() or (left < needed - 1).any():
             continue
@@ -343,6 +345,25 @@ def place_greedily(shares: np.ndarray, order: np.ndarray, fraction: float) -> np
         filled[side] += more[side]
         chosen[group] = side == 1
     return chosen
+
+
+def complete(chosen: np.ndarray, holds: np.ndarray, order: np.ndarray, least_left: int) -> None:
+    """Choose more groups, in place, until each class lies in some of those chosen, as far as enough of each class are left.
+
+    Args:
+        chosen: bool (U,), which groups are chosen.
+        holds: bool (U, classes), whether each group holds each class, in the given order.
+        order: int (U,), of the groups; the last ones are moved first, since they are the smallest.
+        least_left: in how many of the others each class must lie.
+    """
+    for label in range(holds.shape[1]):
+        for place in reversed(range(len(order))):
+            picked = chosen[order]
+            if holds[picked, label].any():
+                break
+            left = holds[~picked].sum(axis=0) - holds[place]
+            if holds[place, label] and not picked[place] and (left[holds[place]] >= least_left).all():
+                chosen[order[place]] = True
 
 
 def torn_groups(source: Source, splits: Sequence[np.ndarray]) -> tuple[str, ...]:

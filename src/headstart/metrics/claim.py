@@ -39,11 +39,18 @@ def what_it_holds_for(figures: Figures) -> str:
             "The figure holds for new images of these groups, not for new groups. The splits were given so: put each group into "
             "one split, or let new ones be drawn (--layout classes), and train again."
         )
-    groups = "all images of one video, patient or place into one of the folders train, val and test, and train again"
+    advice = (
+        "Put all images of one video, patient or place into one of the folders train, val and test, and train again; or say with "
+    )
+    advice += "--group which images belong together."
+    if "groups" in figures:  # they are whole already
+        advice = (
+            "Groups are whole, so these images are alike across groups: if that is not their nature, --group should join more."
+        )
     if figures.get("images_alike"):
         return (
             f"If every image was taken by itself, the true figure lies with 95 % confidence {between(figures)}. If images come "
-            f"in series, it holds for images of the same series, not for new ones: then put {groups}."
+            f"in series, it holds for images of the same series, not for new ones. {advice}"
         )
     new = figures.get("without_near_duplicates")
     if new and new["images"] >= FEWEST_NEW:
@@ -54,7 +61,7 @@ def what_it_holds_for(figures: Figures) -> str:
         others = f"Only {new['images']} {'has' if new['images'] == 1 else 'have'} none: too few to tell."
     else:
         others = "None is left to measure on."
-    return f"The figure holds for images like those, not for new ones. {others} Put {groups}."
+    return f"The figure holds for images like those, not for new ones. {others} {advice}"
 
 
 def between(figures: Figures | SubsetFigures) -> str:
