@@ -55,6 +55,8 @@ def described(summary: dict[str, Any]) -> dict[str, Any]:
     rows = {"all classes": splits}
     if len(summary["classes"]) <= MOST_LABELLED:
         rows |= {name: {split: by_class[split][name] for split in splits} for name in summary["classes"]}
+    if groups := summary.get("groups"):
+        rows |= {"groups": groups}
     return {
         "classes": len(summary["classes"]),
         "splits": [split.capitalize() for split in splits],
@@ -62,7 +64,7 @@ def described(summary: dict[str, Any]) -> dict[str, Any]:
         "stored_size": "{}\N{NO-BREAK SPACE}x\N{NO-BREAK SPACE}{}".format(*summary["image_shape"][1::-1]),
         "unreadable": summary["unreadable"],
         "skipped": skipped_words(summary["skipped"]),
-        "remarks": summary["remarks"],
+        "remarks": [*summary["remarks"], *summary.get("torn_groups", [])],
         "exact_duplicates": len(summary["duplicates"]),
     }
 
