@@ -4,7 +4,7 @@ import base64
 import html
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ from headstart.data.load import read_source
 from headstart.data.source import TEST
 from headstart.errors import HeadstartError
 from headstart.export.formats import MOST_LOSS, RECORDS, default_name, in_words, refuse_export
+from headstart.inference import bulk
+from headstart.inference.bulk import Totals
 from headstart.inference.logits import network_logits
-from headstart.inference.predictions import Predictions
+from headstart.inference.predictions import Answer, Predictions
 from headstart.metrics.figures import Figures
 from headstart.record.folder import WINNER, RunFolder
 from headstart.record.history import shown
@@ -82,20 +84,67 @@ class Run(RunFolder):
         """The trained Keras model, its checksum verified; uint8 images (B, H, W, 3) to logits (B, classes)."""
         return self.classifier.model
 
-    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0) -> Predictions:
-        """Classify paths, folders, bytes, open files, Pillow images or uint8 arrays.
+    def predict(
+        self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0, file_column: str = ""
+    ) -> Predictions:
+        """Classify paths, folders, tables of files, bytes, open files, Pillow images or uint8 arrays.
 
         A folder of folds answers by the mean of the probabilities of its models.
 
         Args:
-            images, batch_size, mirror, reject: see `headstart.inference.classifier.Classifier.predict`.
+            images, batch_size, mirror, reject, file_column: see `headstart.inference.classifier.Classifier.predict`.
 
         Raises:
             HeadstartError: there is no image, none can be read, `mirror` is asked of a run that was trained with `--no-flip`, or
                 the run's validation split does not support the precision that `reject` wants.
         """
         self.refuse_mirror_images(mirror)
-        return self.classifier.predict(images, batch_size, mirror=mirror, reject=reject)
+        return self.classifier.predict(images, batch_size, mirror=mirror, reject=reject, file_column=file_column)
+
+    def stream(
+        self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0, file_column: str = ""
+    ) -> Iterator[Answer]:
+        """Classify any number of images in constant memory, and yield an answer for each, in order.
+
+        Args:
+            images, batch_size, mirror, reject, file_column: see `headstart.inference.classifier.Classifier.stream`.
+
+        Raises:
+            HeadstartError: as for `predict`; but an image that cannot be read is no error: its answer says why.
+        """
+        self.refuse_mirror_images(mirror)
+        return self.classifier.stream(images, batch_size, mirror=mirror, reject=reject, file_column=file_column)
+
+    def predict_to(
+        self, out: str | Path, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0,
+        file_column: str = "", shard: tuple[int, int] = (1, 1), overwrite: bool = False,
+    ) -> Totals:  # fmt: skip
+        """Classify any number of files into one table, in constant memory. The same call goes on with what was stopped.
+
+        The table has a row for each image, in order: `image`, `class`, `confidence`, `rejected` and `unlike` where they are
+        known, `error`, which says why an image could not be read, and the probability of each class. It is there when it is
+        whole; until then, its finished blocks lie in `OUT.parts/` beside it, with the list of images as it was at the start.
+
+        Args:
+            out: a file that ends with `.csv`, `.jsonl` or `.parquet`.
+            images: a file, a folder or a table of files, or several of them.
+            batch_size, mirror, reject, file_column: see `headstart.inference.classifier.Classifier.stream`.
+            shard: the number of a share, from 1, and of all shares: only the images of this share, which follow each other.
+            overwrite: replace a table that is there, and parts that another call has begun.
+
+        Returns:
+            What became of the images.
+
+        Raises:
+            HeadstartError: as for `stream`; or the table exists, or its parts were begun by a call with other arguments.
+            UnwritableError: it cannot be written. The same call goes on, as after a kill.
+        """
+        self.refuse_mirror_images(mirror)
+        with show_progress():
+            return bulk.predict_to(
+                self.classifier, images, out, batch_size,
+                mirror=mirror, reject=reject, file_column=file_column, shard=shard, overwrite=overwrite,
+            )  # fmt: skip
 
     def explain(self, images: Any) -> "Explanations":
         """Find where in each image the evidence for its likeliest class lies; see `headstart.inference.explain.explain`."""

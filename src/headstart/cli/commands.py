@@ -5,20 +5,24 @@ without Keras is refused before.
 """
 
 import csv
+import dataclasses
 import json
 import logging
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import headstart as hs
 from headstart.cli.options import Backbones, Cache, Compare, Evaluate, Explain, Export, Predict, Recipes, Serve
 from headstart.cli.tables import print_table
-from headstart.config import HUB, Config, refuse_unsearchable, replace, suggestion
+from headstart.config import HUB, Config, option_name, refuse_unsearchable, replace, suggestion
 from headstart.data.load import refuse_missing, resolved
 from headstart.data.walk import skipped_words
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, UnwritableError
 from headstart.export.formats import FORMATS
 from headstart.model import hub
 from headstart.model.registry import BACKBONES, refuse_unusable, say_licence
@@ -31,6 +35,9 @@ from headstart.system.files import as_cell, refuse_unwritable
 from headstart.system.names import EXPORTING
 from headstart.system.progress import ConsoleHandler
 from headstart.system.text import count, printable
+
+if TYPE_CHECKING:
+    from headstart.inference.bulk import Totals
 
 
 def train(options: SimpleNamespace) -> None:
@@ -88,12 +95,62 @@ def predict(options: Predict) -> None:
         raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
     if not 0 <= options.reject < 1:
         raise HeadstartError(f"--reject is {options.reject:g}, outside its range: above 0, and below 1")
+    if options.out:
+        return predict_to(options)
+    for option in ("shard", "overwrite"):
+        if getattr(options, option):
+            raise HeadstartError(f"--{option} wants --out, the file to write to")
     run = hs.Run(options.run, trust=options.trust)
     show_log()
-    predictions = run.predict(options.images, options.batch_size, mirror=options.mirror, reject=options.reject)
+    predictions = run.predict(
+        options.images, options.batch_size, mirror=options.mirror, reject=options.reject, file_column=options.file_column
+    )  # fmt: skip
     print_left_out(predictions)
-    print_doubts(predictions, options.reject)
+    images, unlike = count(len(predictions), "image"), sum(outsiders(predictions))
+    say_doubts(images, options.reject, predictions.threshold, predictions.rejected.sum(), unlike)
     PRINTERS[options.format](predictions)
+
+
+def predict_to(options: Predict) -> None:
+    """Do what `predict --out` asks for."""
+    if options.format != "table":
+        raise HeadstartError(f"--out says by its ending what is written: leave out --format {options.format}")
+    run = hs.Run(options.run, trust=options.trust)
+    show_log()
+    try:
+        totals = run.predict_to(
+            options.out, options.images, options.batch_size, mirror=options.mirror, reject=options.reject,
+            file_column=options.file_column, shard=share(options.shard), overwrite=options.overwrite,
+        )  # fmt: skip
+    except (KeyboardInterrupt, OSError, UnwritableError) as error:
+        error.add_note(f"finished blocks stay, go on with {command('predict', options)}")
+        raise
+    images = count(totals.images, "image")
+    if totals.unreadable:
+        print(f"headstart: {totals.unreadable:,} of {images} cannot be read: the column error says why", file=sys.stderr)
+    say_skipped(totals)
+    say_doubts(images, options.reject, totals.threshold, totals.rejected, totals.unlike)
+    print(printable(str(totals.out)))
+
+
+def share(text: str) -> tuple[int, int]:
+    """Return the numbers in an option such as `2/8`; `1/1` if it is not given."""
+    if not re.fullmatch(r"[0-9]{1,6}/[0-9]{1,6}", text or "1/1"):
+        raise HeadstartError(f"--shard is {text!r}: give the number of this share and of all, such as 2/8")
+    number, shares = (text or "1/1").split("/")
+    return int(number), int(shares)
+
+
+def command(name: str, options: Any) -> str:
+    """Return the command line that gives these options: the positional ones, and those that differ from their defaults."""
+    words = ["headstart", name]
+    for one in dataclasses.fields(options):
+        value = getattr(options, one.name)
+        if one.default is dataclasses.MISSING:
+            words += value if isinstance(value, tuple) else [value]
+        elif value != one.default:
+            words += [option_name(one.name), *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 def explain(options: Explain) -> None:
@@ -303,22 +360,26 @@ def print_left_out(predictions: "hs.Predictions") -> None:
     """Say on stderr what was not classified, and what was lost of what was."""
     for line in predictions.unreadable:
         print(f"headstart: skipped {printable(line)}", file=sys.stderr)
-    if predictions.skipped:
-        print(f"headstart: not used: {printable(skipped_words(predictions.skipped))}", file=sys.stderr)
-    for what, number in predictions.remarks.items():
+    say_skipped(predictions)
+
+
+def say_skipped(found: "hs.Predictions | Totals") -> None:
+    """Say on stderr what is no image, and what was lost of images."""
+    if found.skipped:
+        print(f"headstart: not used: {printable(skipped_words(found.skipped))}", file=sys.stderr)
+    for what, number in found.remarks.items():
         print(f"headstart: {number} x {what}", file=sys.stderr)
 
 
-def print_doubts(predictions: "hs.Predictions", reject: float) -> None:
+def say_doubts(images: str, reject: float, threshold: float, rejected: int, unlike: int) -> None:
     """Say on stderr how many answers are rejected, and how many images are unlike the training images."""
-    images = count(len(predictions), "image")
     if reject:
         print(
-            f"headstart: {predictions.rejected.sum():,} of {images} rejected: validation supports a precision of "
-            f"{100 * reject:g} % from a confidence of {100 * predictions.threshold:.1f} % on",
+            f"headstart: {rejected:,} of {images} rejected: validation supports a precision of "
+            f"{100 * reject:g} % from a confidence of {100 * threshold:.1f} % on",
             file=sys.stderr,
         )
-    if unlike := sum(outsiders(predictions)):
+    if unlike:
         print(f"headstart: {unlike:,} of {images} unlike the training images", file=sys.stderr)
 
 

@@ -83,10 +83,16 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Predict:
-    """Classify images with a run's model."""
+    """Classify images with a run's model.
+
+    With --out, any number of them: the same command goes on after a kill.
+    """
 
     run: RunArgument
-    images: ImagesArgument
+    images: Annotated[
+        Positional[tuple[str, ...]], described("image files, folders of them, and tables that name files", "IMAGES")
+    ]
+    out: Annotated[str, described("write a table to this file, which ends with .csv, .jsonl or .parquet", "FILE")] = ""
     format: Annotated[
         Literal["table", "json", "csv"], arg(help="table: the likeliest class; json and csv: the probabilities of all")
     ] = "table"
@@ -95,6 +101,11 @@ class Predict:
     reject: Annotated[
         float, described('precision that is wanted, such as 0.99: answers that are less sure become "none of these"', "SHARE")
     ] = 0.0
+    file_column: Annotated[
+        str, described("column of a table that names the files (default: file, filename, file_name, path or image)", "NAME")
+    ] = ""
+    shard: Annotated[str, described("with --out, classify this share of the images alone, such as 2/8", "I/N")] = ""
+    overwrite: Annotated[bool, described("replace the table that is there, and parts that another command began")] = False
     trust: Annotated[bool, described(TRUST)] = False
 
 

@@ -1,6 +1,5 @@
 """Decode one image file of any kind to RGB at one size, as a person would see it."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from headstart.data.opening import MOST_PIXELS_OF_JPEG, RAW_ENDINGS, UnreadableImage, opened, reason, refuse_more_pixels
+from headstart.system.quiet import quiet
 
 # Photographs have aspect ratios of up to 3 : 2. A crop to a central square then cuts only margins.
 LONGEST_PHOTOGRAPH, LONGEST_OF_MOST = 1.51, 2.0
@@ -70,19 +70,16 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding, m
     if isinstance(path, Path) and path.suffix.lower() in RAW_ENDINGS:
         raise UnreadableImage("camera raw is not read: convert it to JPEG or PNG")
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about oddities in files that it can read.
-            warnings.simplefilter("ignore")
-            with opened(path) as one:
-                image = one.image
-                refuse_more_pixels(image, most_pixels)
-                size, remarks = image.size, [*frames_remark(image), *depth_remark(image, decoding)]
-                with one.ready((2 * width, 2 * height)):
-                    lying = image.size
-                    ImageOps.exif_transpose(image, in_place=True)
-                    if image.size != lying:
-                        size = size[::-1]
-                    return Decoded(fit(image, height, width, decoding), size, tuple(remarks))
+        with quiet(), opened(path) as one:  # Pillow warns about oddities in files that it can read
+            image = one.image
+            refuse_more_pixels(image, most_pixels)
+            size, remarks = image.size, [*frames_remark(image), *depth_remark(image, decoding)]
+            with one.ready((2 * width, 2 * height)):
+                lying = image.size
+                ImageOps.exif_transpose(image, in_place=True)
+                if image.size != lying:
+                    size = size[::-1]
+                return Decoded(fit(image, height, width, decoding), size, tuple(remarks))
     except UnreadableImage:
         raise
     # Pillow's decoders raise exceptions of almost any kind on damaged files (SyntaxError, struct.error, ...).

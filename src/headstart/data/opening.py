@@ -230,8 +230,9 @@ def is_image(path: Path) -> bool:
 
 def reason(path: Path, error: Exception) -> str:
     """Return why a file cannot be read, in words."""
-    if path.is_symlink() and not path.exists():
-        return f"it is a link to {path.readlink().name}, which is missing"  # a page may quote this, without the folders above
+    with contextlib.suppress(OSError, ValueError):  # of a name that no file can have, or in a folder that is not ours
+        if path.is_symlink() and not path.exists():
+            return f"it is a link to {path.readlink().name}, which is missing"  # a page may quote this, without the folders above
     if path.suffix.lower() in (".heic", ".heif") and "HEIF" not in formats():
         return "HEIC needs a package that is not installed: pip install pillow-heif"
     for begin, what in INSTEAD.items():
@@ -250,5 +251,5 @@ def beginning(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
             return file.read(64)
-    except (OSError, HeadstartError):
+    except (OSError, ValueError, HeadstartError):
         return b""

@@ -1,10 +1,11 @@
 """Find the folders below a folder, the images in each, and count everything else by kind."""
 
+import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 from headstart.data.opening import RAW_ENDINGS, is_image
@@ -17,7 +18,9 @@ SYSTEM = {
 }  # fmt: skip
 # These are skipped only inside a class: a class itself may have such a name.
 THUMBNAILS = {"thumbnails", "thumbs", "_thumbs"}
-RUN = "run or audit of Headstart"
+RUN, THUMBNAILS_FOLDER = "run or audit of Headstart", "folder of thumbnails"
+# What is not skipped.
+IMAGE, FOLDER = "image", "folder"
 # Links among folders can be followed in more ways than there is time for, and deep folders take Python's stack.
 DEEPEST, MOST_VISITS = 64, 16
 # Files that, beside config.toml, mark a folder as a run.
@@ -52,7 +55,7 @@ class Folder:
     def all_skipped(self) -> Counter[str]:
         """Return how many files and folders are skipped in it and below, by kind."""
         thumbnails = len(self.folders) - len(self.own_folders())
-        total = self.skipped + Counter({"folder of thumbnails": thumbnails})
+        total = self.skipped + Counter({THUMBNAILS_FOLDER: thumbnails})
         return sum((folder.all_skipped() for folder in self.own_folders()), total)
 
     def own_folders(self) -> list["Folder"]:
@@ -65,9 +68,30 @@ def walk(root: Path) -> Folder:
     Raises:
         HeadstartError: a folder cannot be read, lies too deep, or is reached by too many links.
     """
+    with told(root):
+        return walk_below(root, frozenset(map(identity, root.resolve().parents)), Counter(), 0)
+
+
+def walk_images(root: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """Yield the images in a folder and below in the order of `Folder.all_images`, each when it is found.
+
+    Of files that are not yet reached, only the names in the folders above are in memory.
+
+    Args:
+        skipped: gets what `Folder.all_skipped` returns.
+
+    Raises:
+        HeadstartError: as for `walk`.
+    """
+    with told(root):
+        yield from images_below(root, frozenset(map(identity, root.resolve().parents)), Counter(), 0, skipped)
+
+
+@contextlib.contextmanager
+def told(root: Path) -> Iterator[None]:
+    """Raise what the system says of a folder that cannot be read as an error for the user."""
     try:
-        above = frozenset(map(identity, root.resolve().parents))
-        return walk_below(root, above, Counter(), 0)
+        yield
     except OSError as error:
         raise HeadstartError(f"{error.filename or root} cannot be read: {error.strerror}") from None
     except RuntimeError:  # of `resolve`
@@ -80,40 +104,84 @@ def identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def walk_below(root: Path, above: frozenset[tuple[int, int]], visits: Counter[tuple[int, int]], depth: int) -> Folder:
+Identities = frozenset[tuple[int, int]]
+
+
+def walk_below(root: Path, above: Identities, visits: Counter[tuple[int, int]], depth: int) -> Folder:
     """Return a folder with everything below it.
 
     Args:
         above: the identities of the folders above.
         visits: how often each folder was reached so far.
     """
+    here, found = entered(root, above, visits, depth), Folder(root)
+    for what, path in entries(root, here):
+        if what == FOLDER:
+            found.folders.append(walk_below(path, here, visits, depth + 1))
+        elif what == IMAGE:
+            found.images.append(path)
+        else:
+            found.skipped[what] += 1
+    return found
+
+
+def images_below(
+    root: Path, above: Identities, visits: Counter[tuple[int, int]], depth: int, skipped: Counter[str]
+) -> Iterator[Path]:
+    """Yield the images in a folder and below; see `walk_below` and `walk_images`."""
+    here = entered(root, above, visits, depth)
+    for what, path in entries(root, here):
+        if what == FOLDER and path.name.lower() not in THUMBNAILS:
+            yield from images_below(path, here, visits, depth + 1, skipped)
+        elif what == IMAGE:
+            yield path
+        else:
+            skipped[THUMBNAILS_FOLDER if what == FOLDER else what] += 1
+
+
+def entered(root: Path, above: Identities, visits: Counter[tuple[int, int]], depth: int) -> Identities:
+    """Return the identities of a folder and of those above it, unless it lies too deep or is reached too often."""
     if depth > DEEPEST:
         raise HeadstartError(f"{root} cannot be read: it lies more than {DEEPEST} folders deep")
     own = identity(root)
     visits[own] += 1
     if visits[own] > MOST_VISITS:
         raise HeadstartError(f"{root} cannot be read: links lead to this folder in more than {MOST_VISITS} ways")
+    return above | {own}
+
+
+def entries(root: Path, here: Identities) -> Iterator[tuple[str, Path]]:
+    """Yield what lies in a folder, sorted by name: `IMAGE`, `FOLDER`, or the kind as which it is skipped; and its path.
+
+    Args:
+        here: the identities of this folder and of those above.
+    """
+    names: list[str] = []
+    special: dict[str, os.DirEntry[str]] = {}  # a folder may hold a million files: of these, the names alone are kept
     with os.scandir(root) as listing:
-        entries = sorted(listing, key=lambda entry: entry.name)
-    here, found = above | {own}, Folder(root)
-    for entry in entries:
-        path, name = root / entry.name, entry.name.lower()
-        if name.startswith(".") or name in SYSTEM:
-            found.skipped["hidden or system folder" if leads_to(entry.is_dir) else "hidden or system file"] += 1
-        elif leads_to(entry.is_dir):
-            if identity(path) in here:
-                found.skipped["link to a folder above"] += 1
-            elif is_ours(path):
-                found.skipped[RUN] += 1
-            else:
-                found.folders.append(walk_below(path, here, visits, depth + 1))
-        elif not leads_to(entry.is_file) and not entry.is_symlink():
-            found.skipped["device, pipe or socket"] += 1
-        elif is_image(path):
-            found.images.append(path)
-        else:
-            found.skipped[kind(path)] += 1
-    return found
+        for entry in listing:
+            names.append(entry.name)
+            if not leads_to(partial(entry.is_file, follow_symlinks=False)):
+                special[entry.name] = entry
+    for name in sorted(names):
+        path = root / name
+        yield what_is(path, special.get(name), here), path
+
+
+def what_is(path: Path, entry: os.DirEntry[str] | None, here: Identities) -> str:
+    """Return `IMAGE`, `FOLDER`, or the kind as which something is skipped.
+
+    Args:
+        entry: None for a regular file that no link leads to.
+    """
+    name, is_folder = path.name.lower(), entry is not None and leads_to(entry.is_dir)
+    if name.startswith(".") or name in SYSTEM:
+        return "hidden or system folder" if is_folder else "hidden or system file"
+    if is_folder:
+        return "link to a folder above" if identity(path) in here else RUN if is_ours(path) else FOLDER
+    if entry is not None and not leads_to(entry.is_file) and not entry.is_symlink():
+        return "device, pipe or socket"
+    return IMAGE if is_image(path) else kind(path)
 
 
 def leads_to(question: Callable[[], bool]) -> bool:

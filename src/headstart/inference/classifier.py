@@ -1,8 +1,10 @@
 """A trained network with its manifest: all that is needed to use it, and nothing of training."""
 
+import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import tee
+from itertools import chain, repeat, tee
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,32 @@ import numpy as np
 from headstart import inference, model
 from headstart.data.decode import Decoding
 from headstart.errors import DamagedError, HeadstartError
-from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
+from headstart.inference.inputs import (
+    Inputs,
+    ReadImage,
+    in_batches,
+    named_images,
+    read_ahead,
+    refuse_nothing,
+    refuse_only_unreadable,
+)
 from headstart.inference.limits import FILE, Limits, read_limits
 from headstart.inference.logits import network_outputs
 from headstart.inference.openvino import FEWEST_IMAGES, compiled_file, overlapped, shapes
-from headstart.inference.predictions import Predictions
+from headstart.inference.predictions import NONE_OF_THESE, Answer, Predictions
 from headstart.metrics.calibration import probabilities
 from headstart.record.manifest import read_manifest, verify
 from headstart.record.split import decoding_of
 from headstart.system.backend import has_gpu, load_keras
+from headstart.system.files import checksum
 from headstart.system.progress import track
 
 # The model of runs of format 1.
 OLD_FILE = "model.keras"
 # The most values that a layer's output may have for a batch: 1 GB. It makes batches of very large images smaller.
 MOST_AT_ONCE = 1 << 28
+# Stands for the number of images where nobody has counted them.
+MANY = FEWEST_IMAGES
 # Lower means of probabilities count as this one, whose logarithm is finite.
 SMALLEST = np.finfo(np.float32).tiny
 
@@ -52,6 +65,11 @@ class Classifier:
     @property
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.manifest["classes"])
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the manifest, which has the checksums of the model's files: no other model has it."""
+        return checksum(self.path / "manifest.json")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -167,17 +185,21 @@ class Classifier:
         outputs: Iterator[list[np.ndarray]] = inference.engine.Engine(self.model).outputs(batches, total)
         return outputs
 
-    def predict(self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0) -> Predictions:
+    def predict(
+        self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0, file_column: str = ""
+    ) -> Predictions:
         """Classify images in batches, and mark those that are unlike the training images.
 
         Args:
-            images: a path, a folder, the bytes or an open file of an encoded image, a Pillow image or an array, or
-                several of them. Arrays are uint8, 0..255, of any size: (H, W), grey; (H, W, C) or (N, H, W, C), with 1 (grey),
-                3 (RGB) or 4 (RGBA) channels.
+            images: a path, a folder, a table of files (`.csv`, `.tsv`, `.jsonl` or `.parquet`), the bytes or an open file of an
+                encoded image, a Pillow image or an array, or several of them. Arrays are uint8, 0..255, of any size: (H, W),
+                grey; (H, W, C) or (N, H, W, C), with 1 (grey), 3 (RGB) or 4 (RGBA) channels.
             batch_size: images per batch.
             mirror: average the logits of each image and its mirror image, see `headstart.inference.logits.network_outputs`.
             reject: the precision that is wanted, above 0 and below 1: where the confidence is too low for it, the label is
                 "none of these". The threshold is chosen on validation, see `headstart.metrics.rejection`. 0 rejects nothing.
+            file_column: the column of a table that names the files; by default the first that is called `file`, `filename`,
+                `file_name`, `path` or `image`.
 
         Raises:
             HeadstartError: there is no image, or none can be read; or validation does not support the precision, or the run
@@ -185,22 +207,93 @@ class Classifier:
         """
         threshold = self.threshold(reject, mirror) if reject else 0.0
         inputs = Inputs()
-        named = list(named_images(images, inputs))
+        named = list(named_images(images, inputs, file_column))
         refuse_nothing(named, inputs)
         batch_size = fitting(batch_size, self.largest_for(len(named)))
-        starts = track(range(0, len(named), batch_size), "classifying")
-        decoded = (read_inputs(named[start : start + batch_size], self.image_shape, self.decoding, inputs) for start in starts)
-        # The engine takes the next batch while it computes the last one, so decoding and computing overlap.
-        network = self.outputs_with_features if self.limits else self.outputs
-        found = list(zip(*network_outputs(network, filter(len, decoded), len(named), mirror), strict=True))
+        batches = (named[start : start + batch_size] for start in track(range(0, len(named), batch_size), "classifying"))
+        of_classes, unlike = [], []
+        for read, found, far in self.classified(batches, len(named), mirror):
+            inputs.note(read)
+            of_classes.append(found)
+            unlike.append(far)
         refuse_only_unreadable(inputs)
-        logits, *features = [np.concatenate(parts) for parts in found]
-        refuse_infinite(logits, self.path)
-        of_classes = probabilities(logits, self.temperature).astype(np.float32)
         return Predictions(
-            inputs.names, of_classes, self.class_names, inputs.unreadable, dict(inputs.skipped), dict(inputs.remarks),
-            threshold, self.limits.outsiders(features[0]) if self.limits else None,
+            inputs.names, np.concatenate(of_classes), self.class_names, inputs.unreadable, dict(inputs.skipped),
+            dict(inputs.remarks), threshold, np.concatenate(unlike) if self.limits else None,
         )  # fmt: skip
+
+    def stream(
+        self, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0, file_column: str = ""
+    ) -> Iterator[Answer]:
+        """Classify any number of images in constant memory, and yield an answer for each, in the order in which they are given.
+
+        The answers are those of `predict`, to the bit if the same engine computes both: on a machine with a GPU, `predict`
+        classifies a few images without it.
+
+        Args:
+            images: as for `predict`, also an iterable without an end. It is read only a few batches ahead.
+            batch_size, mirror, reject, file_column: see `predict`.
+
+        Raises:
+            HeadstartError: as for `predict`. An image that cannot be read is no error: its answer says why.
+        """
+        threshold = self.threshold(reject, mirror) if reject else 0.0
+        named = named_images(images, Inputs(), file_column)
+        return chain.from_iterable(self.answers([named], batch_size, MANY, mirror, threshold))
+
+    def answers(
+        self, blocks: Iterable[Iterable[tuple[str, Any]]], batch_size: int, total: int, mirror: bool, threshold: float
+    ) -> Iterator[list[Answer]]:
+        """Yield the answers for each batch of images. Each block begins with a batch of its own.
+
+        Args:
+            blocks: of images from `headstart.inference.inputs.named_images`.
+            total: the number of images; with `MANY`, a GPU is used if there is one.
+            threshold: a lower confidence is rejected; 0 rejects nothing.
+        """
+        names, size = self.class_names, fitting(batch_size, self.largest_for(total))
+        batches = chain.from_iterable(in_batches(block, size) for block in blocks)
+        for read, found, far in self.classified(batches, total, mirror):
+            rows = zip(found, repeat(None) if far is None else far.tolist(), strict=False)
+            answers = []
+            for one in read:
+                if one.error:
+                    answers.append(Answer(one.name, error=one.error))
+                    continue
+                row, unlike = next(rows)
+                place = int(row.argmax())
+                rejected = bool(row[place] < threshold) if threshold else None
+                label = NONE_OF_THESE if rejected else names[place]
+                answers.append(Answer(one.name, label, float(row[place]), row, rejected, unlike, "", one.remarks))
+            yield answers
+
+    def classified(
+        self, batches: Iterable[Sequence[tuple[str, Any]]], total: int, mirror: bool = False
+    ) -> Iterator[tuple[list[ReadImage], np.ndarray, np.ndarray | None]]:
+        """Yield each batch of named images as it was read, and what was found of those that could be read.
+
+        Reading, decoding and computing overlap: the engine takes the next batches while it computes one.
+
+        Returns:
+            The images, without their pixels; float32 (R, classes), the probabilities of the R that could be read; and bool (R,),
+            which of these are unlike the training images, or None of runs of older versions.
+        """
+        waiting: deque[list[ReadImage]] = deque()
+
+        def pixels() -> Iterator[np.ndarray]:
+            for read in read_ahead(batches, self.image_shape, self.decoding):
+                waiting.append([ReadImage(one.name, None, one.error, one.remarks) for one in read])
+                readable = [one.pixels for one in read if one.pixels is not None]
+                # Each batch has one of the network, so that those without a readable image do not gather.
+                yield np.stack(readable or [np.zeros(self.image_shape, np.uint8)])
+
+        network = self.outputs_with_features if self.limits else self.outputs
+        for logits, *features in network_outputs(network, pixels(), total, mirror):
+            read = waiting.popleft()
+            readable = sum(not one.error for one in read)
+            refuse_infinite(logits[:readable], self.path)
+            found = probabilities(logits[:readable], self.temperature).astype(np.float32)
+            yield read, found, self.limits.outsiders(features[0][:readable]) if self.limits else None
 
     def threshold(self, wanted: float, mirror: bool = False) -> float:
         """Return the confidence from which on answers have a wanted precision, see `Limits.threshold`.
@@ -242,6 +335,10 @@ class Ensemble(Classifier):
     @property
     def temperature(self) -> float:
         return 1.0
+
+    @property
+    def identity(self) -> str:
+        return hashlib.sha256("".join(one.identity for one in self.members).encode()).hexdigest()
 
     @cached_property
     def model(self) -> Any:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from headstart.inference.classifier import Classifier
 from headstart.inference.engine import keras_outputs
-from headstart.inference.inputs import Inputs, named_images, read_inputs, refuse_nothing, refuse_only_unreadable
+from headstart.inference.inputs import Inputs, named_images, read_ahead, refuse_nothing, refuse_only_unreadable
 from headstart.inference.predictions import Predictions
 from headstart.model.head import logit_gradients
 from headstart.model.network import Network
@@ -91,8 +91,10 @@ def explain(classifier: Classifier, images: Any) -> Explanations:
     inputs = Inputs()
     named = list(named_images(images, inputs))
     refuse_nothing(named, inputs)
-    pixels = read_inputs(named, classifier.image_shape, classifier.decoding, inputs)
+    (read,) = read_ahead([named], classifier.image_shape, classifier.decoding)
+    inputs.note(read)
     refuse_only_unreadable(inputs)
+    pixels = np.stack([one.pixels for one in read if one.pixels is not None])
     probabilities = classifier.predict(pixels).probabilities
     likeliest = probabilities.argmax(axis=1)
     of_models = [heat_maps(Network.of_saved(model), pixels, likeliest) for model in classifier.models]

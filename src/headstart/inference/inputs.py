@@ -1,12 +1,15 @@
 """Read what a user gives to classify: paths, folders, bytes, open files, arrays and Pillow images."""
 
+import contextlib
 import io
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,9 +17,16 @@ from PIL import Image, ImageOps
 from headstart.data.arrays import images_of_array
 from headstart.data.decode import Decoding, decode, fit
 from headstart.data.opening import UnreadableImage
-from headstart.data.walk import skipped_words, walk
+from headstart.data.table import Table, is_table
+from headstart.data.walk import skipped_words, walk_images
 from headstart.errors import HeadstartError
+from headstart.system.processor import usable_cores
 from headstart.system.text import count
+
+Item = TypeVar("Item")
+Encoded = Path | bytes
+# What a table's column of files is called, in any case; the first that is there counts.
+FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")
 
 
 @dataclass
@@ -35,48 +45,65 @@ class Inputs:
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
 
+    def note(self, images: Iterable["ReadImage"]) -> None:
+        """Record names, reasons and remarks of images that were read."""
+        for one in images:
+            if one.error:
+                self.unreadable.append(f"{one.name}: {one.error}")
+            else:
+                self.names.append(one.name)
+                self.remarks.update(one.remarks)
 
-def named_images(images: Any, inputs: Inputs) -> Iterator[tuple[str, Any]]:
+
+def named_images(images: Any, inputs: Inputs, file_column: str = "") -> Iterator[tuple[str, Any]]:
     """Yield, for each image, its name and a path, bytes, a Pillow image or an array.
+
+    Folders and tables are read while the images are taken. What their images are named by is the path, and the cell.
 
     Args:
         images: as for `headstart.inference.classifier.Classifier.predict`.
         inputs: its `skipped` gets what is no image in given folders.
+        file_column: the column of given tables that names the files; if it is empty, the first that is named like one.
 
     Raises:
         HeadstartError: something is no image; the message says what was given, and what is accepted.
     """
-    for index, image in enumerate(single_images(images, inputs)):
-        yield (str(image) if isinstance(image, Path) else f"image {index}"), image
+    for index, (name, image) in enumerate(single_images(images, inputs, file_column)):
+        yield name or f"image {index}", image
 
 
-def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.Image | np.ndarray]:
-    """Yield each image: a path, the bytes of an encoded image, a Pillow image, or an array, uint8 (H, W[, 1, 3 or 4])."""
+def single_images(images: Any, inputs: Inputs, file_column: str = "") -> Iterator[tuple[str, Encoded | Image.Image | np.ndarray]]:
+    """Yield each image with its name, if it has one.
+
+    An image is a path, the bytes of an encoded image, a Pillow image, or an array, uint8 (H, W[, 1, 3 or 4]).
+    """
     if isinstance(images, (str, os.PathLike)):
         path = Path(images).expanduser()
         if path.is_dir():
-            folder = walk(path)
-            inputs.skipped += folder.all_skipped()
-            yield from folder.all_images()
+            for found in walk_images(path, inputs.skipped):
+                yield str(found), found
+        elif path.is_file() and is_table(path):
+            yield from files_in(Table(path), file_column)
         elif path.is_file():
-            yield path
+            yield str(path), path
         elif path.exists():
             raise HeadstartError(f"{path} is a device, pipe or socket, and no image")
         else:
             raise HeadstartError(f"there is no file or folder {path}")
     elif isinstance(images, (bytes, bytearray, memoryview)):
-        yield bytes(images)
+        yield "", bytes(images)
     elif hasattr(images, "read"):
         if isinstance(images, io.TextIOBase):
             raise HeadstartError("an image's file is open as text: open it with mode 'rb'")
-        yield images.read()
+        yield "", images.read()
     elif isinstance(images, Image.Image):
-        yield images
+        yield "", images
     elif hasattr(images, "__array__") and np.asarray(images).dtype.kind not in "OU":
-        yield from images_of_array(np.asarray(images))  # tensors of other libraries too
+        for array in images_of_array(np.asarray(images)):  # tensors of other libraries too
+            yield "", array
     elif isinstance(images, Iterable):
         for image in images:
-            yield from single_images(image, inputs)
+            yield from single_images(image, inputs, file_column)
     else:
         raise HeadstartError(
             f"{type(images).__name__} is no image: give a path, a folder, the bytes or an open file of an encoded image, "
@@ -84,23 +111,86 @@ def single_images(images: Any, inputs: Inputs) -> Iterator[Path | bytes | Image.
         )
 
 
-def read_inputs(
-    named: Iterable[tuple[str, Any]], image_shape: tuple[int, int, int], decoding: Decoding, inputs: Inputs
-) -> np.ndarray:
-    """Return the images that can be read, as the model takes them, uint8 (N, height, width, 3).
+def files_in(table: Table, column: str) -> Iterator[tuple[str, Path]]:
+    """Yield the cell of each row of a table that names a file, and the file; a path is relative to the table's folder.
+
+    Raises:
+        HeadstartError: the table has no such column, or none that is named like a column of files.
+    """
+    if column and column not in table.columns:
+        raise HeadstartError(f"{table.path} has no column {column!r}: it has {table.listed()}")
+    by_name = {name.lower(): name for name in reversed(table.columns)}
+    column = column or next((by_name[name] for name in FILE_COLUMNS if name in by_name), "")
+    if not column:
+        raise HeadstartError(
+            f"{table.path}: which column names the files? Give --file-column; it has {table.listed()}, "
+            f"and none of {', '.join(FILE_COLUMNS)}"
+        )
+    for row in table:
+        yield row[column], table.path.parent / row[column]
+
+
+class ReadImage(NamedTuple):
+    """An image that was read, or why it could not be.
+
+    Attributes:
+        name: from `named_images`.
+        pixels: uint8 (height, width, 3), as the model takes it; None if it cannot be read.
+        error: why it cannot be read; empty if it can.
+        remarks: see `headstart.data.decode.Decoded`.
+    """
+
+    name: str
+    pixels: np.ndarray | None
+    error: str = ""
+    remarks: tuple[str, ...] = ()
+
+
+def read_input(name: str, image: Any, image_shape: tuple[int, int, int], decoding: Decoding) -> ReadImage:
+    """Return one image from `named_images` as the model takes it, or why it cannot be read."""
+    remarks: Counter[str] = Counter()
+    try:
+        return ReadImage(name, as_input(image, *image_shape[:2], decoding, remarks), "", tuple(remarks))
+    except UnreadableImage as error:
+        return ReadImage(name, None, str(error))
+
+
+def read_ahead(
+    batches: Iterable[Sequence[tuple[str, Any]]], image_shape: tuple[int, int, int], decoding: Decoding
+) -> Iterator[list[ReadImage]]:
+    """Yield batches of images as they were read. Every core decodes the next ones meanwhile: one batch, or two images a core.
 
     Args:
-        named: from `named_images`.
-        inputs: gets the name or the reason of each image, and remarks.
+        batches: of `named_images`.
     """
-    images = [np.zeros((0, *image_shape), np.uint8)]
-    for name, image in named:
-        try:
-            images.append(as_input(image, *image_shape[:2], decoding, inputs.remarks)[None])
-            inputs.names.append(name)
-        except UnreadableImage as error:
-            inputs.unreadable.append(f"{name}: {error}")
-    return np.concatenate(images)
+    cores = usable_cores()
+    waiting: deque[list[ReadImage | Future[ReadImage]]] = deque()
+    with contextlib.ExitStack() as stack:
+        # Pillow decodes without Python's lock.
+        pool = ThreadPoolExecutor(cores, "decoding")
+        stack.callback(pool.shutdown, cancel_futures=True)
+
+        def begun(name: str, image: Any) -> ReadImage | Future[ReadImage]:
+            if isinstance(image, (Path, bytes)):
+                return pool.submit(read_input, name, image, image_shape, decoding)
+            return read_input(name, image, image_shape, decoding)  # a Pillow image may be there twice, and is no thread's own
+
+        def finished() -> list[ReadImage]:
+            return [one.result() if isinstance(one, Future) else one for one in waiting.popleft()]
+
+        for batch in batches:
+            waiting.append([begun(name, image) for name, image in batch])
+            if sum(map(len, waiting)) - len(waiting[0]) >= max(len(waiting[0]), 2 * cores):
+                yield finished()
+        while waiting:
+            yield finished()
+
+
+def in_batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`; the last may be shorter."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
 
 
 def refuse_nothing(named: list[tuple[str, Any]], inputs: Inputs) -> None:
@@ -111,7 +201,7 @@ def refuse_nothing(named: list[tuple[str, Any]], inputs: Inputs) -> None:
 
 
 def refuse_only_unreadable(inputs: Inputs) -> None:
-    """Refuse to go on if `read_inputs` could read no image."""
+    """Refuse to go on if no image could be read."""
     if not inputs.names:
         raise HeadstartError(f"none of {count(len(inputs.unreadable), 'image')} can be read; the first is {inputs.unreadable[0]}")
 

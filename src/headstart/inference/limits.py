@@ -6,6 +6,7 @@ for any precision that is wanted; from features of training images follows which
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,18 @@ class Limits:
             raise DamagedError(
                 f"{FILE} does not fit the network: it has {channels} channels, and the features {features.shape[1:]}"
             )
-        far: np.ndarray = neighbour_distances(features, self.references.astype(np.float32)) > passing_distance(self.distances)
+        far: np.ndarray = neighbour_distances(features, self.neighbours) > self.passing
         return far
+
+    @cached_property
+    def neighbours(self) -> np.ndarray:
+        """The references as they are computed with, float32 (M, channels)."""
+        return self.references.astype(np.float32)
+
+    @cached_property
+    def passing(self) -> float:
+        """The distance from which on an image counts as unlike the training images."""
+        return passing_distance(self.distances)
 
 
 def write_limits(folder: Path, limits: Limits) -> str:

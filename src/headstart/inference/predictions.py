@@ -26,6 +26,30 @@ class Prediction(NamedTuple):
     confidence: float
 
 
+class Answer(NamedTuple):
+    """What `Classifier.stream` gives for one image.
+
+    Attributes:
+        name: the image's file or number.
+        label: the likeliest class, or "none of these"; empty if the image cannot be read.
+        confidence: the probability of the likeliest class, 0 to 1; 0 if the image cannot be read.
+        probabilities: float32 (classes,), in the order of the model's classes; None if the image cannot be read.
+        rejected: whether the confidence is too low for an answer; None if no rejection was asked for.
+        unlike: whether it is unlike the training images; None if the run is of an older version, which cannot tell.
+        error: why the image cannot be read; empty if it can.
+        remarks: what a user might not expect about how it was read.
+    """
+
+    name: str
+    label: str = ""
+    confidence: float = 0.0
+    probabilities: np.ndarray | None = None
+    rejected: bool | None = None
+    unlike: bool | None = None
+    error: str = ""
+    remarks: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """A model's predictions for some images.

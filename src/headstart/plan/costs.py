@@ -25,9 +25,9 @@ from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.system.backend import has_gpu, keras
 from headstart.system.cache import cache_folder
 from headstart.system.entries import discard, read_sealed, write_sealed
-from headstart.system.environment import computing, installed, usable_cores
+from headstart.system.environment import computing, installed
 from headstart.system.files import temporary_folder, write_json
-from headstart.system.processor import processor
+from headstart.system.processor import processor, usable_cores
 from headstart.system.reading import read_json
 from headstart.training.features import images_in_use
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 
 from headstart.system.backend import has_gpu, keras
-from headstart.system.processor import processor
+from headstart.system.processor import processor, usable_cores
 
 
 def versions() -> dict[str, str]:
@@ -47,8 +47,3 @@ def installed_like(pattern: str) -> dict[str, str]:
         distribution.name.lower().replace("_", "-"): distribution.version for distribution in importlib.metadata.distributions()
     }
     return {name: version for name, version in sorted(named.items()) if re.fullmatch(pattern, name)}
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: a container or a batch system may allow only some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,7 +10,7 @@ import numpy as np
 
 from headstart.errors import HeadstartError
 from headstart.system.backend import load_keras, silent_stderr
-from headstart.system.environment import usable_cores
+from headstart.system.processor import usable_cores
 
 
 def interpreter(file: Path, **options: Any) -> Any:

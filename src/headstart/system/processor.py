@@ -1,6 +1,7 @@
 """What processor this is, and what it can do."""
 
 import functools
+import os
 import platform
 import re
 from pathlib import Path
@@ -26,3 +27,8 @@ def fields() -> dict[str, str]:
 def flags(known: dict[str, str]) -> str:
     """Return all instructions of a processor; ARM, which names no model, calls them "Features"."""
     return known.get("flags") or known.get("Features") or ""
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: a container or a batch system may allow only some."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
