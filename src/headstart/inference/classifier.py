@@ -215,11 +215,11 @@ class Classifier:
         for read, found, far in self.classified(batches, len(named), mirror):
             inputs.note(read)
             of_classes.append(found)
-            unlike.append(far)
+            unlike += [far] if far is not None else []
         refuse_only_unreadable(inputs)
         return Predictions(
             inputs.names, np.concatenate(of_classes), self.class_names, inputs.unreadable, dict(inputs.skipped),
-            dict(inputs.remarks), threshold, np.concatenate(unlike) if self.limits else None,
+            dict(inputs.remarks), threshold, np.concatenate(unlike) if unlike else None,
         )  # fmt: skip
 
     def stream(
