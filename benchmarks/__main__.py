@@ -10,7 +10,7 @@ from headstart.system.files import written_whole
 
 TABLES = (
     "extraction", "augmentation", "steps", "frozen", "heads", "fine-tuning", "folding", "curve", "prediction", "exports",
-    "serving", "uneven", "gpu",
+    "bulk", "serving", "uneven", "gpu",
 )  # fmt: skip
 INTRODUCTION = """# Headstart beside its peers
 

@@ -5,6 +5,7 @@ from .data.load import load_data as load_data
 from .errors import HeadstartError as HeadstartError
 from .inference.classifier import Classifier as Classifier
 from .inference.explain import Explanations as Explanations
+from .inference.predictions import Answer as Answer
 from .inference.predictions import Predictions as Predictions
 from .plan.table import plan_table as plan_table
 from .recipes import recipe as recipe
@@ -17,6 +18,7 @@ from .tuner import resume_tuning as resume_tuning
 from .tuner import tune as tune
 
 __all__ = [
+    "Answer",
     "Classifier",
     "Comparison",
     "Config",

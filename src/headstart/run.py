@@ -133,7 +133,7 @@ class Run(RunFolder):
             overwrite: replace a table that is there, and parts that another call has begun.
 
         Returns:
-            What became of the images.
+            What became of the images: how many are `images`, `unreadable`, `rejected` and `unlike`; `remarks` and `skipped`.
 
         Raises:
             HeadstartError: as for `stream`; or the table exists, or its parts were begun by a call with other arguments.

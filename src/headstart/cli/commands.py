@@ -123,7 +123,7 @@ def predict_to(options: Predict) -> None:
             file_column=options.file_column, shard=share(options.shard), overwrite=options.overwrite,
         )  # fmt: skip
     except (KeyboardInterrupt, OSError, UnwritableError) as error:
-        error.add_note(f"finished blocks stay, go on with {command('predict', options)}")
+        error.add_note(f"finished blocks stay: go on with {command('predict', options)}")
         raise
     images = count(totals.images, "image")
     if totals.unreadable:

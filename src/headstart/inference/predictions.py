@@ -27,7 +27,7 @@ class Prediction(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What `Classifier.stream` gives for one image.
+    """What `Run.stream` gives for one image.
 
     Attributes:
         name: the image's file or number.
