@@ -48,7 +48,7 @@ def by_daft(run: str, folder: str, out: str, batch_size: int) -> None:
             return self.answers([np.asarray(one) for one in images.to_pylist()]).labels if len(images) else []
 
     files = daft.from_glob_path(f"{folder}/**/*.jpg")
-    decoded = files["path"].url.download().image.decode(mode=daft.ImageMode.RGB).image.resize(width, height)
+    decoded = files["path"].download().decode_image(mode="RGB").resize(width, height)
     frame = files.with_column("image", decoded)
     frame = frame.with_column("class", Classify(run, batch_size)(frame["image"]))
     frame.select("path", "class").write_parquet(out)

@@ -350,3 +350,30 @@ def test_nothing_to_classify_is_refused_and_leaves_nothing(small_run, tmp_path):
         small_run.predict_to(tmp_path / "found.csv", [b"image"])
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
     assert list(small_run.stream(tmp_path / "empty")) == []
+
+
+def test_what_lies_among_the_parts_is_not_trusted(small_run, photos, tmp_path, monkeypatch):
+    out = tmp_path / "found.csv"
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            small_run.predict_to(out, photos)
+    for name in ("about.json", "images.jsonl", "000000.json", "000000.csv"):
+        file = tmp_path / "found.csv.parts" / name
+        good = file.read_bytes()
+        for bad in (b"", b"{", b"[]", b"\xff", b"[" * 100_000, good[:-20], good.replace(b"1", b"-1"), None):
+            file.unlink() if bad is None else file.write_bytes(bad)
+            if bad is not None or name not in ("about.json", "000000.csv"):  # a block that is missing is made again
+                with pytest.raises(hs.HeadstartError) as refusal:
+                    small_run.predict_to(out, photos)
+                assert "\n" not in str(refusal.value)
+                assert "found.csv.parts" in str(refusal.value)
+            file.write_bytes(good)
+    (tmp_path / "found.csv.parts" / "about.json").write_bytes(b"{")
+    assert small_run.predict_to(out, photos, overwrite=True).images == 12
+
+
+def test_what_is_refused_leaves_nothing(small_run, tmp_path):
+    with pytest.raises(hs.HeadstartError, match="no file or folder"):
+        small_run.predict_to(tmp_path / "found.csv", tmp_path / "missing")
+    assert list(tmp_path.iterdir()) == []

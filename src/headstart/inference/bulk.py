@@ -146,7 +146,7 @@ def predict_to(
         blocks = -(-about["images"] // about["block"])
         own = range((shard[0] - 1) * blocks // shard[1], shard[0] * blocks // shard[1])
         files = {number: parts / f"{number:06}{out.suffix.lower()}" for number in own}
-        missing = [number for number, file in files.items() if not file.exists()]
+        missing = {number: file for number, file in files.items() if not (file.exists() and record_of(file))}
         # A run that was killed between the last two steps, of which the first writes the table, has nothing missing.
         if out.exists() and not overwrite and missing:
             raise HeadstartError(f"{out} exists: give another --out, or --overwrite")
@@ -160,13 +160,13 @@ def predict_to(
                 "%s: %d of %s done already; the list of images is that of %s",
                 parts, len(files) - len(missing), count(len(files), "block"), about["begun"],
             )  # fmt: skip
-        classify(classifier, parts, about, {number: files[number] for number in missing}, rows, batch_size, totals.threshold)
+        classify(classifier, parts, about, missing, rows, batch_size, totals.threshold)
         for file in files.values():
-            totals.add(read_json(file.with_suffix(".json"), Block))
+            totals.add(record_of(file))
         totals.skipped = about["skipped"]
         joined = parts / f"joined{out.suffix.lower()}"
         with written_whole(joined) as partial:
-            rows.join(partial, map(verified, files.values()))
+            rows.join(partial, files.values())
         try:
             os.replace(joined, out)
         except OSError as error:
@@ -210,7 +210,12 @@ def held(parts: Path) -> Iterator[None]:
     try:
         if not (parts / ABOUT).exists() and any(name != LIST and not name.startswith(PARTIAL) for name in os.listdir(parts)):
             raise HeadstartError(f"{parts} is needed for the parts of the table, and holds something else: give another --out")
-        yield
+        try:
+            yield
+        except BaseException:
+            if not (parts / ABOUT).exists():  # nothing has begun
+                shutil.rmtree(parts, ignore_errors=True)
+            raise
     finally:
         if lock is not None:
             os.close(lock)
@@ -224,17 +229,11 @@ def begin(parts: Path, given: list[Any], file_column: str, wanted: dict[str, Any
     """
     remove_partial(parts)
     if (parts / ABOUT).exists():
-        about = read_json(parts / ABOUT, About)
-        differing = dict.fromkeys(words for entry, words in ASKED.items() if about[entry] != wanted[entry])  # type: ignore[literal-required]
-        if not differing:
-            if checksum(parts / LIST) != about["list"]:
-                raise DamagedError(f"{parts / LIST} is damaged: remove {parts}, and begin anew")
-            return about
-        if not overwrite:
-            raise HeadstartError(
-                f"{parts} was begun with {' and '.join(differing)}: repeat the command that began it, or give --overwrite to "
-                "begin anew"
-            )
+        try:
+            return begun(parts, wanted)
+        except HeadstartError as error:
+            if not overwrite:
+                raise HeadstartError(f"{error}, or give --overwrite to begin anew") from None
         (parts / ABOUT).unlink()
         for path in parts.iterdir():
             path.unlink()
@@ -247,11 +246,29 @@ def begin(parts: Path, given: list[Any], file_column: str, wanted: dict[str, Any
             file.write(line)
             number += 1
     if not number:
-        shutil.rmtree(parts)
         refuse_nothing([], inputs)
+    logger.info("%s listed", count(number, "image"))
     found = {"images": number, "list": digest.hexdigest(), "begun": time.strftime("%Y-%m-%d %H:%M"), "skipped": inputs.skipped}
-    about = wanted | found  # type: ignore[assignment]
-    write_json(parts / ABOUT, about)
+    write_json(parts / ABOUT, wanted | found)
+    return begun(parts, wanted)
+
+
+def begun(parts: Path, wanted: dict[str, Any]) -> About:
+    """Return what `about.json` says.
+
+    Raises:
+        HeadstartError: it was begun otherwise, or is damaged.
+    """
+    try:
+        about = read_json(parts / ABOUT, About)
+        if checksum(parts / LIST) != about["list"]:
+            raise DamagedError(f"{parts / LIST} is damaged")
+    except FileNotFoundError:
+        raise DamagedError(f"{parts / LIST} is missing: bring it back") from None
+    except DamagedError as error:
+        raise DamagedError(f"{error}: bring it back") from None
+    if differing := dict.fromkeys(words for entry, words in ASKED.items() if about[entry] != wanted[entry]):  # type: ignore[literal-required]
+        raise HeadstartError(f"{parts} was begun with {' and '.join(differing)}: repeat the command that began it")
     return about
 
 
@@ -281,11 +298,11 @@ def classify(
     """Write the rows of the missing blocks."""
     if not missing:
         return
-    begun: deque[tuple[Path, int]] = deque()
+    taken: deque[tuple[Path, int]] = deque()
 
     def blocks() -> Iterator[list[tuple[str, Path]]]:
         for file, block in zip(missing.values(), listed(parts, about["block"], missing), strict=True):
-            begun.append((file, len(block)))
+            taken.append((file, len(block)))
             yield block
 
     rest = about["block"] * len(missing)
@@ -297,8 +314,8 @@ def classify(
         for found in classifier.answers(blocks(), batch_size, about["images"], about["mirror"], threshold):
             answers += found
             bar.update(task, advance=len(found))
-            if len(answers) == begun[0][1]:
-                write_block(begun.popleft()[0], answers, rows)
+            if len(answers) == taken[0][1]:
+                write_block(taken.popleft()[0], answers, rows)
                 answers = []
 
 
@@ -317,12 +334,19 @@ def write_block(file: Path, answers: list[Answer], rows: Rows) -> None:
         partial.with_suffix(".json").write_text(json.dumps(block), encoding="utf-8")
 
 
-def verified(file: Path) -> Path:
-    """Return the file of a block's rows, which are as they were written.
+def record_of(file: Path) -> Block:
+    """Return what is recorded of a finished block.
+
+    Args:
+        file: its rows.
 
     Raises:
-        DamagedError: they are not.
+        DamagedError: rows or record are not as they were written.
     """
-    if checksum(file) != read_json(file.with_suffix(".json"), Block)["rows"]:
+    try:
+        record = read_json(file.with_suffix(".json"), Block)
+    except (FileNotFoundError, DamagedError):
+        record = None
+    if not record or checksum(file) != record["rows"]:
         raise DamagedError(f"{file} is damaged: remove it, and repeat the command")
-    return file
+    return record
