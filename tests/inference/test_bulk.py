@@ -292,11 +292,11 @@ def test_a_table_names_the_files(small_run, photos, tmp_path, capsys):
         arguments = ["predict", str(small_run.path), str(photos / "files.csv"), "--out", str(tmp_path / "other.csv")]
         with pytest.raises(SystemExit, match="2"):
             main([*arguments, "--file-column", "image"])
-        assert "has no column 'image': it has id, Path, label" in capsys.readouterr().err
+        assert "has no column 'image' for --file-column; it has id, Path, label" in capsys.readouterr().err
         main([*arguments, "--file-column", "Path"])
         assert table(tmp_path / "other.csv") == found
         (photos / "files.csv").write_text("id,picture\n1,b/1.png\n")
-        with pytest.raises(hs.HeadstartError, match="which column names the files"):
+        with pytest.raises(hs.HeadstartError, match="name it with --file-column; there are id, picture"):
             list(small_run.stream(photos / "files.csv"))
     finally:
         (photos / "files.csv").unlink()

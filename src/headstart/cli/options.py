@@ -101,9 +101,7 @@ class Predict:
     reject: Annotated[
         float, described('precision that is wanted, such as 0.99: answers that are less sure become "none of these"', "SHARE")
     ] = 0.0
-    file_column: Annotated[
-        str, described("column of a table that names the files (default: file, filename, file_name, path or image)", "NAME")
-    ] = ""
+    file_column: Annotated[str, described("column of a table that names files (default: one with a usual name)", "COLUMN")] = ""
     shard: Annotated[str, described("with --out, classify this share of the images alone, such as 2/8", "I/N")] = ""
     overwrite: Annotated[bool, described("replace the table that is there, and parts that another command began")] = False
     trust: Annotated[bool, described(TRUST)] = False

@@ -198,8 +198,8 @@ class Classifier:
             mirror: average the logits of each image and its mirror image, see `headstart.inference.logits.network_outputs`.
             reject: the precision that is wanted, above 0 and below 1: where the confidence is too low for it, the label is
                 "none of these". The threshold is chosen on validation, see `headstart.metrics.rejection`. 0 rejects nothing.
-            file_column: the column of a table that names the files; by default the first that is called `file`, `filename`,
-                `file_name`, `path` or `image`.
+            file_column: the column of a table that names the files; by default one with a usual name, such as `file_name`,
+                `path` or `image`.
 
         Raises:
             HeadstartError: there is no image, or none can be read; or validation does not support the precision, or the run

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,8 +26,8 @@ from headstart.system.text import count
 
 Item = TypeVar("Item")
 Encoded = Path | bytes
-# What a table's column of files is called, in any case; the first that is there counts.
-FILE_COLUMNS = ("file", "filename", "file_name", "path", "image")
+# What a column of files is called, in order: lower case, without spaces, underscores and hyphens.
+FILE_WORDS = ("file", "filename", "filepath", "path", "image", "imagefile", "imagename", "imagepath", "img")
 
 
 @dataclass
@@ -118,13 +119,12 @@ def files_in(table: Table, column: str) -> Iterator[tuple[str, Path]]:
         HeadstartError: the table has no such column, or none that is named like a column of files.
     """
     if column and column not in table.columns:
-        raise HeadstartError(f"{table.path} has no column {column!r}: it has {table.listed()}")
-    by_name = {name.lower(): name for name in reversed(table.columns)}
-    column = column or next((by_name[name] for name in FILE_COLUMNS if name in by_name), "")
+        raise HeadstartError(f"{table.path} has no column {column!r} for --file-column; it has {table.listed()}")
+    plain = {re.sub(r"[\s_-]", "", name.casefold()): name for name in reversed(table.columns)}
+    column = column or next((plain[word] for word in FILE_WORDS if word in plain), "")
     if not column:
         raise HeadstartError(
-            f"{table.path}: which column names the files? Give --file-column; it has {table.listed()}, "
-            f"and none of {', '.join(FILE_COLUMNS)}"
+            f"{table.path}: no column has a usual name for files: name it with --file-column; there are {table.listed()}"
         )
     for row in table:
         yield row[column], table.path.parent / row[column]
