@@ -165,9 +165,9 @@ def disturbed(run: str, work: Path, options: Options) -> list[float]:
             chance.uniform(0, whole),
         )
         try:
-            # It is over: what is left of the kills falls on a new table.
-            if process.wait(timeout=seconds) == 0 and out.exists():
-                out.unlink()
+            if status := process.wait(timeout=seconds):
+                raise SystemExit(f"{' '.join(command)} ended with {status}")
+            out.unlink()  # what is left of the kills falls on a new table
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
