@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from headstart import inference, model
 from headstart.data.decode import Decoding
@@ -287,13 +288,16 @@ class Classifier:
                 # Each batch has one of the network, so that those without a readable image do not gather.
                 yield np.stack(readable or [np.zeros(self.image_shape, np.uint8)])
 
-        network = self.outputs_with_features if self.limits else self.outputs
+        network, blas = self.outputs_with_features if self.limits else self.outputs, ThreadpoolController()
         for logits, *features in network_outputs(network, pixels(), total, mirror):
             read = waiting.popleft()
             readable = sum(not one.error for one in read)
             refuse_infinite(logits[:readable], self.path)
             found = probabilities(logits[:readable], self.temperature).astype(np.float32)
-            yield read, found, self.limits.outsiders(features[0][:readable]) if self.limits else None
+            # Threads of BLAS spin until they get more work: between two batches they took a third of the processor's time.
+            with blas.limit(limits=1, user_api="blas"):
+                far = self.limits.outsiders(features[0][:readable]) if self.limits else None
+            yield read, found, far
 
     def threshold(self, wanted: float, mirror: bool = False) -> float:
         """Return the confidence from which on answers have a wanted precision, see `Limits.threshold`.
