@@ -89,8 +89,8 @@ def prepare_headstart(config: Config, images: np.ndarray, labels: np.ndarray, fo
     from headstart.model.unfreeze import frozen_cut
     from headstart.system.entries import read_stored, seal
     from headstart.system.kernels import without_autotuning
+    from headstart.system.rows import StoredRows
     from headstart.training.batches import Batches
-    from headstart.training.features import StoredRows
     from headstart.training.stages import tuning_learner
 
     classes = int(labels.max()) + 1

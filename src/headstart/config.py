@@ -289,6 +289,11 @@ class Config:
         return self.cache_features and not self.from_scratch
 
     @property
+    def learns_on_images(self) -> bool:
+        """Whether images pass through the network in every epoch, and not only their cached features and feature maps."""
+        return not self.keeps_features or (self.epochs > 0 and self.fine_tune_from == ALL)
+
+    @property
     def data_seed(self) -> int:
         """What the splits and the cached random views are drawn by."""
         return self.seed if self.split_seed == -1 else self.split_seed

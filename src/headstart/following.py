@@ -93,7 +93,9 @@ def same_data(
     if not isinstance(data, Dataset):
         span = content["decoding"]["grey_range"]
         decoding = Decoding(content["decoding"]["fit"], (span[0], span[1]) if span else None)
-        source = read_source(str(data), content["side"], Labelling.of(config), decoding=decoding)
+        source = read_source(
+            str(data), content["side"], Labelling.of(config), decoding=decoding, often=config.learns_on_images
+        )  # fmt: skip
         nothing = np.array([], dtype=np.int64)
         data = Dataset(source, nothing, nothing, nothing)
     if not all(map(np.array_equal, fingerprints(data), arrays["images"])):

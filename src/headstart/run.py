@@ -197,8 +197,9 @@ class Run(RunFolder):
         if not source:
             return recorded_data(self.path, self.config)
         other = read_source(
-            str(source), self.image_shape[0], Labelling.of(self.config), decoding=self.decoding, known=self.class_names
-        )
+            str(source), self.image_shape[0], Labelling.of(self.config), decoding=self.decoding, known=self.class_names,
+            often=False,
+        )  # fmt: skip
         test, nothing = np.flatnonzero(other.splits == TEST), np.array([], dtype=np.int64)
         for line in other.remarks:
             logger.info("data: %s", line)

@@ -14,6 +14,7 @@ from headstart.audit.of_run import audit_run
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, in_folds, one_fold, resolved
+from headstart.data.store import held_in_words
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.following import follow, report, share
@@ -163,8 +164,10 @@ def begin(
         loaded = in_folds(data.source, data.used, config)
     loading = time.monotonic() - start
     planned = budget.prepare(config, one_fold(loaded, config, 0) if config.divided else loaded, explicit, loading)
-    if not data and loaded.source.files and planned.image_size != config.image_size:
-        loaded = configured_data(planned)  # files are decoded at the image size
+    # Files are decoded at the image size. On a GPU, a training may look at them oftener than was asked for.
+    too_seldom = planned.learns_on_images and not config.learns_on_images and loaded.source.survey
+    if not data and loaded.source.files and (planned.image_size != config.image_size or too_seldom):
+        loaded = configured_data(planned)
     if not there:
         held.enter_context(locked(out))
     run = RunFolder.create(planned, loaded, overwrite=overwrite)
@@ -329,7 +332,7 @@ def describe(data: Dataset) -> None:
     logger.info("classes: %s%s", ", ".join(listed[:MOST_LISTED]), more)
     if untested := [name for name, number in data.class_counts()["test"].items() if not number]:
         logger.warning("classes without a test image, and so without figures: %s", ", ".join(untested[:MOST_LISTED]))
-    for line in data.source.remarks:
+    for line in filter(None, [*data.source.remarks, held_in_words(data.source.images)]):
         logger.info("data: %s", line)
     for line in data.torn[:MOST_LISTED]:
         logger.warning("%s", line)

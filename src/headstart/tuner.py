@@ -95,7 +95,7 @@ def tune(
         if there := out.is_dir():
             held.enter_context(locked(out))
         start = time.monotonic()
-        loaded = data or configured_data(config)
+        loaded = data or configured_data(config, often=True)  # many trials look at them
         loading = time.monotonic() - start
         if not there:
             held.enter_context(locked(out))

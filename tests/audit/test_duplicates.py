@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from headstart.audit.duplicates import CANDIDATES, candidates, near_duplicates, redundant, shades_of_grey, whitened
+from headstart.audit.duplicates import CANDIDATES, candidates, near_duplicates, redundant, whitened
+from headstart.data.grey import shades_of_grey
 
 OTHERS = 60
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from headstart.data.folder import read_folder
 from headstart.data.source import TEST, TRAIN, VALIDATION
+from headstart.data.store import IN_CACHE, IN_MEMORY, ON_DEMAND, way_of
 from headstart.errors import HeadstartError
 from headstart.system.entries import seal, write_sealed
 
@@ -32,7 +33,7 @@ def interrupt(*_):
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     """A cache folder of its own, which every read then uses."""
-    monkeypatch.setattr("headstart.data.folder.MOST_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr("headstart.data.store.MOST_BYTES_IN_MEMORY", 0)
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -47,7 +48,7 @@ def test_class_folders(tmp_path):
     assert source.labels.tolist() == [0, 0, 0, 1, 1]
     assert source.files == ("cat/0.png", "cat/1.png", "cat/2.png", "dog/0.png", "dog/1.png")
     assert source.images.shape == (5, 5, 5, 3)
-    assert source.images[:, 2, 2].tolist() == [[200, 0, 0], [200, 1, 0], [200, 2, 0], [100, 0, 0], [100, 1, 0]]
+    assert source.images[:][:, 2, 2].tolist() == [[200, 0, 0], [200, 1, 0], [200, 2, 0], [100, 0, 0], [100, 1, 0]]
     assert set(source.splits.tolist()) == {TRAIN}
     assert source.unreadable == ()
     assert source.name == str(tmp_path)
@@ -148,7 +149,7 @@ def test_unreadable_files_are_named_and_skipped(tmp_path, monkeypatch, request, 
     (line,) = source.unreadable
     assert line.startswith("cat/30.png: UnidentifiedImageError")
     greens = [int(file.split("/")[1].removesuffix(".png")) for file in source.files]
-    assert source.images[:, 0, 0, 1].tolist() == greens
+    assert source.images[:][:, 0, 0, 1].tolist() == greens
 
 
 def break_files(folder, count):
@@ -193,15 +194,22 @@ def test_reading_leaves_the_warning_filters_as_they_were(tmp_path):
     assert warnings.filters == before
 
 
-def test_memory_mapped_images_equal_those_in_memory(tmp_path, request):
+@pytest.mark.parametrize(("often", "way"), [(True, IN_CACHE), (False, ON_DEMAND)])
+def test_images_on_disk_equal_those_in_memory(often, way, tmp_path, request):
     fill(tmp_path / "data" / "cat", 3, red=9)
     fill(tmp_path / "data" / "dog", 3)
     in_memory = read_folder(tmp_path / "data", 4)
     request.getfixturevalue("cache")
-    mapped = read_folder(tmp_path / "data", 4)
-    assert isinstance(mapped.images, np.memmap)
-    assert np.array_equal(mapped.images, in_memory.images)
-    assert mapped.fingerprint == in_memory.fingerprint
+    for _ in ("made", "read again"):
+        held = read_folder(tmp_path / "data", 4, often=often)
+        assert (way_of(held.images), way_of(in_memory.images)) == (way, IN_MEMORY)
+        assert np.array_equal(held.images[:], in_memory.images)
+        assert np.array_equal(held.images[4], in_memory.images[4])
+        assert held.images[[5, 0, 0]].tolist() == in_memory.images[[5, 0, 0]].tolist()
+        assert (held.images.shape, held.images.nbytes) == (in_memory.images.shape, in_memory.images.nbytes)
+        assert held.fingerprint == in_memory.fingerprint
+        rows = np.array([3, 1])
+        assert np.array_equal(held.grey(rows), in_memory.grey(rows))
 
 
 def test_second_read_uses_the_cache_until_a_file_changes(tmp_path, cache, monkeypatch):
@@ -210,7 +218,7 @@ def test_second_read_uses_the_cache_until_a_file_changes(tmp_path, cache, monkey
     fill(data / "dog", 3)
     first = read_folder(data, 4)
     with monkeypatch.context() as patch:
-        patch.setattr("headstart.data.folder.decode", lambda *_: pytest.fail("decoded again"))
+        patch.setattr("headstart.data.store.decode", lambda *_: pytest.fail("decoded again"))
         assert read_folder(data, 4).fingerprint == first.fingerprint
     Image.new("RGB", (8, 8), "white").save(data / "dog" / "1.png")
     assert read_folder(data, 4).images[4].min() == 255
@@ -222,10 +230,10 @@ def test_read_after_one_that_was_interrupted(tmp_path, cache, monkeypatch):
     fill(data / "cat", 3, red=9)
     fill(data / "dog", 3)
     with monkeypatch.context() as patch:
-        patch.setattr("headstart.data.folder.decode", interrupt)
+        patch.setattr("headstart.data.store.decode", interrupt)
         with pytest.raises(KeyboardInterrupt):
             read_folder(data, 4)
-    assert read_folder(data, 4).images[:, 0, 0].tolist() == [[9, i, 0] for i in range(3)] + [[0, i, 0] for i in range(3)]
+    assert read_folder(data, 4).images[:][:, 0, 0].tolist() == [[9, i, 0] for i in range(3)] + [[0, i, 0] for i in range(3)]
 
 
 def test_read_after_the_large_files_of_the_cache_were_deleted(tmp_path, cache):
@@ -244,13 +252,13 @@ def test_decoded_images_that_do_not_belong_to_their_findings_are_decoded_again(h
     fill(data / "cat", 3, red=9)
     fill(data / "dog", 3)
     first = read_folder(data, 4).fingerprint
-    (images,), (findings,) = cache.rglob("*.npy"), cache.rglob("*.json")
+    (images,), (findings,) = cache.rglob("*-images.npy"), cache.rglob("*.json")
     content = json.loads(findings.read_text())["content"]
     if harm == "other images":
         np.save(images, np.zeros((6, 4, 4, 3), np.uint8))
         seal(images, images.name)
     elif harm == "other findings":
-        write_sealed(findings, content | {"images": 64 * "0"})
+        write_sealed(findings, content | {"seals": content["seals"] | {"images": 64 * "0"}})
     elif harm == "cut":
         write_sealed(findings, content | {"found": content["found"] | {"cut": -1}})
     elif harm == "unreadable":
@@ -274,13 +282,13 @@ def test_two_processes_that_decode_the_same_folder_do_not_meet(tmp_path, cache):
     fill(data / "cat", 40, red=9)
     fill(data / "dog", 40)
     code = (
-        f"import sys; from pathlib import Path; from headstart.data import folder; folder.MOST_BYTES_IN_MEMORY = 0; "
+        f"import sys; from pathlib import Path; from headstart.data import folder, store; store.MOST_BYTES_IN_MEMORY = 0; "
         f"print(folder.read_folder(Path({str(data)!r}), 64).fingerprint)"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     found = {process.communicate()[0].strip() for process in processes}
     assert found == {read_folder(data, 64).fingerprint}
-    assert len(list(cache.rglob("*"))) == 3  # the kind's folder, images and findings
+    assert len(list(cache.rglob("*"))) == 5  # the kind's folder, images, digests, grey versions and findings
 
 
 def test_failed_read_leaves_nothing_large_in_the_cache(tmp_path, cache):

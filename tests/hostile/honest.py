@@ -9,7 +9,7 @@ from PIL import Image
 
 CLASSES = ("blue", "green", "red")
 # All images count as too many for memory, so that they are kept in the cache.
-IN_THE_CACHE = {"headstart.data.folder:MOST_BYTES_IN_MEMORY": 1}
+IN_THE_CACHE = {"headstart.data.store:MOST_BYTES_IN_MEMORY": 1}
 # A backbone of the user's own, as small as a network with batch norms can be.
 BACKBONE = """
 import keras, numpy as np

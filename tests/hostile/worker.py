@@ -117,7 +117,7 @@ def redirected(out: Path, err: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replaced_limits(limits: dict[str, Any]) -> Iterator[None]:
-    """Give constants other values, such as `headstart.data.folder:MOST_BYTES_IN_MEMORY`."""
+    """Give constants other values, such as `headstart.data.store:MOST_BYTES_IN_MEMORY`."""
     old = []
     for place, value in limits.items():
         module = importlib.import_module(place.partition(":")[0])

@@ -9,7 +9,8 @@ from headstart.model.backbones import load_backbone
 from headstart.model.network import build_network
 from headstart.model.unfreeze import unfreeze
 from headstart.system.entries import read_stored, seal
-from headstart.training.features import FrozenLayers, StoredRows, cut_where_worthwhile
+from headstart.system.rows import StoredRows
+from headstart.training.features import FrozenLayers, cut_where_worthwhile
 
 
 @pytest.fixture
@@ -21,7 +22,8 @@ def network(digits, monkeypatch, tmp_path):
 
 
 def features(network, digits, count=20, view=0):
-    return FrozenLayers(network[0], digits, network[1]).features(digits.train[:count], view, "test images")
+    frozen = FrozenLayers(network[0], digits, network[1])
+    return np.asarray(frozen.features(digits.train[:count], view, "test images"))
 
 
 def test_features_are_those_of_the_whole_network(network, digits):
@@ -66,7 +68,7 @@ def test_another_weight_is_another_entry(network, digits, tmp_path):
 )  # fmt: skip
 def test_what_computes_them_tells_features_apart(what, other, network, digits, monkeypatch):
     def place():
-        return FrozenLayers(network[0], digits, network[1]).places(digits.train[:20], 0)
+        return FrozenLayers(network[0], digits, network[1]).blocks(digits.train[:20], 0).names
 
     assert place() == (before := place())
     monkeypatch.setattr(f"headstart.training.features.{what}", other)
@@ -147,3 +149,35 @@ def test_stored_rows_are_read_across_arrays(tmp_path):
     stored = StoredRows(arrays)
     assert len(stored) == 8
     np.testing.assert_array_equal(stored[np.array([7, 0, 5, 4])], whole[[7, 0, 5, 4]])
+
+
+@pytest.mark.parametrize("view", [0, 1, 2])
+def test_a_killed_extraction_goes_on_at_its_next_block_and_ends_with_the_same_bits(view, network, digits, tmp_path, monkeypatch):
+    for module in ("blocks", "features"):
+        monkeypatch.setattr(f"headstart.training.{module}.ROWS_OF_BLOCK", 128)
+    given, original = [], engine.Engine.outputs
+
+    def killed(self, batches, *others):
+        for number, outputs in enumerate(original(self, batches, *others)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield outputs
+
+    def counted(self, batches, *others):
+        for outputs in original(self, batches, *others):
+            given.append(len(outputs[0]))
+            yield outputs
+
+    parts, config = network[0], replace(network[1], rand_augment=view == 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Engine, "outputs", killed)
+        with pytest.raises(KeyboardInterrupt):
+            FrozenLayers(parts, digits, config).features(digits.train, view, "test images")
+    assert len(list(tmp_path.glob("features/*.npy"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Engine, "outputs", counted)
+        found = np.asarray(FrozenLayers(parts, digits, config).features(digits.train, view, "test images"))
+    assert given == [64, 64, 44]
+    for file in tmp_path.glob("features/*.npy"):
+        file.unlink()
+    np.testing.assert_array_equal(FrozenLayers(parts, digits, config).features(digits.train, view, "test images"), found)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from headstart.audit.duplicates import near_duplicates, redundant
+from headstart.audit.duplicates import near_duplicates_of_grey, redundant
 from headstart.audit.labels import LEAST_SKILL, rank_suspects, skill
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES
@@ -17,6 +17,7 @@ from headstart.metrics.calibration import probabilities
 from headstart.metrics.classification import unevenness
 from headstart.system.files import write_csv, write_json
 from headstart.system.memory import give_back_freed_memory
+from headstart.system.rows import StoredRows, joined
 from headstart.system.text import count
 from headstart.training.features import FrozenLayers
 from headstart.training.linear import cross_validate, fit_linear
@@ -33,14 +34,16 @@ MOST_ALIKE = 1 / 3
 PCA_SAMPLE = 10_000
 
 
-def all_features(frozen: FrozenLayers, data: Dataset) -> np.ndarray:
+def all_features(frozen: FrozenLayers, data: Dataset) -> StoredRows:
     """Return the features of all images without augmentation, float (N, C): training, then validation, then test.
+
+    They stay on disk.
 
     Args:
         frozen: the frozen layers for the same data.
     """
     splits = zip(SPLIT_NAMES, (data.train, data.validation, data.test), strict=True)
-    return np.concatenate([frozen.features(rows, 0, f"{name} images") for name, rows in splits if len(rows)])
+    return joined([frozen.features(rows, 0, f"{name} images") for name, rows in splits if len(rows)])
 
 
 def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool = True) -> dict[str, Any]:
@@ -57,9 +60,9 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     names, labels, class_names = [data.source.names[row] for row in rows], data.labels(rows), data.class_names
     most = max(2, len(rows) // IMAGES_PER_COMPONENT)
     give_back_freed_memory()
-    pairs, similarity = near_duplicates(
-        data.source.images, rows, components[:, : min(PAIR_COMPONENTS, most)], mirrored
-    )  # fmt: skip
+    pairs, similarity = near_duplicates_of_grey(
+        lambda: data.source.grey(rows), data.source.images.shape, components[:, : min(PAIR_COMPONENTS, most)], mirrored
+    )
     training = splits == SPLIT_NAMES[0]
     left_out = redundant(pairs, training, labels)
     # Classes that --drop-duplicates would leave without a training image, so that it would refuse.
@@ -176,7 +179,7 @@ def doubt_labels(
     return suspects, "; ".join(filter(None, [note, unchecked])), found.strength
 
 
-def principal_components(features: np.ndarray) -> np.ndarray:
+def principal_components(features: StoredRows | np.ndarray) -> np.ndarray:
     """Return features projected on their first principal components, float32 (N, up to 256).
 
     One number scales them, so that the mean variance of the features is 1.

@@ -1,21 +1,20 @@
 """Near-duplicates: pairs of images with similar features, confirmed on their pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import numpy as np
-from PIL import Image
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import affine_transform, gaussian_filter
+
+from headstart.data.grey import SIDE, shades_of_grey
 
 # Candidates per image on average: the pairs with the most similar features.
 CANDIDATES = 20
 # So many images are used to estimate the similarity from which pairs are candidates.
 SAMPLE = 250
 
-# Pixels are compared at this size and in shades of grey, so that JPEG, colour and brightness matter little.
-SIDE = 32
 # Near-duplicates are often cropped and stretched a little differently. Shifts of up to `MOST_SHIFT` pixels are tried, and zooms
 # by powers of `ZOOM`, up to `MOST_ZOOM` in both directions. First both axes are zoomed together by each of `ZOOMS`. Then each
 # axis alone is zoomed up or down by each of `STEPS` in turn, if that makes the pair more similar.
@@ -43,6 +42,18 @@ AT_ONCE = 2
 def near_duplicates(
     images: np.ndarray, rows: np.ndarray, features: np.ndarray, mirrored: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Find near-duplicates among images in memory; see `near_duplicates_of_grey`.
+
+    Args:
+        images: uint8 (N, H, W, 3), RGB, 0..255. Nothing is found if a side is shorter than 16 pixels.
+        rows: int (R,), the images to compare.
+    """
+    return near_duplicates_of_grey(lambda: shades_of_grey(images, rows), images.shape, features, mirrored)
+
+
+def near_duplicates_of_grey(
+    grey_images: Callable[[], np.ndarray], shape: tuple[int, ...], features: np.ndarray, mirrored: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of images that show the same photograph, cropped, stretched or coloured a little differently.
 
     Candidates have similar features. They are confirmed by the largest normalised cross-correlation of their detail over
@@ -51,19 +62,19 @@ def near_duplicates(
     them with the features of a ResNet-50 at 96 px, and 234 at 64 px.
 
     Args:
-        images: uint8 (N, H, W, 3), RGB, 0..255. Nothing is found if a side is shorter than 16 pixels.
-        rows: int (R,), the images to compare.
+        grey_images: gives the small grey versions of the images, float32 (R, 32, 32), which are changed.
+        shape: of the images themselves, (N, H, W, 3). Nothing is found if a side is shorter than 16 pixels.
         features: float (R, C), of these images, best centred and reduced by principal component analysis to far fewer
             columns than rows.
         mirrored: whether an image and its mirror image count as near-duplicates.
 
     Returns:
-        Pairs of indices into `rows`, int64 (M, 2), the smaller index first; and their correlations, float32 (M,), at most 1.
-        The most similar pair comes first.
+        Pairs of indices into these images, int64 (M, 2), the smaller index first; and their correlations, float32 (M,), at
+        most 1. The most similar pair comes first.
     """
-    if min(images.shape[1:3]) < SMALLEST_SIDE or len(rows) < 2:
+    if min(shape[1:3]) < SMALLEST_SIDE or len(features) < 2:
         return np.empty((0, 2), np.int64), np.empty(0, np.float32)
-    grey = shades_of_grey(images, rows)
+    grey = grey_images()
     features = whitened(features)
     pairs = np.concatenate(list(candidates(features)))
     coarse, flipped = compare_coarsely(grey, pairs, mirrored)
@@ -119,22 +130,6 @@ def candidates(rows: np.ndarray, block: int = 1024) -> Iterator[np.ndarray]:
             # Ten times as fast as `argwhere`, which allows any number of dimensions.
             found = np.stack(np.divmod(np.flatnonzero(cosines >= least), cosines.shape[1]), axis=1) + np.array([first, second])
             yield found[found[:, 0] < found[:, 1]]
-
-
-def shades_of_grey(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the luminance (ITU-R 601) of the images in `rows`, resized, float32 (R, SIDE, SIDE), 0..255."""
-    grey = np.empty((len(rows), SIDE, SIDE), np.float32)
-    down, across = (shrinking(side) for side in images.shape[1:3])
-    for start in range(0, len(rows), 256):
-        luminance = images[rows[start : start + 256]] @ np.array([0.299, 0.587, 0.114], np.float32)
-        grey[start : start + 256] = down @ luminance @ across.T
-    return grey
-
-
-@cache
-def shrinking(side: int) -> np.ndarray:
-    """Return the matrix that resizes a column of `side` pixels to SIDE pixels by Pillow's box filter, float32 (SIDE, side)."""
-    return np.asarray(Image.fromarray(np.eye(side, dtype=np.float32)).resize((side, SIDE), Image.Resampling.BOX))
 
 
 def spread_of_detail(detail: np.ndarray, pairs: np.ndarray) -> np.ndarray:

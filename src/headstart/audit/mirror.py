@@ -120,7 +120,7 @@ def mirror_images_may_train(run: RunFolder, frozen: FrozenLayers, data: Dataset,
     checkpoint.start_clock()
     features = frozen.features(data.training_candidates, 0, "training images")
     plain = features[np.searchsorted(data.training_candidates, rows)].astype(np.float32)
-    mirrored = frozen.features(rows, 1, "mirrored training images").astype(np.float32)
+    mirrored = frozen.features(rows, 1, "mirrored training images")[:].astype(np.float32)
     checkpoint.stop_clock("features")
     found = judge(*mirror_answers(plain, mirrored, labels, data.groups(rows)), labels, data.class_names)
     checkpoint.stop_clock("audit")

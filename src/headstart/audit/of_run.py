@@ -52,7 +52,6 @@ def audit_run(run: RunFolder, frozen: FrozenLayers, data: Dataset, checkpoint: C
         features = all_features(frozen, data)
         checkpoint.stop_clock("features")
         components = principal_components(features)
-        del features  # up to half a gigabyte for CIFAR-10
         content = examine(data, components, run.path, config.flip)
         checkpoint.stop_clock("audit")
     return without_redundant(data, content) if config.drop_duplicates else data

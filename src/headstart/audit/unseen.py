@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 
-from headstart.audit.duplicates import near_duplicates, normalised, on_grid, shades_of_grey
+from headstart.audit.duplicates import near_duplicates_of_grey, normalised, on_grid
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES, Source
 from headstart.errors import HeadstartError
@@ -78,12 +78,10 @@ def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.nda
         logger.info("no search for near-duplicates of the run's training images: %s", str(error).splitlines()[0])
         return None
     trained = own.used if run.config.divided else own.train
-    images = np.concatenate([source.images[rows], own.images(trained)])
-    everything = np.arange(len(images))
-    grey = shades_of_grey(images, everything)
+    grey = np.concatenate([source.grey(rows), own.source.grey(trained)])
     # Coarse pixels find candidates without a network. They do not find mirror images, as the run's audit does.
     coarse = normalised(on_grid(grey).reshape(len(grey), -1))
-    pairs, _ = near_duplicates(images, everything, coarse, run.config.flip)
+    pairs, _ = near_duplicates_of_grey(lambda: grey, source.images.shape, coarse, run.config.flip)
     across = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))]
     new = ~np.isin(np.arange(len(rows)), across[:, 0])
     known = int((~new).sum())

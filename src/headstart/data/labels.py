@@ -16,7 +16,7 @@ from headstart.data.layout import Layout, first_folder, read_layout, spelt_as, s
 from headstart.data.opening import RAW_ENDINGS
 from headstart.data.source import SPLIT_NAMES, TRAIN
 from headstart.data.table import ENDINGS, Table
-from headstart.data.walk import walk
+from headstart.data.walk import relative, walk
 from headstart.errors import HeadstartError
 from headstart.system.text import count, shortened
 
@@ -423,11 +423,6 @@ def find_groups(root: Path, found: Layout, labelling: Labelling, known: Collecti
     found.remarks.append(f"{count(len(sizes), 'group')} of {images}, such as {shortened(next(iter(sizes)))!r}{classes_of}")
     if alone:
         found.remarks.append(f"{count(alone, 'image is', 'images are')} in no group, and each counts as a group of its own")
-
-
-def relative(path: Path, folder: Path) -> Path:
-    """Return a path below a folder relative to it; another path as it is."""
-    return path.relative_to(folder) if path.is_relative_to(folder) else path
 
 
 def some(names: Sequence[str]) -> str:

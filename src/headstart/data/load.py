@@ -87,11 +87,16 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
     return replace(config, **changes)
 
 
-def configured_data(config: Config) -> Dataset:
-    """Load the data set that a resolved configuration names, and split it as the configuration says."""
+def configured_data(config: Config, often: bool | None = None) -> Dataset:
+    """Load the data set that a resolved configuration names, and split it as the configuration says.
+
+    Args:
+        often: see `headstart.data.folder.read_folder`; by default, as a training with this configuration has it.
+    """
     if config.folds and config.data in package.builtin.ARCHIVES:
         raise package.splits.own_split(config.data, TEST)  # before it is downloaded
-    source = read_source(config.data, config.image_size, Labelling.of(config), fit=config.fit)
+    often = config.learns_on_images if often is None else often
+    source = read_source(config.data, config.image_size, Labelling.of(config), fit=config.fit, often=often)
     if config.folds:
         return in_folds(source, np.arange(len(source.labels)), config)
     return Dataset.of(
@@ -118,9 +123,9 @@ def one_fold(data: Dataset, config: Config, number: int) -> Dataset:
 
 def read_source(
     source: str, image_size: int, labelling: Labelling = Labelling(), *, fit: str = "auto", decoding: Decoding | None = None,  # noqa: B008
-    known: Collection[str] | None = None,
+    known: Collection[str] | None = None, often: bool = True,
 ) -> Source:  # fmt: skip
-    """Read the images of a source; see `load_data`, and for `decoding` and `known` `headstart.data.folder.read_folder`."""
+    """Read the images of a source; see `load_data`, and for the other arguments `headstart.data.folder.read_folder`."""
     if source in NAMED:
         refuse_labelling(source, labelling, known)
         return package.builtin.LOADERS[source]()
@@ -141,7 +146,7 @@ def read_source(
     if found:
         refuse_labelling(source, labelling, known)
     else:
-        found = read_folder(start, image_size, fit=fit, labelling=labelling, decoding=decoding, known=known)
+        found = read_folder(start, image_size, fit=fit, labelling=labelling, decoding=decoding, known=known, often=often)
     return dataclasses.replace(found, name=str(path))
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from headstart import data as package
 from headstart.data.decode import Decoding
+from headstart.data.grey import shades_of_grey
+from headstart.data.store import Images, Survey, digest
 from headstart.system.text import count, shortened
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -19,7 +21,8 @@ class Source:
     """Labelled images as a source gave them, before they are split.
 
     Attributes:
-        images: uint8 (N, H, W, 3), RGB, 0..255; memory-mapped if they are many.
+        images: uint8 (N, H, W, 3), RGB, 0..255: an array; if they are many, in a file of the cache or decoded when they are
+            indexed, see `headstart.data.store`.
         labels: int32 (N,), indices into `class_names`.
         class_names: the names of the classes.
         splits: int8 (N,), the split of each image in the source: TRAIN, VALIDATION or TEST; TRAIN if the source has none.
@@ -32,9 +35,10 @@ class Source:
         remarks: a line for each thing that a user might not expect about how the source was read.
         decoding: how files became arrays.
         sizes: width and height of the smallest, the median and the largest image before decoding; empty without files.
+        survey: what a first pass over many images has kept of all of them; None if they are in memory.
     """
 
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     class_names: tuple[str, ...]
     splits: np.ndarray
@@ -46,6 +50,7 @@ class Source:
     remarks: tuple[str, ...] = ()
     decoding: Decoding = field(default_factory=Decoding)
     sizes: dict[str, list[int]] = field(default_factory=dict)
+    survey: Survey | None = None
 
     def __repr__(self) -> str:
         height, width, _ = self.images.shape[1:]
@@ -65,7 +70,13 @@ class Source:
     @cached_property
     def digests(self) -> np.ndarray:
         """A digest of each image's pixels, (N,) of 16 bytes each. Equal images have equal digests."""
-        return np.array([digest(image) for image in self.images], dtype="V16")
+        if self.survey:
+            return self.survey.digests
+        return np.array([digest(self.images[row]) for row in range(len(self.images))], dtype="V16")
+
+    def grey(self, rows: np.ndarray) -> np.ndarray:
+        """Return small grey versions of some images, float32 (len(rows), 32, 32), see `headstart.data.grey`."""
+        return self.survey.grey[rows] if self.survey else shades_of_grey(self.images, rows)
 
     @cached_property
     def units(self) -> np.ndarray:
@@ -84,8 +95,3 @@ class Source:
         if self.groups:
             digest.update("\0".join(self.groups).encode(errors="surrogateescape"))
         return digest.hexdigest()
-
-
-def digest(image: np.ndarray) -> bytes:
-    """Return 16 bytes that tell an image's pixels from those of any other image."""
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()

@@ -208,6 +208,11 @@ def is_ours(path: Path) -> bool:
     return (path / "audit.json").is_file()
 
 
+def relative(path: Path, folder: Path) -> Path:
+    """Return a path below a folder relative to it; another path as it is."""
+    return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+
 def skipped_words(skipped: Counter[str] | dict[str, int]) -> str:
     """Return counts by kind as text: `3 x no image (.txt), 1 x link to nothing`."""
     return ", ".join(f"{number:,} x {what}" for what, number in sorted(skipped.items(), key=lambda item: (-item[1], item[0])))

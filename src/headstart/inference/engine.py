@@ -43,13 +43,14 @@ class Engine:
         # A network on features, instead of images or feature maps, is too little work to convert it.
         self.untried = len(model.input_shape) == 4 and not has_gpu()
 
-    def outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
+    def outputs(self, batches: Iterable[np.ndarray], total: int, rows: int = 0) -> Iterator[list[np.ndarray]]:
         """Yield the outputs, float32, for each batch in turn. Only a few batches are in memory at a time.
 
         Args:
             batches: arrays whose shapes differ only in their length.
             total: the number of images in all. Only this number decides whether OpenVINO is tried, so that a run that is
                 resumed between two of its splits ends with the same numbers.
+            rows: of the largest batch, if it may be none of these; by default, that of the largest so far.
         """
         batches = iter(batches)
         if total >= FEWEST_IMAGES:
@@ -62,7 +63,7 @@ class Engine:
         for batch in batches:
             self.rows = max(self.rows, len(batch))
             # A smaller batch, such as the last one, would be compiled anew.
-            missing = self.rows - len(batch) if compiles_each_shape() else 0
+            missing = (rows or self.rows) - len(batch) if compiles_each_shape() else 0
             padded = np.concatenate([batch, np.repeat(batch[:1], missing, axis=0)]) if missing else batch
             yield [values[: len(batch)] for values in keras_outputs(self.model, padded)]
 

@@ -51,6 +51,11 @@ class RandomAffine(keras.layers.Layer):
             return keras.ops.cast(images, "float32")
         return affine(images, *self.maps(keras.ops.shape(images)[0], images.shape[1], images.shape[2]))
 
+    def start_at(self, number: int) -> None:
+        """Draw from now on as after `number` calls of a new layer with the same seed."""
+        state = self.seed_generator.state
+        state.assign(keras.ops.stack([state[0], keras.ops.cast(number, state.dtype)]))
+
     def maps(self, count: Any, height: int, width: int) -> tuple[Any, Any]:
         """Draw maps for `count` images; see `affine`."""
         ops = keras.ops

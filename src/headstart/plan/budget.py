@@ -184,13 +184,14 @@ def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: f
 
 
 def missing_features(frozen: FrozenLayers, data: Dataset, config: Config) -> list[int]:
-    """Return the number of images in each file of features that is not cached yet."""
+    """Return how many images each view of a split has whose features are not cached yet, without those that have none."""
     if not config.keeps_features:
         return []
     needed = [(data.training_candidates, view) for view in range(config.views)] + [(data.validation, 0), (data.test, 0)]
     if config.folds:
         needed = [(data.used, view) for view in range(config.views)]
-    return [len(rows) for rows, view in needed if not all(file.exists() for file in frozen.places(rows, view))]
+    missing = [frozen.blocks(rows, view).missing_rows() for rows, view in needed]
+    return [rows for rows in missing if rows]
 
 
 def compare(run: RunFolder, data: Dataset, results: float) -> None:

@@ -10,7 +10,7 @@ from headstart.data.dataset import Dataset
 from headstart.plan.costs import Costs, NotMeasured
 from headstart.system.memory import available_memory
 from headstart.training.batches import head_batch_size
-from headstart.training.features import MOST_CACHE_BYTES
+from headstart.training.blocks import MOST_CACHE_BYTES
 
 # The share of the free memory, and of the time left, that is planned with, since predictions err.
 MARGIN = 0.9

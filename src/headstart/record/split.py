@@ -94,7 +94,8 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
             "to where they are now"
         )
     source = data.source if data else read_source(
-        config.data, summary["image_shape"][0], Labelling.of(config), decoding=decoding_of(summary)
+        config.data, summary["image_shape"][0], Labelling.of(config), decoding=decoding_of(summary),
+        often=config.learns_on_images,
     )  # fmt: skip
     if changes := differences(rows, source):
         raise HeadstartError(

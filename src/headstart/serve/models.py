@@ -16,7 +16,8 @@ from headstart import inference
 from headstart.data.cifar import read_cifar
 from headstart.data.decode import read_image
 from headstart.data.load import image_folder, read_source
-from headstart.data.source import SPLIT_NAMES, TEST, digest
+from headstart.data.source import SPLIT_NAMES, TEST
+from headstart.data.store import digest
 from headstart.errors import HeadstartError
 from headstart.metrics.calibration import is_applied
 from headstart.record.manifest import Manifest, read_manifest

@@ -7,14 +7,14 @@ import logging
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from platformdirs import user_cache_path
 
 from headstart.errors import HeadstartError
-from headstart.system.files import remove_abandoned, unwritable
+from headstart.system.files import is_used, remove_abandoned, unwritable
 
 logger = logging.getLogger("headstart")
 
@@ -156,18 +156,26 @@ def files_of(kind: str) -> Iterator[Path]:
         yield from (Path(path, name) for name in files + links)
 
 
-def prune(files: Iterable[Path], most_bytes: int) -> None:
-    """Remove those of some files that were used least recently, until the others take at most `most_bytes`."""
-    found = []
+def prune(files: Iterable[Path], most_bytes: int, set_of: Callable[[Path], str] = str) -> None:
+    """Remove those of some files that were used least recently, until the others take at most `most_bytes`.
+
+    Files that somebody uses stay, see `headstart.system.files.is_used`.
+
+    Args:
+        set_of: files for which it returns the same are kept or removed together.
+    """
+    sets: dict[str, list[tuple[float, int, Path]]] = {}
     for file in files:
         with contextlib.suppress(FileNotFoundError):  # another process may prune at the same time
             if stat.S_ISREG((entry := file.lstat()).st_mode):
-                found.append((max(entry.st_atime, entry.st_mtime), entry.st_size, file))
+                used = max(entry.st_atime, entry.st_mtime)
+                sets.setdefault(set_of(file), []).append((used, entry.st_size, file))
     total = 0
-    for _, size, file in sorted(found, reverse=True):
-        total += size
-        if total > most_bytes:
-            file.unlink(missing_ok=True)
+    for found in sorted(sets.values(), key=max, reverse=True):
+        total += sum(size for _, size, _ in found)
+        if total > most_bytes and not any(is_used(file) for _, _, file in found):
+            for _, _, file in found:
+                file.unlink(missing_ok=True)
 
 
 @functools.cache

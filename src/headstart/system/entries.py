@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import stat
@@ -19,7 +20,7 @@ import numpy as np
 
 from headstart.errors import DamagedError, HeadstartError
 from headstart.system import reading
-from headstart.system.files import open_regular, unwritable, written_whole
+from headstart.system.files import open_regular, share_if_possible, unwritable, written_whole
 from headstart.system.progress import track
 from headstart.system.reading import Checksum, array_in, as_kind, parse_json
 
@@ -37,20 +38,45 @@ VERIFIED: set[tuple[int, int, int]] = set()
 class StoredArray:
     """An array entry whose content has been verified. Its file stays open, so that nobody can exchange or remove it.
 
+    It is locked too, so that `headstart.system.cache.prune` of other processes knows that it is in use.
+
     Args:
+        path: of the file.
         file: the open file.
         array: the memory-mapped array in it.
     """
 
-    def __init__(self, file: BinaryIO, array: np.ndarray) -> None:
-        self.file, self.dtype, self.shape = file, array.dtype, array.shape
+    def __init__(self, path: Path, file: BinaryIO, array: np.ndarray) -> None:
+        self.path, self.file, self.dtype, self.shape = path, file, array.dtype, array.shape
         self.start = array.offset  # type: ignore[attr-defined]  # of numpy.memmap
+        self.row_bytes = math.prod(array.shape[1:]) * array.dtype.itemsize
 
     def __del__(self) -> None:
         self.file.close()
 
     def __len__(self) -> int:
         return self.shape[0]
+
+    def read(self, first: int, out: np.ndarray) -> None:
+        """Fill an array, in C order, with the rows from `first` on.
+
+        Nothing is mapped: mapped pages count as this process's memory, and to map them takes longer than to copy them.
+
+        Raises:
+            DamagedError: the file was cut off meanwhile.
+        """
+        if out.dtype != self.dtype:
+            rows = np.empty(out.shape, self.dtype)
+            self.read(first, rows)
+            out[...] = rows
+            return
+        place = self.start + first * self.row_bytes
+        done = os.preadv(self.file.fileno(), [out.data], place)
+        while done < out.nbytes:  # the system reads at most 2 GB at once
+            more = os.preadv(self.file.fileno(), [out.data.cast("B")[done:]], place + done)
+            if not more:
+                raise DamagedError(f"{self.path} is damaged: it ends too early")
+            done += more
 
     def mapped(self) -> np.ndarray:
         """Map the array anew: pages that stay mapped count as this process's memory."""
@@ -127,7 +153,8 @@ def read_stored(path: Path, dtypes: Collection[str], shape: tuple[int, ...]) -> 
             if identity(file) not in VERIFIED:
                 refuse_changed(file, path)
             VERIFIED.add(identity(file))
-            return StoredArray(file, array)
+            share_if_possible(file)
+            return StoredArray(path, file, array)
         except BaseException:
             file.close()
             raise

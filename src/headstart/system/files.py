@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import stat
 import tempfile
@@ -13,9 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from headstart.errors import DamagedError, UnwritableError
+from headstart.errors import DamagedError, HeadstartError, UnwritableError
 
 try:
     import fcntl
@@ -27,6 +28,9 @@ except ImportError:  # Windows
 FULL_DISK = re.compile(
     r"No space left|[Qq]uota exceeded|File too large|errno = (28|122|27)\b|\d+ requested and \d+ written|iostream error"
 )
+
+# Open files that a process needs beside those of the cache.
+SPARE_FILES = 256
 
 # How the names of temporary folders begin.
 PARTIAL = ".partial-"
@@ -122,6 +126,42 @@ def lock_if_possible(folder: Path, *, wait: bool = False) -> int | None:
     except OSError:
         os.close(opened)
         return None
+
+
+def share_if_possible(file: IO[Any]) -> None:
+    """Lock an open file against `lock_if_possible` of others until it is closed; several can share it."""
+    if fcntl is not None:
+        with suppress(OSError):  # somebody removes it just now, or this disk cannot lock
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+def is_used(file: Path) -> bool:
+    """Whether some process, or this one, has a file open that `share_if_possible` has locked."""
+    try:
+        held = lock_if_possible(file)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    if held is not None:
+        os.close(held)
+    return False
+
+
+def allow_open_files(number: int) -> None:
+    """Make sure that this process can open so many files more.
+
+    Raises:
+        HeadstartError: the system allows fewer.
+    """
+    with open(os.devnull, "rb") as lowest:  # the lowest free number is about that of the open files
+        wanted = lowest.fileno() + number + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        return
+    if hard != resource.RLIM_INFINITY and wanted > hard:
+        raise HeadstartError(f"{number:,} files of the cache must be open, and this system allows {hard:,}: raise ulimit -n")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def remove_abandoned(folder: Path) -> None:

@@ -1,19 +1,18 @@
 """The outputs of frozen layers: each view of each image passes through them only once."""
 
-import contextlib
 import hashlib
 import json
 import logging
 import math
-import os
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from headstart.config import Config
 from headstart.data.dataset import Dataset
+from headstart.data.on_demand import OnDemand
 from headstart.errors import HeadstartError
 from headstart.inference.engine import Engine
 from headstart.inference.openvino import FEWEST_IMAGES
@@ -21,11 +20,12 @@ from headstart.model.augmentation import augmentation
 from headstart.model.network import Network
 from headstart.model.unfreeze import frozen_cut
 from headstart.system.backend import has_gpu, keras
-from headstart.system.cache import cache_folder, prune
-from headstart.system.entries import StoredArray, gone, read_stored, written_array
+from headstart.system.cache import cache_folder
 from headstart.system.environment import computing
 from headstart.system.processor import processor
-from headstart.system.progress import track
+from headstart.system.rows import StoredRows, joined
+from headstart.training.batches import Rows
+from headstart.training.blocks import MOST_CACHE_BYTES, ROWS_OF_BLOCK, Blocks, Outputs
 from headstart.training.changes import rand_augmented
 
 logger = logging.getLogger("headstart")
@@ -33,11 +33,9 @@ logger = logging.getLogger("headstart")
 # Images that pass through the frozen layers together: on CPUs and on a GPU, which would wait for the host between smaller ones.
 EXTRACTION_BATCH, EXTRACTION_BATCH_ON_GPU = 64, 256
 # Counts the ways in which random views were ever drawn: those of another way in the cache are not used.
-AUGMENTATION = 2
-MOST_CACHE_BYTES = 30 << 30
-# float16 takes half the disk space, at a relative error of 0.0005. Outputs are stored as float32 if their first batch comes
-# within a factor of 16 of float16's largest number.
-LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
+AUGMENTATION = 3
+# Features of the splits up to so many bytes are held in memory while the head learns; more are read from disk, batch by batch.
+MOST_BYTES_IN_MEMORY = 1 << 30
 
 
 class FrozenLayers:
@@ -69,6 +67,7 @@ class FrozenLayers:
         self.data, self.config, self.cut = data, config, network.cut
         self.engine = Engine(network.feature_extractor())
         self.images = images_in_use(data)
+        self.kept: dict[str, list[StoredRows]] = {}
         backbone = network.backbone
         graph = json.loads(backbone.to_json(), object_hook=without_trainable)
         described = [
@@ -79,8 +78,8 @@ class FrozenLayers:
         for weight in backbone.get_weights():
             self.digest.update(np.ascontiguousarray(weight).tobytes())
 
-    def features(self, indices: np.ndarray, view: int, name: str) -> np.ndarray:
-        """Return the pooled features of one view of some images.
+    def features(self, indices: np.ndarray, view: int, name: str) -> StoredRows:
+        """Return the pooled features of one view of some images. They stay on disk.
 
         Args:
             indices: int, the images of the data set.
@@ -90,106 +89,101 @@ class FrozenLayers:
         Returns:
             float16 or float32 (len(indices), channels).
         """
-        stored = self.stored(self.together(indices), view, name)[0].mapped()
-        return np.array(stored[self.places_in_store(indices)] if self.config.folds else stored)
+        return self.rows_of(indices, self.stored(self.together(indices), view, name)[0])
 
-    def maps(self, indices: np.ndarray, views: int, name: str) -> "StoredRows":
+    def maps(self, indices: np.ndarray, views: int, name: str) -> StoredRows:
         """Return the feature maps at the cut, (views * len(indices), h, w, c), view by view. They stay on disk."""
         together = self.together(indices)
-        arrays = [self.stored(together, view, name)[1] for view in range(views)]
-        if not self.config.folds:
-            return StoredRows(arrays)
-        places = self.places_in_store(indices)
-        return StoredRows(arrays, np.concatenate([view * len(together) + places for view in range(views)]))
+        return joined([self.rows_of(indices, self.stored(together, view, name)[1]) for view in range(views)])
 
     def together(self, indices: np.ndarray) -> np.ndarray:
-        """Return the images whose outputs are stored in one file with those of some images."""
+        """Return the images whose outputs are stored together with those of some images."""
         return self.data.used if self.config.folds else indices
 
-    def places_in_store(self, indices: np.ndarray) -> np.ndarray:
-        """Return the rows of some images in the files of all folds."""
-        return np.searchsorted(self.data.used, indices)
+    def rows_of(self, indices: np.ndarray, stored: StoredRows) -> StoredRows:
+        """Return those rows that belong to some images of what is stored of them, or of the images of all folds."""
+        return StoredRows(stored.arrays, np.searchsorted(self.data.used, indices)) if self.config.folds else stored
 
     def release(self) -> None:
         """Free the engine's memory. Features that are not in the cache start it again."""
         self.engine = Engine(self.engine.model)
 
-    def stored(self, indices: np.ndarray, view: int, name: str) -> list[StoredArray]:
-        """Return the pooled features and, with a cut, the feature maps; compute them if one is missing in the cache."""
-        files = self.places(indices, view)
-        if found := self.read(files, len(indices)):
-            return found
-        batches = view_batches(self.data, indices, self.config, view, name)
-        with contextlib.ExitStack() as stack:
-            opened = [stack.enter_context(written_array(file)) for file in files]
-            for number, outputs in enumerate(self.engine.outputs(batches, self.images)):
-                if not all(np.isfinite(values).all() for values in outputs):
-                    raise HeadstartError(
-                        f"--backbone {self.config.backbone} gives numbers that are not finite: its weights are damaged, or "
-                        "do not fit --preprocess"
-                    )
-                if number == 0:
-                    dtypes = [np.float16 if np.abs(values).max() < LARGEST_FLOAT16 / 16 else np.float32 for values in outputs]
-                    for stream, values, dtype in zip(opened, outputs, dtypes, strict=True):
-                        shape = (len(indices), *values.shape[1:])
-                        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-                        np.lib.format.write_array_header_1_0(stream, header)
-                for stream, values, dtype in zip(opened, outputs, dtypes, strict=True):
-                    limit = LARGEST_FLOAT16 if dtype is np.float16 else np.inf
-                    stream.write(values.clip(-limit, limit).astype(dtype).tobytes())
-        if not (found := self.read(files, len(indices))):
-            raise gone(files[0])
-        prune(files[0].parent.glob("*.npy"), MOST_CACHE_BYTES)
-        return found
+    def stored(self, indices: np.ndarray, view: int, name: str) -> list[StoredRows]:
+        """Return the pooled features and, with a cut, the feature maps; compute what is missing in the cache.
 
-    def read(self, files: list[Path], rows: int) -> list[StoredArray]:
-        """Return what is cached in all of these files; nothing if one of them is missing."""
-        found = []
-        for file, output in zip(files, self.engine.model.outputs, strict=True):
-            if not (array := read_stored(file, ("float16", "float32"), (rows, *output.shape[1:]))):
-                return []
-            found.append(array)
-        for file in files:
-            with contextlib.suppress(OSError):
-                os.utime(file)  # `prune` removes recently used files last
-        return found
+        They stay open, so that nobody removes them as long as this object is used.
+        """
+        blocks = self.blocks(indices, view)
+        key = blocks.names[-1]
+        if key not in self.kept:
+            self.kept[key] = blocks.complete(
+                self.viewed(indices, view), lambda batches: self.finite_outputs(batches, len(indices)), name
+            )
+        return self.kept[key]
 
-    def places(self, indices: np.ndarray, view: int) -> list[Path]:
-        """Return the paths in the cache for one view of some images, whether the files exist or not."""
+    def finite_outputs(self, batches: Iterable[np.ndarray], rows: int) -> Iterator[Outputs]:
+        """Yield the engine's outputs for each batch of an extraction of so many rows.
+
+        The last batch is padded as it would be if all batches had been computed before it.
+        """
+        for outputs in self.engine.outputs(
+            batches, self.images, min(extraction_batch(), max(rows, len(self.data.training_candidates)))
+        ):
+            if not all(np.isfinite(values).all() for values in outputs):
+                raise HeadstartError(
+                    f"--backbone {self.config.backbone} gives numbers that are not finite: its weights are damaged, or "
+                    "do not fit --preprocess"
+                )
+            yield outputs
+
+    def blocks(self, indices: np.ndarray, view: int) -> Blocks:
+        """Return the blocks in the cache for one view of some images, whether they exist or not."""
         mirrored, config = view and self.config.flip, self.config
         random = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed, AUGMENTATION]
         digest = self.digest.copy()
-        digest.update(json.dumps([view, mirrored, random if view > int(config.flip) else []]).encode())
+        digest.update(json.dumps([view, mirrored, random if view > int(config.flip) else [], ROWS_OF_BLOCK]).encode())
         digest.update(self.data.source.digests[indices].tobytes())
-        folder, key = cache_folder("features"), digest.hexdigest()[:40]
-        names = [f"{key}.npy"]
+        names = [key := digest.hexdigest()[:40]]
         for maps in self.engine.model.outputs[1:]:
             _, height, width, _ = maps.shape  # only the rows and columns that are read after the cut
-            names.append(f"{key}-{self.cut}-{height}x{width}.npy")
-        return [folder / name for name in names]
+            names.append(f"{key}-{self.cut}-{height}x{width}")
+        shapes = [output.shape[1:] for output in self.engine.model.outputs]
+        return Blocks(cache_folder("features"), names, len(indices), shapes, extraction_batch())
+
+    def viewed(self, indices: np.ndarray, view: int) -> Callable[[range], np.ndarray]:
+        """Return what makes one view of a batch of some images, uint8 (B, H, W, 3).
+
+        Random views are seeded by the data seed, the view and the number of the batch, so that they are the same in every run,
+        wherever one starts.
+        """
+        config, at_random = self.config, view > int(self.config.flip)
+        augment = augmentation(config, config.data_seed + view) if at_random else None
+        size, ahead = extraction_batch(), dict[int, Future[np.ndarray]]()
+        thread = ThreadPoolExecutor(1) if isinstance(self.data.source.images, OnDemand) else None
+
+        def batch(rows: range) -> np.ndarray:
+            expected = ahead.pop(rows.start, None)
+            images = expected.result() if expected else self.data.images(indices[rows.start : rows.stop])
+            if thread and rows.stop < len(indices):  # decoded while the device works on these
+                ahead.clear()
+                ahead[rows.stop] = thread.submit(self.data.images, indices[rows.stop : rows.stop + size])
+            if view == 1 and config.flip:
+                return np.ascontiguousarray(images[:, :, ::-1])
+            if at_random and config.rand_augment:
+                images, _ = rand_augmented(
+                    images, np.empty(0), np.random.default_rng([config.data_seed, view, rows.start // size])
+                )
+            if augment:
+                augment.start_at(rows.start // size)
+                images = np.rint(keras.ops.convert_to_numpy(augment(images, training=True))).astype(np.uint8)
+            return images
+
+        return batch
 
 
-class StoredRows:
-    """The rows of several arrays of the cache, one array after the other. A row is read from disk when it is indexed.
-
-    Args:
-        arrays: which differ only in their number of rows.
-        chosen: int (N,), the rows that count, and their order; by default all.
-    """
-
-    def __init__(self, arrays: list[StoredArray], chosen: np.ndarray | None = None) -> None:
-        self.arrays = arrays
-        self.ends = np.cumsum([len(array) for array in arrays])
-        self.chosen = np.arange(self.ends[-1]) if chosen is None else chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        stored, rows = [array.mapped() for array in self.arrays], self.chosen[rows]
-        numbers = np.searchsorted(self.ends, rows, side="right")
-        starts = self.ends - [len(array) for array in stored]
-        return np.stack([stored[number][row - starts[number]] for number, row in zip(numbers, rows, strict=True)])
+def in_memory_if_small(rows: StoredRows) -> Rows:
+    """Return rows as an array if they are small enough; else as they are, on disk."""
+    return rows if rows.nbytes > MOST_BYTES_IN_MEMORY else rows[:]
 
 
 def extraction_batch() -> int:
@@ -225,24 +219,6 @@ def cut_where_worthwhile(network: Network, data: Dataset, config: Config) -> Non
             gigabytes, cut = needed / 1e9, network.cut
             logger.warning("the maps after %s would take %.0f GB of disk: each epoch starts from the images", cut, gigabytes)
             network.cut = ""
-
-
-def view_batches(data: Dataset, indices: np.ndarray, config: Config, view: int, name: str) -> Iterator[np.ndarray]:
-    """Yield one view of some images, uint8 (B, H, W, 3), with a progress bar."""
-    at_random = view > int(config.flip)
-    # Seeded by data seed and view, so that a view has the same images in every run.
-    augment = augmentation(config, config.data_seed + view) if at_random else None
-    random = np.random.default_rng([config.data_seed, view])
-    size = extraction_batch()
-    for start in track(range(0, len(indices), size), f"features of {name}"):
-        images = data.images(indices[start : start + size])
-        if view == 1 and config.flip:
-            images = np.ascontiguousarray(images[:, :, ::-1])
-        elif at_random and config.rand_augment:
-            images, _ = rand_augmented(images, np.empty(0), random)
-        if augment:
-            images = np.rint(keras.ops.convert_to_numpy(augment(images, training=True))).astype(np.uint8)
-        yield images
 
 
 def without_trainable(config: dict[str, Any]) -> dict[str, Any]:

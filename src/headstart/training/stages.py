@@ -8,17 +8,20 @@ import numpy as np
 
 from headstart.config import LINEAR, Config
 from headstart.data.dataset import Dataset
+from headstart.data.on_demand import OnDemand
+from headstart.data.store import Images
 from headstart.model.head import standardise
 from headstart.model.network import Network
 from headstart.model.unfreeze import unfreeze
 from headstart.record.history import FINE_TUNED, FROZEN, SCRATCH, EpochRow, Stage
 from headstart.system.backend import device_memory, has_gpu, keras, resolve_jit, seed_everything, steps_per_call
 from headstart.system.kernels import without_autotuning
+from headstart.system.rows import joined
 from headstart.training.batches import Batches, Rows, head_batch_size
 from headstart.training.changes import changes
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.devices import distribution_for, weighted_metrics
-from headstart.training.features import FrozenLayers
+from headstart.training.features import FrozenLayers, in_memory_if_small
 from headstart.training.fit import Training, kept_row
 from headstart.training.optimizer import fine_tuning_optimizer
 from headstart.training.weighting import POWERS, MacroRecall, judging_images, weights_by_class
@@ -27,7 +30,7 @@ from headstart.training.weighting import POWERS, MacroRecall, judging_images, we
 IMAGES_FOR_STATISTICS = 2048
 # The share of a GPU's memory that the images may take, beside the network and its training.
 SHARE_FOR_IMAGES = 0.25
-# Where images come from the host, so many batches are made while the device works.
+# Where a GPU gets images from the host, or they are decoded on demand, so many batches are made while the device works.
 AHEAD = 4
 
 # Batches of the training, validation and test split.
@@ -146,13 +149,13 @@ def macro_recall(learner: keras.Model, config: Config) -> list[Any]:
     return [MacroRecall(learner.output_shape[-1])] if POWERS.get(config.class_weights) else []
 
 
-def resident_images(images: np.ndarray, config: Config) -> np.ndarray | None:
+def resident_images(images: Images, config: Config) -> np.ndarray | None:
     """Return the images, uint8 (N, H, W, 3), if they are to stay on the device; else None.
 
-    On a GPU they are, if they fit, and if nothing changes them on the host.
+    On a GPU they are, if they fit, if nothing changes them on the host, and if they are not decoded on demand.
     """
-    fit = images.nbytes <= SHARE_FOR_IMAGES * device_memory()
-    return images if fit and not changes(config) else None
+    fit = images.nbytes <= SHARE_FOR_IMAGES * device_memory() and not isinstance(images, OnDemand)
+    return np.asarray(images) if fit and not changes(config) else None
 
 
 def image_batches(
@@ -165,10 +168,11 @@ def image_batches(
     Args:
         resident: the batches have the numbers of images, int32 (B,), instead of images.
     """
-    images, labels, size = data.source.images, data.source.labels, config.batch_size
+    images: Rows = data.source.images
+    labels, size = data.source.labels, config.batch_size
     if resident:
-        images = np.arange(len(images), dtype=np.int32)
-    ahead = AHEAD if has_gpu() and not resident else 0
+        images = np.arange(len(labels), dtype=np.int32)
+    ahead = AHEAD if (has_gpu() and not resident) or isinstance(images, OnDemand) else 0
     training = Batches(images, labels, data.train, size, seed, classes, changes(config, one_hot=classes > 0), ahead)
     validation, test = (Batches(images, labels, rows, size, None, classes, ahead=ahead) for rows in (data.validation, data.test))
     return training, validation, test
@@ -176,14 +180,14 @@ def image_batches(
 
 def feature_batches(frozen: FrozenLayers, data: Dataset, config: Config) -> BatchesOfSplits:
     """Return batches of features: all views of the training images; validation and test images as they are."""
-    views = [
+    training = in_memory_if_small(joined([
         frozen.features(data.training_candidates, view, f"training images, view {view + 1} of {config.views}")
         for view in range(config.views)
-    ]
-    validation = frozen.features(data.validation, 0, "validation images")
-    test = frozen.features(data.test, 0, "test images")
+    ]))  # fmt: skip
+    validation = in_memory_if_small(frozen.features(data.validation, 0, "validation images"))
+    test = in_memory_if_small(frozen.features(data.test, 0, "test images"))
     batch_size = head_batch_size(config.views * len(data.train))
-    return output_batches(np.concatenate(views), validation, test, data, config, batch_size, seed=config.seed)
+    return output_batches(training, validation, test, data, config, batch_size, seed=config.seed)
 
 
 def map_batches(frozen: FrozenLayers, data: Dataset, config: Config, classes: int) -> BatchesOfSplits:

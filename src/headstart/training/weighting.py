@@ -18,6 +18,8 @@ from headstart.record.folder import RunFolder
 from headstart.record.history import FROZEN
 from headstart.system.backend import keras
 from headstart.system.files import write_json
+from headstart.system.rows import StoredRows, joined
+from headstart.training.batches import Rows
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import FrozenLayers
 from headstart.training.linear import FOLDS, MOST_ITERATIONS, unconverged
@@ -106,13 +108,13 @@ def choose_weights(
     if not (choice := run.read_json("weighting.json", {})):
         checkpoint.start_clock()
         of_training = frozen.features(data.training_candidates, 0, "training images")
-        features = [
-            of_training[np.isin(data.training_candidates, data.train)],
+        features = joined([
+            StoredRows(of_training.arrays, of_training.chosen[np.isin(data.training_candidates, data.train)]),
             frozen.features(data.validation, 0, "validation images"),
-        ]
+        ])  # fmt: skip
         known = np.concatenate([data.labels(np.sort(data.train)), data.labels(data.validation)])
         groups = data.groups(np.concatenate([np.sort(data.train), data.validation]))
-        choice = choose_weighting(np.concatenate(features), known, config.data_seed, groups)
+        choice = choose_weighting(features, known, config.data_seed, groups)
         write_json(run.path / "weighting.json", choice)
         checkpoint.stop_clock(FROZEN.key)
     logger.info("%s", in_words(choice))
@@ -120,7 +122,7 @@ def choose_weights(
 
 
 def choose_weighting(
-    features: np.ndarray, labels: np.ndarray, seed: int = 0, groups: np.ndarray | None = None
+    features: Rows, labels: np.ndarray, seed: int = 0, groups: np.ndarray | None = None
 ) -> WeightingChoice:  # fmt: skip
     """Choose between the rules of `POWERS` by the macro recall of logistic regressions on images that they did not learn from.
 
@@ -133,21 +135,21 @@ def choose_weighting(
     were chosen, it would be `none` in four of them.)
 
     Args:
-        features: float (N, channels).
+        features: float (N, channels), an array or on disk.
         labels: int (N,), of at least two images of each class.
         seed: of the folds, and of the images that are used if there are many.
         groups: int (N,): images of one group lie in one fold. None: each image by itself.
     """
     rows = sampled(labels, seed)
     counts, kept = np.bincount(labels), np.bincount(labels[rows], minlength=labels.max() + 1)
-    features, answers = np.asarray(features[rows], np.float32), labels[rows]
+    used, answers = np.asarray(features[rows], np.float32), labels[rows]
     # What a sample takes away from the large classes, these get back as weight.
     share = (counts / np.maximum(kept, 1))[answers]
     right = {}
     for rule in POWERS:
         weights = weights_by_class(labels, len(counts), rule)
         each = share * np.array([weights[label] for label in answers.tolist()]) if weights else share
-        right[rule] = out_of_fold(features, answers, each, seed, None if groups is None else groups[rows]) == answers
+        right[rule] = out_of_fold(used, answers, each, seed, None if groups is None else groups[rows]) == answers
     recalls = {rule: by_class(found, answers) for rule, found in right.items()}
     best = max(POWERS, key=lambda rule: recalls[rule].mean())
     chosen: Any = next(rule for rule in reversed(POWERS) if is_near(right[rule], right[best], answers))

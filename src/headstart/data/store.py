@@ -1,0 +1,345 @@
+"""How decoded images are held: in memory, in a file of the cache, or decoded on demand, by what fits.
+
+More images than memory holds are looked at once in a first pass, whichever way they are held. It finds the unreadable files,
+and keeps in the cache what is asked of all images again and again: their digests, and small grey versions.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Annotated, Any, NamedTuple, TypedDict
+
+import numpy as np
+from msgspec import Meta
+
+from headstart.data.decode import Decoded, Decoding, cut_away, decode
+from headstart.data.grey import SIDE, shades_of_grey
+from headstart.data.on_demand import OnDemand, fingerprint
+from headstart.data.opening import UnreadableImage
+from headstart.data.walk import relative
+from headstart.errors import HeadstartError
+from headstart.system.cache import cache_folder
+from headstart.system.entries import StoredArray, gone, read_sealed, read_stored, write_sealed, written_array
+from headstart.system.files import is_disk_full, unwritable, written_whole
+from headstart.system.progress import track
+from headstart.system.reading import Checksum, Count, Fraction
+from headstart.system.rows import StoredRows
+
+logger = logging.getLogger("headstart")
+
+# The ways to hold images.
+IN_MEMORY, IN_CACHE, ON_DEMAND = "in memory", "in a file of the cache", "decoded on demand"
+# Above this, images are not held in memory.
+MOST_BYTES_IN_MEMORY = 2 << 30
+# A file of decoded images may take this share of the free disk.
+MOST_OF_DISK = 0.5
+# Something is wrong with the data if more than this share and more than this number of files are unreadable, or, in small
+# data sets too, more than the second share.
+MOST_UNREADABLE, FEW_UNREADABLE, MOST_UNREADABLE_OF_FEW = 0.01, 10, 0.25
+# At most so many unreadable files are named in a message.
+NAMED = 10
+# The images whose width and height are told.
+SIZES = ("smallest", "median", "largest")
+# Images that are decoded before they are stored, so that little memory is used.
+CHUNK = 256
+
+Images = np.ndarray | StoredRows | OnDemand
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a first pass keeps of all images.
+
+    Attributes:
+        digests: (N,) of 16 bytes, see `headstart.data.source.Source`.
+        grey: float32 (N, 32, 32), on disk, see `headstart.data.grey`.
+    """
+
+    digests: np.ndarray
+    grey: StoredRows
+
+
+class Found(TypedDict):
+    """What was found when the images of a folder were decoded, see `decode_each`."""
+
+    unreadable: dict[str, str]
+    sizes: dict[str, Annotated[list[Count], Meta(min_length=2, max_length=2)]]
+    cut: Fraction
+    remarks: dict[str, Count]
+
+
+class Findings(TypedDict):
+    """The cached findings, and the seals of the arrays that they belong to: `digests`, `grey` and, unless on demand, `images`."""
+
+    found: Found
+    seals: dict[str, Checksum]
+
+
+class Held(NamedTuple):
+    """The readable images of a folder.
+
+    Attributes:
+        images: uint8 (N, size, size, 3).
+        found: what was found when they were decoded.
+        survey: None if the images are in memory.
+    """
+
+    images: Images
+    found: Found
+    survey: Survey | None = None
+
+
+def way_to_hold(count: int, size: int, often: bool) -> str:
+    """Return how so many images of this height and width are held.
+
+    Args:
+        often: whether they are looked at in every epoch. If not, to decode them once or twice more takes less than to write
+            them and read them again.
+    """
+    needed = bytes_of(count, size)
+    if needed <= MOST_BYTES_IN_MEMORY:
+        return IN_MEMORY
+    return IN_CACHE if often and needed <= MOST_OF_DISK * shutil.disk_usage(cache_folder("images")).free else ON_DEMAND
+
+
+def bytes_of(count: int, size: int) -> int:
+    return count * size * size * 3
+
+
+def bytes_of_survey(count: int) -> int:
+    """Return how many bytes of the cache a first pass takes."""
+    return count * (4 * SIDE**2 + 16)
+
+
+def way_of(images: Images) -> str:
+    """Return how images are held."""
+    return ON_DEMAND if isinstance(images, OnDemand) else IN_CACHE if isinstance(images, StoredRows) else IN_MEMORY
+
+
+def held_in_words(images: Images) -> str:
+    """Return how images are held, and what disk that takes, as a line for the log; "" if they are in memory."""
+    way, survey = way_of(images), bytes_of_survey(len(images))
+    if way == IN_MEMORY:
+        return ""
+    disk = survey + (images.nbytes if way == IN_CACHE else 0)
+    return f"decoded, the images take {images.nbytes / 1e9:.1f} GB: they are {way} ({disk / 1e9:.1f} GB of disk)"
+
+
+def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding, often: bool = True) -> Held:
+    """Return the readable images of some files, and what was found.
+
+    Args:
+        often: see `way_to_hold`.
+
+    Raises:
+        HeadstartError: too many files are unreadable; or the disk is full.
+    """
+    shape = (len(paths), size, size, 3)
+    if (way := way_to_hold(len(paths), size, often)) == IN_MEMORY:
+        images = np.empty(shape, np.uint8)
+        found = decode_into(images, root, paths, decoding)
+        return Held(images[: len(paths) - len(found["unreadable"])], found)
+    stats = np.array([fingerprint(path) for path in paths], np.int64)
+    file = cache_folder("images") / key_of(paths, stats, size, decoding)
+    arrays = {"digests": ("uint8", (len(paths), 16)), "grey": ("float32", (len(paths), SIDE, SIDE)), "images": ("uint8", shape)}
+    few = {name: arrays[name] for name in ("digests", "grey")}
+    wanted = arrays if often else few
+    if not (held := read_entries(file, wanted)) and way == ON_DEMAND:
+        wanted = few
+        held = read_entries(file, wanted)
+    if not held:
+        store(file, root, paths, size, decoding, wanted)
+        if not (held := read_entries(file, wanted)):
+            raise gone(file)
+    entries, found = held
+    names = [str(relative(path, root)) for path in paths]
+    rows = np.array([row for row, name in enumerate(names) if name not in found["unreadable"]])
+    present = np.arange(len(rows))
+    digests = np.asarray(StoredRows([entries["digests"]], present)).view("V16")[:, 0]
+    survey = Survey(digests, StoredRows([entries["grey"]], present))
+    if "images" in entries:
+        return Held(StoredRows([entries["images"]], present), found, survey)
+    return Held(OnDemand(root, [names[row] for row in rows], stats[rows], size, decoding), found, survey)
+
+
+def key_of(paths: list[Path], stats: np.ndarray, size: int, decoding: Decoding) -> str:
+    """Return the name of what is stored of some files, which another size, time or way of decoding changes."""
+    digest = hashlib.sha256(json.dumps([3, size, asdict(decoding)]).encode())
+    for path in paths:
+        digest.update(f"{path}\0".encode(errors="surrogateescape"))
+    digest.update(stats.astype("<i8").tobytes())
+    return digest.hexdigest()[:32]
+
+
+def place(file: Path, name: str) -> Path:
+    return file.with_name(f"{file.name}-{name}.npy")
+
+
+def read_entries(
+    file: Path, wanted: dict[str, tuple[str, tuple[int, ...]]]
+) -> tuple[dict[str, StoredArray], Found] | None:  # fmt: skip
+    """Return stored arrays, by name, and the findings that belong to them; None if the images must be decoded.
+
+    Args:
+        wanted: type and shape of each array.
+    """
+    findings = read_sealed(file.with_suffix(".json"), Findings)
+    if not findings or not wanted.keys() <= findings["seals"].keys():
+        return None
+    stored = {name: read_stored(place(file, name), (dtype,), shape) for name, (dtype, shape) in wanted.items()}
+    entries = {name: entry for name, entry in stored.items() if entry}
+    if len(entries) < len(wanted):
+        return None
+    found = findings["found"]
+    fitting = found["sizes"].keys() == set(SIZES) and len(found["unreadable"]) < len(entries["digests"])
+    if not fitting or any(entry.seal != findings["seals"][name] for name, entry in entries.items()):
+        logger.warning("%s does not belong to its findings; the images are decoded again", file)
+        return None
+    return entries, found
+
+
+def store(
+    file: Path, root: Path, paths: list[Path], size: int, decoding: Decoding, wanted: dict[str, tuple[str, tuple[int, ...]]]
+) -> None:  # fmt: skip
+    """Decode all images once, and write what is wanted of them to the cache.
+
+    If there are too many unreadable files, the user will change them, and nothing would use these gigabytes again: nothing
+    stays.
+    """
+    row_bytes = {name: math.prod(shape[1:]) * np.dtype(dtype).itemsize for name, (dtype, shape) in wanted.items()}
+    with contextlib.ExitStack() as stack:
+        streams = {}
+        for name, (dtype, shape) in wanted.items():
+            streams[name] = stream = stack.enter_context(written_array(place(file, name)))
+            np.lib.format.write_array_header_1_0(stream, {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape})
+            reserve(stream.file, place(file, name), len(paths) * row_bytes[name])
+
+        def keep(images: np.ndarray) -> None:
+            content: dict[str, Any] = {
+                "digests": b"".join(map(digest, images)), "grey": shades_of_grey(images, np.arange(len(images))).tobytes(),
+                "images": images,
+            }  # fmt: skip
+            for name, stream in streams.items():
+                stream.write(content[name])
+
+        found = decode_each(root, paths, size, decoding, keep)
+        for name, stream in streams.items():
+            for _ in found["unreadable"]:
+                stream.write(bytes(row_bytes[name]))
+    entries = {name: read_stored(place(file, name), (dtype,), shape) for name, (dtype, shape) in wanted.items()}
+    seals = {name: entry.seal for name, entry in entries.items() if entry}
+    write_sealed(file.with_suffix(".json"), {"found": found, "seals": seals})
+
+
+def digest(image: np.ndarray) -> bytes:
+    """Return 16 bytes that tell an image's pixels from those of any other image."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+
+
+def reserve(file: IO[bytes], path: Path, size: int) -> None:
+    """Allocate the disk space of a file before it is filled: a full disk is said at once, and not after an hour.
+
+    Raises:
+        UnwritableError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if is_disk_full(error):
+                raise unwritable(path, error) from None  # other errors: some network drives do not support the call
+
+
+def decode_into(images: np.ndarray, root: Path, paths: list[Path], decoding: Decoding) -> Found:
+    """Fill the first rows of `images` with the readable images, in order; see `decode_each`."""
+    row = 0
+
+    def keep(chunk: np.ndarray) -> None:
+        nonlocal row
+        images[row : row + len(chunk)] = chunk
+        row += len(chunk)
+
+    return decode_each(root, paths, images.shape[1], decoding, keep)
+
+
+def decode_each(
+    root: Path, paths: list[Path], size: int, decoding: Decoding, keep: Callable[[np.ndarray], None]
+) -> Found:  # fmt: skip
+    """Give the readable images to `keep`, in order, some at a time: uint8 (n, size, size, 3).
+
+    Returns:
+        `unreadable`: why, by file; `sizes`: width and height of the smallest, the median and the largest image; `cut`: the
+        mean share of an image that a crop leaves out, 0..1; `remarks`: the number of images by remark.
+
+    Raises:
+        HeadstartError: too many files are unreadable.
+    """
+    unreadable: dict[str, str] = {}
+    sizes: list[tuple[int, int]] = []
+    remarks: Counter[str] = Counter()
+    for chunk, decoded in in_chunks(paths, size, decoding):
+        readable = []
+        for path, found in zip(chunk, decoded, strict=True):
+            if isinstance(found, UnreadableImage):
+                unreadable[str(relative(path, root))] = str(found)
+            else:
+                readable.append(found.pixels)
+                sizes.append(found.size)
+                remarks.update(found.remarks)
+        if readable:
+            keep(np.stack(readable))
+    refuse_unreadable(root, unreadable, len(paths))
+    ordered = sorted(sizes, key=lambda one: one[0] * one[1])
+    places = dict(zip(SIZES, (0, len(ordered) // 2, -1), strict=True))
+    return {
+        "unreadable": unreadable,
+        "sizes": {name: list(ordered[place]) for name, place in places.items()},
+        "cut": float(np.mean([cut_away(one) for one in sizes])),
+        "remarks": dict(remarks),
+    }
+
+
+def in_chunks(
+    paths: list[Path], size: int, decoding: Decoding
+) -> Iterator[tuple[list[Path], list[Decoded | UnreadableImage]]]:  # fmt: skip
+    """Yield files, some at a time, with their images, or why they are unreadable."""
+
+    def attempt(path: Path) -> Decoded | UnreadableImage:
+        try:
+            return decode(path, size, size, decoding)
+        except UnreadableImage as error:
+            return error
+
+    # Pillow releases Python's lock while it decodes, so threads use every core. Chunks bound the memory. Threads share the
+    # warning filters, so filters that `decode` sets in one thread could stay behind: they are restored here.
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+        for start in track(range(0, len(paths), CHUNK), "decoding images"):
+            chunk = paths[start : start + CHUNK]
+            yield chunk, list(pool.map(attempt, chunk))
+
+
+def refuse_unreadable(root: Path, unreadable: dict[str, str], total: int) -> None:
+    """Refuse a folder if too many of its files cannot be read, and list all of these in a file."""
+    share = len(unreadable) / max(1, total)
+    if share <= MOST_UNREADABLE or (len(unreadable) <= FEW_UNREADABLE and share <= MOST_UNREADABLE_OF_FEW):
+        return
+    file = cache_folder("unreadable") / f"{hashlib.sha256(str(root).encode(errors='replace')).hexdigest()[:16]}.txt"
+    with written_whole(file) as partial:
+        lines = (f"{name}: {why}\n" for name, why in unreadable.items())
+        partial.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+    first = list(unreadable)[:NAMED]
+    more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+    raise HeadstartError(
+        f"{root}: {len(unreadable)} of {total} image files cannot be read: mend or remove them; all are listed in {file}\n"
+        f"They are {', '.join(first)}{more}; the first: {unreadable[first[0]]}"
+    )

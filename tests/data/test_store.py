@@ -1,0 +1,147 @@
+"""How many images are held: in memory, in a file of the cache, or decoded on demand."""
+
+import json
+import os
+from types import SimpleNamespace as Usage
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import headstart as hs
+from headstart.audit.duplicates import near_duplicates
+from headstart.data import store
+from headstart.data.folder import read_folder
+from headstart.data.on_demand import OnDemand
+from headstart.data.store import IN_CACHE, IN_MEMORY, ON_DEMAND, held_in_words, way_to_hold
+from headstart.errors import HeadstartError
+from helpers import save, scene
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of its own, and no memory for images."""
+    monkeypatch.setattr("headstart.data.store.MOST_BYTES_IN_MEMORY", 0)
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def data(tmp_path):
+    for number in range(40):
+        save(scene(number), tmp_path / "data" / ("blue" if number % 2 else "red") / f"{number:03}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that are decoded, in a list that grows."""
+    names = []
+
+    def counted(path, *others, original=store.decode):
+        names.append(path.name)
+        return original(path, *others)
+
+    monkeypatch.setattr("headstart.data.store.decode", counted)
+    monkeypatch.setattr("headstart.data.decode.decode", counted)
+    return names
+
+
+def test_what_fits_chooses_the_way(monkeypatch):
+    assert way_to_hold(1000, 300, often=True) == IN_MEMORY
+    monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(free=200 * 10**9))
+    assert way_to_hold(200_000, 300, often=True) == IN_CACHE
+    assert way_to_hold(200_000, 300, often=False) == ON_DEMAND, "looked at once or twice"
+    assert way_to_hold(400_000, 300, often=True) == ON_DEMAND, "more than half of the disk"
+
+
+def test_a_second_reading_decodes_nothing(data, cache, decoded):
+    for often, files in ((False, 3), (True, 4)):
+        first = read_folder(data, 16, often=often)
+        assert sorted(decoded) == sorted(path.name for path in data.rglob("*.png"))
+        decoded.clear()
+        assert read_folder(data, 16, often=often).fingerprint == first.fingerprint
+        assert decoded == []
+        assert len(list((cache / "images").iterdir())) == files
+    assert read_folder(data, 16, often=False).fingerprint == first.fingerprint
+
+
+def test_the_log_says_how_images_are_held(data, cache):
+    assert held_in_words(read_folder(data, 16, often=False).images).endswith("they are decoded on demand (0.0 GB of disk)")
+    assert "they are in a file of the cache" in held_in_words(read_folder(data, 16, often=True).images)
+    assert held_in_words(np.zeros((1, 2, 2, 3), np.uint8)) == ""
+
+
+@pytest.mark.parametrize("change", ["time", "size", "gone"])
+def test_a_file_that_changes_after_the_first_pass_is_named(change, data, cache):
+    images = read_folder(data, 16, often=False).images
+    file = data / "blue" / "003.png"
+    if change == "gone":
+        file.unlink()
+    elif change == "size":
+        Image.new("RGB", (40, 40)).save(file)
+    else:
+        os.utime(file, ns=(0, 0))
+    assert images[[0]].shape == (1, 16, 16, 3)
+    with pytest.raises(HeadstartError, match=r"003\.png has changed or is gone since it was read first: start again"):
+        images[:]
+
+
+def test_a_file_that_cannot_be_read_any_more_is_named(data, cache, monkeypatch):
+    images = read_folder(data, 16, often=False).images
+    file = data / "blue" / "003.png"
+    before = file.stat()
+    file.write_bytes(bytes(before.st_size))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(HeadstartError, match=r"003\.png could be read before, and cannot be read now"):
+        images[:]
+
+
+def test_unreadable_files_are_left_out_once_and_for_all(data, cache):
+    (data / "red" / "002.png").write_bytes(b"no image")
+    for often in (False, True):
+        source = read_folder(data, 16, often=often)
+        assert len(source.images) == len(source.files) == len(source.digests) == 39
+        assert source.files.index("red/004.png") == 21
+        assert np.array_equal(source.images[21], np.asarray(Image.open(data / "red" / "004.png").resize((16, 16), Image.BICUBIC)))
+
+
+def test_findings_do_not_serve_other_images(data, cache):
+    read_folder(data, 16, often=False)
+    (findings,) = cache.rglob("*.json")
+    assert set(json.loads(findings.read_text())["content"]["seals"]) == {"digests", "grey"}
+    os.utime(data / "red" / "002.png", ns=(0, 0))
+    assert isinstance(read_folder(data, 16, often=False).images, OnDemand)
+    assert len(list(cache.rglob("*.json"))) == 2
+
+
+def test_near_duplicates_are_those_of_images_in_memory(photos, cache):
+    source = read_folder(photos, 32, often=False)
+    features = np.random.default_rng(0).random((len(source.labels), 8))
+    rows = np.arange(len(source.labels))
+    found = near_duplicates(source.images[:], rows, features)
+    assert len(found[0])
+    grey = source.grey(rows)
+    expected = hs.audit.duplicates.near_duplicates_of_grey(lambda: grey, source.images.shape, features)
+    assert all(map(np.array_equal, found, expected))
+
+
+@pytest.mark.parametrize("maps", [False, True])
+def test_a_training_on_demand_is_the_training_in_memory(maps, photos, tiny, tmp_path, monkeypatch, decoded):
+    """And it decodes each file as often as is said: once at first, and once for its features; or in every epoch."""
+    options = tiny | {"data": str(photos), "image_size": 32, "epochs": 2, "fine_tune_from": "last-stage" if maps else "all"}
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "first"))
+    expected = hs.train("starter", **options, out=str(tmp_path / "in-memory"))
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "second"))
+    monkeypatch.setattr("headstart.data.store.MOST_BYTES_IN_MEMORY", 0)
+    monkeypatch.setattr("headstart.data.store.MOST_OF_DISK", 0)
+    decoded.clear()
+    run = hs.train("starter", **options, out=str(tmp_path / "on-demand"))
+    assert "they are decoded on demand" in (run.path / "log.txt").read_text()
+    for name in ("test_frozen.npy", "test_fine_tuned.npy", "validation_fine_tuned.npy", "near_duplicates.csv", "split.csv"):
+        assert (run.path / name).read_bytes() == (expected.path / name).read_bytes(), name
+    files = list(photos.rglob("*.png"))
+    if maps:
+        assert 2 * len(files) <= len(decoded) <= 4 * len(files), (
+            "two passes, the test of mirror images, and the report's examples"
+        )
