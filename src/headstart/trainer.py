@@ -14,7 +14,7 @@ from headstart.audit.of_run import audit_run
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, in_folds, one_fold, resolved
-from headstart.data.store import held_in_words
+from headstart.data.store import held_in_words, way_of
 from headstart.data.walk import skipped_words
 from headstart.errors import HeadstartError
 from headstart.following import follow, report, share
@@ -332,7 +332,8 @@ def describe(data: Dataset) -> None:
     logger.info("classes: %s%s", ", ".join(listed[:MOST_LISTED]), more)
     if untested := [name for name, number in data.class_counts()["test"].items() if not number]:
         logger.warning("classes without a test image, and so without figures: %s", ", ".join(untested[:MOST_LISTED]))
-    for line in filter(None, [*data.source.remarks, held_in_words(data.source.images)]):
+    held = held_in_words(way_of(data.source.images), len(data.source.images), data.image_shape[0])
+    for line in filter(None, [*data.source.remarks, held]):
         logger.info("data: %s", line)
     for line in data.torn[:MOST_LISTED]:
         logger.warning("%s", line)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from headstart.audit.duplicates import CANDIDATES, candidates, near_duplicates, redundant, whitened
+from headstart.audit.duplicates import CANDIDATES, candidates, near_duplicates, redundant, searched_among, whitened
 from headstart.data.grey import shades_of_grey
 
 OTHERS = 60
@@ -96,3 +96,34 @@ def test_pairs_with_different_labels_leave_nothing_out():
     training, labels = np.array([True, True, True, False]), np.array([0, 1, 0, 1])
     assert redundant(np.array([[0, 1], [2, 3]]), training, labels).tolist() == []
     assert redundant(np.array([[0, 1], [0, 2]]), training, labels).tolist() == [2]
+
+
+def test_without_an_index_the_most_protected_of_many_images_are_compared(monkeypatch):
+    splits = np.repeat(["training", "validation", "test"], [50, 6, 4])
+    assert searched_among(splits)[0].tolist() == list(range(60))
+    monkeypatch.setattr("headstart.audit.duplicates.MOST_COMPARED", 20)
+    monkeypatch.setattr("headstart.audit.duplicates.has_index", lambda: False)
+    chosen, note = searched_among(splits)
+    assert np.bincount(chosen >= 50).tolist() == [10, 10]
+    assert note == (
+        "near-duplicates were looked for among 20 of 60 images only (4 of 4 test images, 6 of 6 validation images, 10 of 50 "
+        "training images): pip install 'headstart[index]' for all"
+    )
+    monkeypatch.setattr("headstart.audit.duplicates.has_index", lambda: True)
+    assert searched_among(splits) == (pytest.approx(np.arange(60)), "")
+
+
+def test_an_index_finds_the_pairs_that_a_comparison_of_all_finds(monkeypatch):
+    pytest.importorskip("faiss")
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(3000, 32)).astype(np.float32)
+    rows[1500:] = rows[:1500] + 0.05 * random.normal(size=(1500, 32))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    monkeypatch.setattr("headstart.audit.duplicates.CANDIDATES", 0.5)  # about as many as are near
+    expected = {tuple(pair) for pair in np.concatenate(list(candidates(rows))).tolist()}
+    monkeypatch.setattr("headstart.audit.duplicates.MOST_COMPARED", 0)
+    found = np.concatenate(list(candidates(rows)))
+    assert (found[:, 0] < found[:, 1]).all()
+    found = {tuple(pair) for pair in found.tolist()}
+    assert found <= expected
+    assert len(found) > 0.99 * len(expected) > 1000

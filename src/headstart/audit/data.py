@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from headstart.audit.duplicates import near_duplicates_of_grey, redundant
+from headstart.audit.duplicates import near_duplicates_of_grey, redundant, searched_among
 from headstart.audit.labels import LEAST_SKILL, rank_suspects, skill
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES
@@ -60,9 +60,12 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     names, labels, class_names = [data.source.names[row] for row in rows], data.labels(rows), data.class_names
     most = max(2, len(rows) // IMAGES_PER_COMPONENT)
     give_back_freed_memory()
+    searched, not_searched = searched_among(splits)
     pairs, similarity = near_duplicates_of_grey(
-        lambda: data.source.grey(rows), data.source.images.shape, components[:, : min(PAIR_COMPONENTS, most)], mirrored
-    )
+        lambda: data.source.grey(rows[searched]), data.source.images.shape,
+        components[searched, : min(PAIR_COMPONENTS, most)], mirrored,
+    )  # fmt: skip
+    pairs = searched[pairs]
     training = splits == SPLIT_NAMES[0]
     left_out = redundant(pairs, training, labels)
     # Classes that --drop-duplicates would leave without a training image, so that it would refuse.
@@ -89,6 +92,8 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
         "unreadable": list(data.source.unreadable),
         "exact_duplicates": list(data.duplicates),
         "near_duplicates": near,
+        # Which images were compared, if not all.
+        "near_duplicates_note": not_searched,
         # Whether more than a third of the images have a near-duplicate.
         "alike": bool(alike),
         # Pairs of equal or nearly equal images with different labels: a label is wrong, or the images only look alike.
@@ -110,8 +115,8 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
         count(len(near), "near-duplicate"), len(known), count(len(data.test), "test image has", "test images have"),
         suspects_in_words(suspects), content["seconds"],
     )  # fmt: skip
-    if note:
-        logger.info("audit: %s", note)
+    for line in filter(None, [not_searched, note]):
+        logger.info("audit: %s", line)
     if alike and not data.source.groups:
         logger.info(
             "audit: more than a third of the images have a near-duplicate: they are alike by kind (as X-rays are) or come in "

@@ -8,12 +8,18 @@ import numpy as np
 from scipy.fft import irfft2, rfft2
 from scipy.ndimage import affine_transform, gaussian_filter
 
+from headstart.audit.index import has_index, pairs_by_index
 from headstart.data.grey import SIDE, shades_of_grey
+from headstart.data.source import SPLIT_NAMES
 
 # Candidates per image on average: the pairs with the most similar features.
 CANDIDATES = 20
-# So many images are used to estimate the similarity from which pairs are candidates.
-SAMPLE = 250
+# So many images are used to estimate the similarity from which pairs are candidates; fewer if their comparisons are more than
+# the second number.
+SAMPLE, MOST_OF_SAMPLE = 250, 50_000_000
+# All pairs of at most so many images are compared, which takes a minute for 200,000 on two cores. Among more, an index finds
+# the candidates; without one, so many are searched, see `searched_among`.
+MOST_COMPARED = 200_000
 
 # Near-duplicates are often cropped and stretched a little differently. Shifts of up to `MOST_SHIFT` pixels are tried, and zooms
 # by powers of `ZOOM`, up to `MOST_ZOOM` in both directions. First both axes are zoomed together by each of `ZOOMS`. Then each
@@ -100,6 +106,29 @@ def near_duplicates_of_grey(
     return pairs[order], similarity[order]
 
 
+def searched_among(splits: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return the images among which near-duplicates are looked for, int, sorted; and a note if these are not all, else "".
+
+    Without an index library, at most `MOST_COMPARED` are compared: of the test split as many as possible, then of the
+    validation split, then of the training split.
+
+    Args:
+        splits: str (N,), the split of each image.
+    """
+    count = len(splits)
+    if count <= MOST_COMPARED or has_index():
+        return np.arange(count), ""
+    random = np.random.default_rng(0)
+    ordered = np.concatenate([random.permutation(np.flatnonzero(splits == name)) for name in reversed(SPLIT_NAMES)])
+    chosen = np.sort(ordered[:MOST_COMPARED])
+    of_each = [f"{np.count_nonzero(splits[chosen] == name):,} of {np.count_nonzero(splits == name):,} {name} images"
+               for name in reversed(SPLIT_NAMES)]  # fmt: skip
+    return chosen, (
+        f"near-duplicates were looked for among {MOST_COMPARED:,} of {count:,} images only ({', '.join(of_each)}): "
+        "pip install 'headstart[index]' for all"
+    )
+
+
 def whitened(features: np.ndarray) -> np.ndarray:
     """Return features with all columns scaled to the same deviation, as rows of length 1, float32.
 
@@ -120,10 +149,14 @@ def candidates(rows: np.ndarray, block: int = 1024) -> Iterator[np.ndarray]:
         block: rows per block.
     """
     rows = np.asarray(rows, np.float32)
-    sample = np.random.default_rng(0).choice(len(rows), min(SAMPLE, len(rows)), replace=False)
+    number = min(SAMPLE, len(rows), max(1, MOST_OF_SAMPLE // len(rows)))
+    sample = np.random.default_rng(0).choice(len(rows), number, replace=False)
     cosines = rows[sample] @ rows.T
     cosines[np.arange(len(sample)), sample] = -1  # an image is not its own near-duplicate
     least = np.quantile(cosines, max(0.0, 1 - 2 * CANDIDATES / len(rows)))
+    if len(rows) > MOST_COMPARED and has_index():
+        yield from pairs_by_index(rows, float(least))
+        return
     for first in range(0, len(rows), block):
         for second in range(first, len(rows), 4 * block):
             cosines = rows[first : first + block] @ rows[second : second + 4 * block].T

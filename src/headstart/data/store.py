@@ -116,9 +116,10 @@ def bytes_of(count: int, size: int) -> int:
     return count * size * size * 3
 
 
-def bytes_of_survey(count: int) -> int:
-    """Return how many bytes of the cache a first pass takes."""
-    return count * (4 * SIDE**2 + 16)
+def bytes_on_disk(way: str, count: int, size: int) -> int:
+    """Return how many bytes of the cache so many images take; a first pass over many of them keeps something in any case."""
+    survey = count * (4 * SIDE**2 + 16)
+    return {IN_MEMORY: 0, ON_DEMAND: survey, IN_CACHE: survey + bytes_of(count, size)}[way]
 
 
 def way_of(images: Images) -> str:
@@ -126,13 +127,12 @@ def way_of(images: Images) -> str:
     return ON_DEMAND if isinstance(images, OnDemand) else IN_CACHE if isinstance(images, StoredRows) else IN_MEMORY
 
 
-def held_in_words(images: Images) -> str:
-    """Return how images are held, and what disk that takes, as a line for the log; "" if they are in memory."""
-    way, survey = way_of(images), bytes_of_survey(len(images))
+def held_in_words(way: str, count: int, size: int) -> str:
+    """Return how so many images are held, and what disk that takes, as a line for the log; "" if they are in memory."""
     if way == IN_MEMORY:
         return ""
-    disk = survey + (images.nbytes if way == IN_CACHE else 0)
-    return f"decoded, the images take {images.nbytes / 1e9:.1f} GB: they are {way} ({disk / 1e9:.1f} GB of disk)"
+    disk = bytes_on_disk(way, count, size)
+    return f"decoded, the images take {bytes_of(count, size) / 1e9:.1f} GB: they are {way} ({disk / 1e9:.1f} GB of disk)"
 
 
 def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding, often: bool = True) -> Held:

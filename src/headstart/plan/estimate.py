@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from headstart.audit.data import LABEL_COMPONENTS
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
+from headstart.data.store import IN_MEMORY, ON_DEMAND, bytes_of, bytes_on_disk, way_of, way_to_hold
 from headstart.plan.costs import Costs, NotMeasured
 from headstart.system.memory import available_memory
 from headstart.training.batches import head_batch_size
 from headstart.training.blocks import MOST_CACHE_BYTES
+from headstart.training.features import MOST_BYTES_IN_MEMORY
 
 # The share of the free memory, and of the time left, that is planned with, since predictions err.
 MARGIN = 0.9
@@ -24,7 +26,7 @@ class Prediction:
         seconds: by part of the run, named as in `metrics.json`, and `results`: predictions on validation and test, and the
             report.
         memory: peak memory of its process in bytes.
-        disk: bytes of features and feature maps in the cache.
+        disk: bytes of features and feature maps in the cache, and of images that the memory does not hold.
     """
 
     seconds: dict[str, float]
@@ -37,9 +39,7 @@ class Prediction:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{name.replace('_', '-')} {duration(seconds)}" for name, seconds in self.seconds.items())
-        return (
-            f"{duration(self.total)} ({parts}); {gigabytes(self.memory)} of memory, {gigabytes(self.disk)} of disk for features"
-        )
+        return f"{duration(self.total)} ({parts}); {gigabytes(self.memory)} of memory, {gigabytes(self.disk)} of disk"
 
 
 def duration(seconds: float) -> str:
@@ -97,7 +97,21 @@ def predict(
     seconds["results"] = results + cost.get("report", 0.0)
     if config.runs > 1:  # they share the features
         seconds = {name: value * (1 if name == "features" else config.runs) for name, value in seconds.items()}
-    return Prediction(seconds, peak_memory(config, data, cost), disk)
+    return Prediction(seconds, peak_memory(config, data, cost), disk + images_on_disk(config, data))
+
+
+def way_of_training(config: Config, data: Dataset) -> str:
+    """Return how a training holds its images, see `headstart.data.store`."""
+    source = data.source
+    way, same_size = way_of(source.images), config.image_size == data.image_shape[0]
+    if not source.files or (same_size and way != ON_DEMAND):
+        return way
+    return way_to_hold(len(source.labels), config.image_size, config.learns_on_images)
+
+
+def images_on_disk(config: Config, data: Dataset) -> int:
+    """Return how many bytes of the cache the images of a training take."""
+    return bytes_on_disk(way_of_training(config, data), len(data.source.labels), config.image_size)
 
 
 def peak_memory(config: Config, data: Dataset, cost: Costs) -> float:
@@ -105,12 +119,14 @@ def peak_memory(config: Config, data: Dataset, cost: Costs) -> float:
     working = cost["memory"]
     if config.epochs:
         working = max(working, cost["tune_memory"] + config.batch_size * cost["memory_image"])
-    images = data.source.images.nbytes
+    images = 0
+    if way_of_training(config, data) == IN_MEMORY:
+        images = bytes_of(len(data.source.labels), config.image_size) if data.source.files else data.source.images.nbytes
     if config.keeps_features:
-        # Features in float16 are held twice while views are joined. The audit holds components in float32, and 32 x 32 shades of
-        # grey twice.
+        # The audit holds components in float32, and 32 x 32 shades of grey twice.
         everything = len(data.train) + len(data.validation) + len(data.test)
-        images += 2 * config.views * everything * int(cost["feature_bytes"])
+        features = config.views * everything * int(cost["feature_bytes"])
+        images += features if features <= MOST_BYTES_IN_MEMORY else 0
         working = max(working, cost["memory"] + 4 * everything * (LABEL_COMPONENTS + 2 * 32 * 32))
     return working + images
 

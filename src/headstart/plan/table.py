@@ -9,10 +9,11 @@ from typing import NamedTuple
 from headstart.config import Config, option_name, replace
 from headstart.data.dataset import Dataset
 from headstart.data.load import configured_data, one_fold, resolved
+from headstart.data.store import held_in_words
 from headstart.errors import HeadstartError
 from headstart.plan.budget import CHOSEN, REFERENCE_SIZES, WHY_ON_GPU, own_way, prepare, sizes_for
 from headstart.plan.costs import Costs, costs_at, costs_file, load_costs, measured
-from headstart.plan.estimate import duration, fit_memory, gigabytes, predict
+from headstart.plan.estimate import duration, fit_memory, gigabytes, predict, way_of_training
 from headstart.recipes import recipe
 from headstart.record.history import TIMES, shown
 from headstart.system.cluster import CLUSTER
@@ -62,6 +63,7 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
     notes = [f"{config.recipe}: {values}, {WHY_ON_GPU}"] if changed else []
     trainings = planned(config, data, explicit)
     sizes_of: dict[Path, set[int]] = {}
+    held: dict[str, list[str]] = {}
     for training in trainings:
         sizes_of.setdefault(costs_file(training, data), set()).add(training.image_size)
     for training in trainings:
@@ -79,7 +81,10 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
             continue
         times = [duration(prediction.seconds[stage]) if stage in prediction.seconds else "" for stage in SPENT_ON]
         total, memory, disk = duration(prediction.total), gigabytes(prediction.memory), gigabytes(prediction.disk)
+        way = way_of_training(training, data)
+        held.setdefault(held_in_words(way, len(data.source.labels), training.image_size), []).append(name)
         rows.append([training.recipe, str(training.image_size), *times, total, str(fitted.batch_size), memory, disk])
+    notes += [f"{'; '.join(names)}: {words}" for words, names in held.items() if words]
     if config.budget:
         notes.append(f"--budget {config.budget}: {choice_of_budget(config, data, explicit, loading)}")
     filled = [place for place, column in enumerate(zip(*rows, strict=True)) if any(column)]

@@ -87,6 +87,7 @@ class AuditFindings(TypedDict):
     alike: NotRequired[bool]
     label_conflicts: list[NearDuplicate]
     suspects: list[Suspect]
+    near_duplicates_note: NotRequired[str]
     suspects_note: NotRequired[str]
     strength: NotRequired[NotNegative]
     redundant: list[str]

@@ -88,11 +88,12 @@ def findings(audit: dict[str, Any], data: Dataset) -> dict[str, Any]:
     pairs, suspects, alike = audit["near_duplicates"], audit["suspects"], audit["alike"]
     conflicts = audit["label_conflicts"]
     across_first = sorted(pairs, key=lambda pair: (pair["splits"][0] == pair["splits"][1], -pair["similarity"]))
-    note = audit["suspects_note"]
+    note, compared = audit["suspects_note"], audit.get("near_duplicates_note", "")
     without = audit.get("accuracy_without_near_duplicates", {})
     return {
         "imbalance": audit["imbalance"],
         "near_duplicates": len(pairs),
+        "near_duplicates_note": f"{compared[0].upper()}{compared[1:]}." if compared else "",
         "across": sum(pair["splits"][0] != pair["splits"][1] for pair in pairs),
         "alike": alike,
         "pairs": shown(across_first),
