@@ -1,11 +1,12 @@
 """Train on more images than memory holds, and record the memory over time; kill it in the middle, and say what that cost.
 
 python -m benchmarks.memory                                # 200,000 images of 300 px, 54 GB decoded: hours on two cores
-python -m benchmarks.memory --images 3000 --most-memory 0.1    # a few minutes, as if memory held 0.1 GB of images
+python -m benchmarks.memory --images 3000 --side 96 --most-memory 0.05    # minutes, as if memory held 0.05 GB of images
 
 The images are made first, and kept: the same call goes on with them. They are JPEGs of soft shapes, whose colour is their class.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -28,7 +29,7 @@ from PIL import Image
 from benchmarks import common
 
 TEXT = """One training on a folder of JPEGs, the frozen stage and fine-tuning, from an empty cache, and its memory every second:
-all of its process (`peak`), and without the pages of files, which the system takes back when it needs them (`own peak`).
+all of its processes (`peak`), and without the pages of files, which the system takes back when it needs them (`own peak`).
 The training is killed in the middle of the features, and goes on. Lost: the images whose features were computed again."""
 # Images of a folder; a file system slows down with more.
 IN_FOLDER = 5000
@@ -45,7 +46,7 @@ class Options(common.Options):
 
     images: int = 200_000  # how many are made
     side: int = 300  # their height and width, and --image-size
-    backbone: str = "starter"
+    backbone: str = "efficientnetlite0"
     fine_tune_from: str = "last-stage"  # all: fine-tuning looks at the images in every epoch
     epochs: int = 1  # of fine-tuning
     most_memory: float = 2.0  # GB of images that are held in memory
@@ -114,7 +115,7 @@ def train(data: Path, cache: Path, run: Path, options: Options) -> dict[str, Any
     found: dict[str, Any] = {"memory": []}
     begin = time.monotonic()
     first = [
-        "train", str(data), "--recipe", "starter", "--backbone", options.backbone, "--image-size", str(options.side),
+        "train", str(data), "--recipe", "laptop", "--backbone", options.backbone, "--image-size", str(options.side),
         "--fine-tune-from", options.fine_tune_from, "--epochs", str(options.epochs), "--fewest-steps", "0", "--views", "1",
         "--batch-size", str(options.batch_size), "--out", str(run),
     ]  # fmt: skip
@@ -148,17 +149,19 @@ def started(arguments: list[str], cache: Path, options: Options) -> subprocess.P
 
 
 def memory(process: subprocess.Popen[bytes]) -> Iterator[dict[str, float]]:
-    """Yield every second, until the process ends, its memory in GB: `all`, and `own`, without the pages of files."""
+    """Yield every second, until a process ends, its and its children's memory in GB: `all`, and `own`, without pages of files."""
     while process.poll() is None:
-        try:
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        except OSError:
-            break
-        values = {
-            line.split(":")[0]: int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith(("VmRSS", "RssAnon"))
+        lines = []
+        with contextlib.suppress(OSError):  # it ends
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            for pid in (process.pid, *children):
+                lines += Path(f"/proc/{pid}/status").read_text().splitlines()
+        kilobytes = {
+            name: sum(int(line.split()[1]) for line in lines if line.startswith(f"{kind}:"))
+            for name, kind in (("all", "VmRSS"), ("own", "RssAnon"))
         }
-        if len(values) == 2:
-            yield {"all": round(values["VmRSS"], 3), "own": round(values["RssAnon"], 3)}
+        if kilobytes["all"]:
+            yield {name: round(1024 * value / 1e9, 3) for name, value in kilobytes.items()}
         time.sleep(1)
     process.wait()
 

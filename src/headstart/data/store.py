@@ -50,8 +50,8 @@ MOST_UNREADABLE, FEW_UNREADABLE, MOST_UNREADABLE_OF_FEW = 0.01, 10, 0.25
 NAMED = 10
 # The images whose width and height are told.
 SIZES = ("smallest", "median", "largest")
-# Images that are decoded before they are stored, so that little memory is used.
-CHUNK = 256
+# So many images, and fewer if these take more bytes, are decoded before they are stored.
+CHUNK, MOST_BYTES_OF_CHUNK = 256, 64 << 20
 
 Images = np.ndarray | StoredRows | OnDemand
 
@@ -323,8 +323,9 @@ def in_chunks(
     # Pillow releases Python's lock while it decodes, so threads use every core. Chunks bound the memory. Threads share the
     # warning filters, so filters that `decode` sets in one thread could stay behind: they are restored here.
     with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
-        for start in track(range(0, len(paths), CHUNK), "decoding images"):
-            chunk = paths[start : start + CHUNK]
+        number = min(CHUNK, max(16, MOST_BYTES_OF_CHUNK // bytes_of(1, size)))
+        for start in track(range(0, len(paths), number), "decoding images"):
+            chunk = paths[start : start + number]
             yield chunk, list(pool.map(attempt, chunk))
 
 
