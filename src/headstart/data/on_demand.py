@@ -2,7 +2,6 @@
 
 import math
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -70,9 +69,7 @@ class OnDemand:
         def fill(place: int) -> None:
             images[place] = self.decoded(int(rows[place]))
 
-        # Threads share the warning filters, so filters that `decode` sets in one thread could stay behind: they are restored
-        # here. One caller at a time, as all cores work for it.
-        with self.lock, warnings.catch_warnings(action="ignore"):
+        with self.lock:  # one caller at a time, as all cores work for it
             for _ in self.threads.map(fill, range(len(rows))):
                 pass
         return images

@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import shutil
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -320,9 +319,8 @@ def in_chunks(
         except UnreadableImage as error:
             return error
 
-    # Pillow releases Python's lock while it decodes, so threads use every core. Chunks bound the memory. Threads share the
-    # warning filters, so filters that `decode` sets in one thread could stay behind: they are restored here.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+    # Pillow releases Python's lock while it decodes, so threads use every core. Chunks bound the memory.
+    with ThreadPoolExecutor() as pool:
         number = min(CHUNK, max(16, MOST_BYTES_OF_CHUNK // bytes_of(1, size)))
         for start in track(range(0, len(paths), number), "decoding images"):
             chunk = paths[start : start + number]
