@@ -53,7 +53,7 @@ def test_one_image_more_is_no_evidence(more, near):
 def test_weights_that_harm_are_not_chosen(monkeypatch):
     """Here the regression that weights most has the most mistakes."""
 
-    def worse(features, labels, weights, seed):
+    def worse(features, labels, weights, seed, groups):
         answers = labels.copy()
         answers[: round(100 * (weights.max() > 1) * weights.max() / 10)] = 1
         return answers
