@@ -75,12 +75,12 @@ def scenes(count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("flip", [True, False])
-def test_mirror_images_are_near_duplicates_only_where_a_run_flips(flip, tmp_path):
+def test_mirror_images_are_near_duplicates_only_where_a_run_flips(flip, tmp_path, monkeypatch):
     images, features = scenes(40), np.random.default_rng(0).normal(size=(40, 8)).astype(np.float32)
     images[39], features[39] = images[0][:, ::-1], features[0]
     run = SimpleNamespace(path=tmp_path, config=hs.recipe("starter", flip=flip))
-    frozen = SimpleNamespace(features=lambda rows, view, name: features[rows])
+    monkeypatch.setattr("headstart.audit.of_run.all_features", lambda frozen, data: features)
     clock = SimpleNamespace(start_clock=lambda: None, stop_clock=lambda name: None)
-    audit_run(run, frozen, dataset(images, np.arange(40) % 2, "ab"), clock)
+    audit_run(run, None, dataset(images, np.arange(40) % 2, "ab"), clock)
     content = json.loads((tmp_path / "audit.json").read_text())
     assert len(content["near_duplicates"]) == flip
