@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps
 
 from headstart.data.arrays import images_of_array
 from headstart.data.decode import Decoding, decode, fit
+from headstart.data.labels import FILE_WORDS, guessed
 from headstart.data.opening import UnreadableImage
 from headstart.data.table import Table, is_table
 from headstart.data.walk import skipped_words, walk_images
@@ -26,8 +26,6 @@ from headstart.system.text import count
 
 Item = TypeVar("Item")
 Encoded = Path | bytes
-# What a column of files is called, in order: lower case, without spaces, underscores and hyphens.
-FILE_WORDS = ("file", "filename", "filepath", "path", "image", "imagefile", "imagename", "imagepath", "img")
 
 
 @dataclass
@@ -120,8 +118,7 @@ def files_in(table: Table, column: str) -> Iterator[tuple[str, Path]]:
     """
     if column and column not in table.columns:
         raise HeadstartError(f"{table.path} has no column {column!r} for --file-column; it has {table.listed()}")
-    plain = {re.sub(r"[\s_-]", "", name.casefold()): name for name in reversed(table.columns)}
-    column = column or next((plain[word] for word in FILE_WORDS if word in plain), "")
+    column = column or guessed(table, FILE_WORDS, ())
     if not column:
         raise HeadstartError(
             f"{table.path}: no column has a usual name for files: name it with --file-column; there are {table.listed()}"
