@@ -295,8 +295,8 @@ def test_a_table_names_the_files(small_run, photos, tmp_path, capsys):
         assert "has no column 'image' for --file-column; it has id, Path, label" in capsys.readouterr().err
         main([*arguments, "--file-column", "Path"])
         assert table(tmp_path / "other.csv") == found
-        (photos / "files.csv").write_text("id,picture\n1,b/1.png\n")
-        with pytest.raises(hs.HeadstartError, match="name it with --file-column; there are id, picture"):
+        (photos / "files.csv").write_text("number,what\n1,b/1.png\n")
+        with pytest.raises(hs.HeadstartError, match="name it with --file-column; there are number, what"):
             list(small_run.stream(photos / "files.csv"))
     finally:
         (photos / "files.csv").unlink()
