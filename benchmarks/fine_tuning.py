@@ -18,11 +18,12 @@ import tyro
 from benchmarks import common
 
 TEXT = """Test accuracy in percent after fine-tuning, on all test images; mean over seeds, each of which draws other training
-images, and in brackets the difference from the first setting, mean and range over the same seeds. Every setting starts from the
-same head on frozen features, and takes as many steps. `mirrored`: the mean of the first setting's logits for the test images and
-for their mirror images; `larger`: its logits for test images whose side is about an eighth longer than in training, a multiple of
-8 px (FixRes, Touvron et al. 2019, without its second training). Both cost another pass of the whole network over the test images. Seconds are
-fine-tuning's alone; for the last two, the other pass."""
+images, and in brackets the difference from the first setting, mean and range over the same seeds. Every setting
+starts from the same head on frozen features, and takes as many steps. `mirrored`: the mean of the first setting's
+logits for the test images and for their mirror images; `larger`: its logits for test images whose side is about an
+eighth longer than in training, a multiple of 8 px (FixRes, Touvron et al. 2019, without its second training). Both
+cost another pass of the whole network over the test images. Seconds are fine-tuning's alone; for the last two, the
+other pass."""
 SETTINGS: dict[str, dict[str, Any]] = {
     "rate 1e-3": {"learning_rate": 1e-3},
     "rate 3e-4": {"learning_rate": 3e-4},

@@ -16,7 +16,7 @@ from headstart.model.network import Network, build_network
 from headstart.system.backend import keras
 from headstart.system.files import checksum
 from headstart.system.reading import seal
-from headstart.training import features
+from headstart.training.blocks import Blocks
 
 # A run of both stages in a few seconds, on a part of the digits.
 SMALL = {
@@ -141,7 +141,7 @@ def mend_checksum(folder: Path, name: str) -> None:
     change_manifest(folder, sha256=checksums | {name: checksum(folder / name)})
 
 
-def stopped_and_gone_on_with(member: str, **options: object) -> tuple[hs.Run, list[tuple[int, int, str]]]:
+def stopped_and_gone_on_with(member: str, **options: object) -> tuple[hs.Run, list[tuple[int, str]]]:
     """Train several runs in one folder, stop before one of them, and go on.
 
     Args:
@@ -149,14 +149,14 @@ def stopped_and_gone_on_with(member: str, **options: object) -> tuple[hs.Run, li
         options: of the recipe `starter`.
 
     Returns:
-        The finished folder, and of each extraction of features how many images, which view, and the name of the images.
+        The finished folder, and of each extraction of features how many images, and their name.
     """
     extracted = []
-    view_batches, carry_out = features.view_batches, trainer.carry_out
+    compute, carry_out = Blocks.compute, trainer.carry_out
 
-    def counted(data, indices, config, view, name):
-        extracted.append((len(indices), view, name))
-        return view_batches(data, indices, config, view, name)
+    def counted(blocks, missing, inputs, engine, name):
+        extracted.append((blocks.rows, name))
+        return compute(blocks, missing, inputs, engine, name)
 
     def stopped(run, data, loading):
         if run.path.name == member:
@@ -164,7 +164,7 @@ def stopped_and_gone_on_with(member: str, **options: object) -> tuple[hs.Run, li
         return carry_out(run, data, loading)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(features, "view_batches", counted)
+        patch.setattr(Blocks, "compute", counted)
         patch.setattr(trainer, "carry_out", stopped)
         with pytest.raises(KeyboardInterrupt):
             hs.train(hs.recipe("starter", **options))
