@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from headstart.audit.data import examine
+from headstart.training.linear import cross_validate
 from helpers import dataset, scene
 
 
@@ -46,6 +47,17 @@ def test_the_log_counts_suspects_by_both_cuts(tmp_path, log):
     assert "1 labels" not in log.text
     with (tmp_path / "suspects.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["certainty"] == "surely"
+
+
+def test_labels_are_judged_by_the_components_as_they_are(tmp_path):
+    labels = np.arange(60) % 2
+    # Of the 6 that are used, the last ones tell the classes, and are small beside the first.
+    components = noise(60) * np.array([9, 9, 9, 1, 1, 1, 1, 1], np.float32)
+    components[:, 5] += 4 * labels
+    given = components.copy()
+    content = examine(dataset(scenes(range(60)), labels, "ab"), components, tmp_path)
+    np.testing.assert_array_equal(components, given)
+    assert content["strength"] == cross_validate(given[:48, :6], labels[:48]).strength
 
 
 @pytest.mark.parametrize(("others", "checked"), [(40, True), (1, False)])

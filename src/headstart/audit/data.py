@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.linalg import eigh
 
-from headstart.audit.duplicates import near_duplicates_of_grey, redundant, searched_among, whitened
+from headstart.audit.duplicates import near_duplicates_of_grey, redundant, searched_among
 from headstart.audit.labels import LEAST_SKILL, rank_suspects, skill
 from headstart.data.dataset import Dataset
 from headstart.data.source import SPLIT_NAMES
@@ -61,10 +61,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     most = max(2, len(rows) // IMAGES_PER_COMPONENT)
     give_back_freed_memory()
     searched, not_searched = searched_among(splits)
-    # The search scales these in place, and labels are judged by the scaled ones: so they are, too, if not all are searched.
-    compared = components[:, : min(PAIR_COMPONENTS, most)]
-    if not_searched:
-        compared = whitened(compared)[searched]
+    compared = components[searched, : min(PAIR_COMPONENTS, most)]
     pairs, similarity = near_duplicates_of_grey(
         lambda: data.source.grey(rows[searched]), data.source.images.shape, compared, mirrored
     )
