@@ -222,7 +222,8 @@ def of_csv(text: str, random: random.Random, count: int) -> dict[str, tuple[Chan
         "a million rows": new([*lines, *(lines[-1:] * 1_000_000)], True), "quotes": new(["\"'" * 1000] * 10),
     }  # fmt: skip
     for _ in range(count):
-        row, value = random.randrange(1, len(lines)), random.choice(CELLS)
+        # Of a table without rows, the heading.
+        row, value = random.randrange(min(1, len(lines) - 1), len(lines)), random.choice(CELLS)
         cells = lines[row].split(",")
         column = random.randrange(len(cells))
         cells[column] = value

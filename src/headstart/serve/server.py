@@ -112,11 +112,11 @@ class Server(uvicorn.Server):
         logger.info("ending: what has been asked is answered first")
         for one in self.own:
             one.listen(0)
-        # Twice: a connection may have been on its way when the queue was made short.
-        for _ in range(2):
-            for one in self.own:
-                await self.accept_waiting(one)
-            await asyncio.sleep(0.02)
+        # A connection may be on its way when the queue is made short. After the last look into it, nothing else runs before it is
+        # closed.
+        await asyncio.sleep(0.02)
+        for one in self.own:
+            await self.accept_waiting(one)
         await super().shutdown(sockets)
         await asyncio.to_thread(self.reloading.acquire)  # a process must not end while a thread compiles a network
 
