@@ -35,5 +35,6 @@ def pairs_by_index(rows: np.ndarray, least: float) -> Iterator[np.ndarray]:
     index.nprobe = SEARCHED
     for start in range(0, len(rows), AT_ONCE):
         ends, _, others = index.range_search(rows[start : start + AT_ONCE], least)
-        firsts = np.repeat(np.arange(start, start + len(ends) - 1), np.diff(ends.astype(np.int64)))
+        found: np.ndarray = np.diff(ends.astype(np.int64))  # how many for each image
+        firsts = np.repeat(np.arange(start, start + len(found)), found)
         yield np.stack([firsts, others], axis=1)[others > firsts]
