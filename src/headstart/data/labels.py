@@ -110,10 +110,7 @@ def find_columns(table: Table, labelling: Labelling) -> Columns:
     """
     given = {"--file-column": labelling.file_column, "--label-column": labelling.label_column, "--group": labelling.group_column}
     for option, column in given.items():
-        if column and column not in table.columns:
-            if column in table.not_text:
-                raise HeadstartError(f"{table.path}: {option} {column} holds {table.not_text[column]}, which is no text")
-            raise HeadstartError(f"{table.path} has no column {column!r} for {option}; it has {table.listed()}")
+        refuse_missing_column(table, option, column)
     asked = (labelling.file_column, labelling.label_column, labelling.group_column)
     file = labelling.file_column or guessed(table, FILE_WORDS, asked)
     split = "" if labelling.layout == "classes" else guessed(table, SPLIT_WORDS, (*asked, file))
@@ -123,10 +120,37 @@ def find_columns(table: Table, labelling: Labelling) -> Columns:
     if file and not label and len(left) == 1:  # it can be nothing else
         label = left[0]
     for what, column in (("file", file), ("label", label)):
-        if not column:
-            raise HeadstartError(f"{table.path}: no column has a usual name for {what}s: name it with --{what}-column; "
-                                 f"there are {table.listed()}")  # fmt: skip
+        refuse_unnamed_column(table, what, column)
     return Columns(file, label, split, group)
+
+
+def file_column_of(table: Table, column: str) -> str:
+    """Return the column of a table that names files: the given one or, if it is empty, the one with a usual name.
+
+    Raises:
+        HeadstartError: there is no such column.
+    """
+    refuse_missing_column(table, "--file-column", column)
+    found = column or guessed(table, FILE_WORDS, ())
+    refuse_unnamed_column(table, "file", found)
+    return found
+
+
+def refuse_missing_column(table: Table, option: str, column: str) -> None:
+    """Refuse a column that an option names, if a table has no such column of text."""
+    if not column or column in table.columns:
+        return
+    if column in table.not_text:
+        raise HeadstartError(f"{table.path}: {option} {column} holds {table.not_text[column]}, which is no text")
+    raise HeadstartError(f"{table.path} has no column {column!r} for {option}; it has {table.listed()}")
+
+
+def refuse_unnamed_column(table: Table, what: str, column: str) -> None:
+    """Refuse a table if the column of its files or labels was neither given nor guessed."""
+    if not column:
+        raise HeadstartError(
+            f"{table.path}: no column has a usual name for {what}s: name it with --{what}-column; there are {table.listed()}"
+        )
 
 
 def guessed(table: Table, words: Sequence[str], taken: Sequence[str]) -> str:

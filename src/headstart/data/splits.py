@@ -263,7 +263,7 @@ def draw(source: Source, splits: np.ndarray, kept: np.ndarray, split: int, fract
     if source.groups:
         splits[training & np.isin(units, chosen_groups(source, np.flatnonzero(training), fraction, needed, seed))] = split
         return
-    groups, first = np.unique(units, return_index=True)
+    _, first = np.unique(units, return_index=True)
     groups = np.unique(units[training])
     labels = source.labels[first[groups]]
     counts = np.bincount(labels, minlength=len(source.class_names))
@@ -334,9 +334,8 @@ def place_greedily(shares: np.ndarray, order: np.ndarray, fraction: float) -> np
         order: int (U,), in which the groups are placed.
     """
     wanted, chosen = np.array([1 - fraction, fraction]), np.zeros(len(shares), bool)
-    filled = np.zeros(
-        (2, shares.shape[1])
-    )  # of each class, relative to what is wanted, on the side that stays and that is chosen
+    # Of each class, relative to what is wanted, on the side that stays and on the side that is chosen.
+    filled = np.zeros((2, shares.shape[1]))
     for group in order.tolist():
         more = shares[group] / wanted[:, None]
         uneven = [abs(filled[1 - side] - filled[side] - more[side]).mean() for side in (0, 1)]

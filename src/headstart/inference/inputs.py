@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 
 from headstart.data.arrays import images_of_array
 from headstart.data.decode import Decoding, decode, fit
-from headstart.data.labels import FILE_WORDS, guessed
+from headstart.data.labels import file_column_of
 from headstart.data.opening import UnreadableImage
 from headstart.data.table import Table, is_table
 from headstart.data.walk import skipped_words, walk_images
@@ -116,13 +116,7 @@ def files_in(table: Table, column: str) -> Iterator[tuple[str, Path]]:
     Raises:
         HeadstartError: the table has no such column, or none that is named like a column of files.
     """
-    if column and column not in table.columns:
-        raise HeadstartError(f"{table.path} has no column {column!r} for --file-column; it has {table.listed()}")
-    column = column or guessed(table, FILE_WORDS, ())
-    if not column:
-        raise HeadstartError(
-            f"{table.path}: no column has a usual name for files: name it with --file-column; there are {table.listed()}"
-        )
+    column = file_column_of(table, column)
     for row in table:
         yield row[column], table.path.parent / row[column]
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from scipy.stats import t as student
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
@@ -117,8 +117,7 @@ def wilson_of(share: float, images: float) -> list[float]:
 
 def wilson_interval(correct: int, count: int) -> list[float]:
     """Return both ends of the 95 % interval of an accuracy (Wilson 1927)."""
-    interval = binomtest(correct, count).proportion_ci(method="wilson")
-    return [float(interval.low), float(interval.high)]
+    return wilson_of(correct / count, count)
 
 
 def subset_figures(correct: np.ndarray, chosen: np.ndarray, groups: np.ndarray | None = None) -> SubsetFigures:
