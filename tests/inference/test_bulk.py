@@ -194,8 +194,12 @@ def test_a_table_that_is_there_stays_unless_it_is_overwritten(small_run, photos,
 
 def test_a_run_that_was_killed_after_its_last_block_only_joins(small_run, photos, tmp_path, monkeypatch):
     out = tmp_path / "found.csv"
+
+    def interrupted(parts):
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(bulk, "remove", lambda parts: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(bulk, "remove", interrupted)
         with pytest.raises(KeyboardInterrupt):
             small_run.predict_to(out, photos)
     assert out.exists()
