@@ -28,7 +28,7 @@ from headstart.inference.rows import REJECTED, UNLIKE, Rows, kind_of
 from headstart.system.files import (
     PARTIAL,
     checksum,
-    lock_if_possible,
+    held_folder,
     open_regular,
     refuse_unwritable,
     remove_partial,
@@ -200,14 +200,7 @@ def held(parts: Path) -> Iterator[None]:
         HeadstartError: another process holds it, or the folder is something else.
         UnwritableError: it cannot be made.
     """
-    try:
-        parts.mkdir(parents=True, exist_ok=True)
-        lock = lock_if_possible(parts)
-    except BlockingIOError:
-        raise HeadstartError(f"another process works in {parts}: give another --out") from None
-    except OSError as error:
-        raise unwritable(parts, error) from error
-    try:
+    with held_folder(parts, f"another process works in {parts}: give another --out"):
         if not (parts / ABOUT).exists() and any(name != LIST and not name.startswith(PARTIAL) for name in os.listdir(parts)):
             raise HeadstartError(f"{parts} is needed for the parts of the table, and holds something else: give another --out")
         try:
@@ -216,9 +209,6 @@ def held(parts: Path) -> Iterator[None]:
             if not (parts / ABOUT).exists():  # nothing has begun
                 shutil.rmtree(parts, ignore_errors=True)
             raise
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def begin(parts: Path, given: list[Any], file_column: str, wanted: dict[str, Any], overwrite: bool) -> About:

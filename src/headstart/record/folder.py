@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import logging
-import os
 import shlex
 import shutil
 import sys
@@ -21,7 +20,7 @@ from headstart.metrics.figures import Metrics
 from headstart.record.history import EpochRow, read_history
 from headstart.record.manifest import read_entries, refuse_changed
 from headstart.record.split import SplitRow, read_split, write_split
-from headstart.system.files import PARTIAL, lock_if_possible, refuse_unwritable, unwritable, write_json, written_whole
+from headstart.system.files import PARTIAL, held_folder, refuse_unwritable, unwritable, write_json, written_whole
 from headstart.system.reading import read_array
 from headstart.system.text import printable
 
@@ -296,18 +295,8 @@ def locked(path: Path) -> Iterator[None]:
     Raises:
         HeadstartError: the folder is locked already, or it cannot be made.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        held = lock_if_possible(path)
-    except BlockingIOError:
-        raise HeadstartError(f"{path} is being trained by another process: wait for it, or choose another --out") from None
-    except OSError as error:
-        raise unwritable(path, error) from None
-    try:
+    with held_folder(path, f"{path} is being trained by another process: wait for it, or choose another --out"):
         yield
-    finally:
-        if held is not None:
-            os.close(held)
 
 
 def refuse_links(path: Path) -> None:

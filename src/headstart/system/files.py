@@ -99,6 +99,33 @@ def new_folder(parent: Path) -> tuple[Path, int | None]:
             return folder, lock_if_possible(folder, wait=True)
 
 
+@contextmanager
+def held_folder(folder: Path, busy: str) -> Iterator[None]:
+    """Hold a folder, which is made if it is missing, for this process alone.
+
+    Where the disk cannot lock folders, as some network disks, nothing is kept from anybody.
+
+    Args:
+        busy: what is said if another process holds it.
+
+    Raises:
+        HeadstartError: the folder is locked already.
+        UnwritableError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = lock_if_possible(folder)
+    except BlockingIOError:
+        raise HeadstartError(busy) from None
+    except OSError as error:
+        raise unwritable(folder, error) from None
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
 def lock_if_possible(folder: Path, *, wait: bool = False) -> int | None:
     """Lock a folder until the returned descriptor is closed or the process ends. No file is made for it.
 
