@@ -27,6 +27,7 @@ def test_an_image_gets_the_probabilities_that_predict_gives(server, served_run, 
     assert (one["name"], one["class"]) == ("image 0", expected.labels[0])
     assert one["probability"] == max(one["probabilities"].values())
     assert one["rejected"] == (one["probability"] < 0.2)
+    assert one["unlike"] is bool(expected.outsiders[0])
 
 
 def test_several_images_come_back_in_order_and_one_that_is_damaged_in_its_place(server, served_run):

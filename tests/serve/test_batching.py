@@ -13,7 +13,7 @@ from headstart.serve.limits import Refusal
 
 
 class Classifier:
-    path, temperature, image_shape, compiled = "run", 1.0, (2, 2, 3), None
+    path, temperature, image_shape, compiled, limits = "run", 1.0, (2, 2, 3), None, None
 
 
 class Engine:
@@ -26,16 +26,21 @@ class Engine:
     def length(self, waiting: int) -> int:
         return min(waiting, self.most)
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
         self.sizes.append(len(images))
         self.may.wait(10)
         if images.max() == 255:
             raise ValueError("an engine may fail")
-        return np.stack([images.mean(axis=(1, 2, 3)), np.zeros(len(images))], axis=1).astype(np.float32)
+        return [np.stack([images.mean(axis=(1, 2, 3)), np.zeros(len(images))], axis=1).astype(np.float32)]
 
 
 def image(value: int) -> np.ndarray:
     return np.full((2, 2, 3), value, np.uint8)
+
+
+async def classified(batcher: Batcher, images: list[np.ndarray]) -> np.ndarray:
+    """Return the probabilities, float32 (N, classes)."""
+    return np.stack([one.probabilities for one in await batcher.classify(images)])
 
 
 @pytest.fixture
@@ -50,9 +55,9 @@ def test_what_comes_while_the_engine_computes_is_the_next_batch(made):
 
     async def work() -> list[np.ndarray]:
         engine.may.clear()
-        first = asyncio.create_task(batcher.probabilities([image(1)]))
+        first = asyncio.create_task(classified(batcher, [image(1)]))
         await asyncio.sleep(0)
-        later = [asyncio.create_task(batcher.probabilities([image(2 + value)])) for value in range(5)]
+        later = [asyncio.create_task(classified(batcher, [image(2 + value)])) for value in range(5)]
         await asyncio.sleep(0)
         engine.may.set()
         return await asyncio.gather(first, *later)
@@ -64,7 +69,7 @@ def test_what_comes_while_the_engine_computes_is_the_next_batch(made):
 
 def test_no_batch_is_larger_than_the_engine_takes(made):
     engine, batcher = made
-    found = asyncio.run(batcher.probabilities([image(value) for value in range(20)]))
+    found = asyncio.run(classified(batcher, [image(value) for value in range(20)]))
     assert engine.sizes == [8, 8, 4]
     assert (np.diff(found[:, 0]) >= 0).all()
 
@@ -74,9 +79,9 @@ def test_an_engine_that_is_free_waits_for_what_is_being_decoded_but_not_for_long
 
     async def together() -> None:
         with batcher.expected(1):
-            first = asyncio.create_task(batcher.probabilities([image(1)]))
+            first = asyncio.create_task(classified(batcher, [image(1)]))
             await asyncio.sleep(0)
-            second = asyncio.create_task(batcher.probabilities([image(2)]))
+            second = asyncio.create_task(classified(batcher, [image(2)]))
             await asyncio.sleep(0)
         await asyncio.gather(first, second)
 
@@ -85,7 +90,7 @@ def test_an_engine_that_is_free_waits_for_what_is_being_decoded_but_not_for_long
 
     async def alone() -> None:
         with batcher.expected(1):
-            await batcher.probabilities([image(1)])
+            await classified(batcher, [image(1)])
 
     asyncio.run(alone())
     assert engine.sizes == [2, 1]
@@ -95,9 +100,9 @@ def test_an_error_reaches_its_batch_alone(made):
     _, batcher = made
 
     async def work() -> list[object]:
-        bad = asyncio.gather(*(batcher.probabilities([image(255)]) for _ in range(2)), return_exceptions=True)
+        bad = asyncio.gather(*(classified(batcher, [image(255)]) for _ in range(2)), return_exceptions=True)
         found = await bad
-        return [*found, await batcher.probabilities([image(1)])]
+        return [*found, await classified(batcher, [image(1)])]
 
     *errors, good = asyncio.run(work())
     assert [type(error) for error in errors] == [ValueError, ValueError]
@@ -109,7 +114,7 @@ def test_a_client_that_has_gone_keeps_nobody_waiting(made):
 
     async def work() -> np.ndarray:
         engine.may.clear()
-        gone, here = (asyncio.create_task(batcher.probabilities([image(value)])) for value in (1, 2))
+        gone, here = (asyncio.create_task(classified(batcher, [image(value)])) for value in (1, 2))
         await asyncio.sleep(0)
         gone.cancel()
         await asyncio.sleep(0)
@@ -136,7 +141,7 @@ def test_two_batches_are_computed_at_once_by_an_engine_with_two_slots(monkeypatc
     engine.may.clear()
 
     async def work() -> None:
-        tasks = [asyncio.create_task(batcher.probabilities([image(1)])) for _ in range(2)]
+        tasks = [asyncio.create_task(classified(batcher, [image(1)])) for _ in range(2)]
         end = time.monotonic() + 10
         while len(engine.sizes) < 2 and time.monotonic() < end:
             await asyncio.sleep(0.01)

@@ -44,6 +44,8 @@ def test_server_and_models_are_described(server, served_run):
     content = server.get("/v2/models/served").json
     assert content["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
     assert content["outputs"][0]["shape"] == [-1, len(served_run.class_names)]
+    kinds = {"probabilities": "FP32", "labels": "BYTES", "rejected": "BOOL", "unlike": "BOOL"}
+    assert {one["name"]: one["datatype"] for one in content["outputs"]} == kinds
     for path in ("/v2/models/none", "/v2/models/none/ready"):
         assert server.get(path).status == 404
 
@@ -54,7 +56,10 @@ def test_arrays_in_json(server, served_run, arrays, flat):
     np.testing.assert_allclose(probabilities(found), served_run.predict(arrays).probabilities, atol=1e-6)
     assert found.json["id"] == "x"
     assert found.json["model_version"] == served_run.classifier.manifest["seal"][:12]
-    assert found.json["outputs"][1]["data"] == served_run.predict(arrays).labels
+    expected = served_run.predict(arrays)
+    assert found.json["outputs"][1]["data"] == expected.labels
+    assert found.json["outputs"][2]["data"] == (expected.confidences < 0.2).tolist()
+    assert found.json["outputs"][3]["data"] == expected.outsiders.tolist()
 
 
 def test_encoded_images_in_json(server, served_run):
@@ -73,13 +78,15 @@ def test_tensors_in_binary(server, served_run, arrays, encoded):
     np.testing.assert_allclose(probabilities(infer(server, content, binary)), expected.probabilities, atol=1e-6)
     found = infer(server, content | {"parameters": {"binary_data_output": True}}, binary)
     length = int(found.headers[HEADER_LENGTH.lower()])
-    first, second = json.loads(found.body[:length])["outputs"]
+    first, second, *marks = json.loads(found.body[:length])["outputs"]
+    assert [one["parameters"]["binary_data_size"] for one in marks] == [3, 3]
+    assert found.body[-3:] == expected.outsiders.tobytes()
     size = first["parameters"]["binary_data_size"]
     values = np.frombuffer(found.body[length : length + size], "<f4").reshape(first["shape"])
     np.testing.assert_allclose(values, expected.probabilities, atol=1e-6)
     label = expected.labels[0].encode()
     assert found.body[length + size :].startswith(struct.pack("<I", len(label)) + label)
-    assert second["parameters"]["binary_data_size"] == len(found.body) - length - size
+    assert second["parameters"]["binary_data_size"] == len(found.body) - length - size - 6
 
 
 SMALL = {"name": "images", "datatype": "UINT8", "shape": [1, 2, 2, 3], "data": [0] * 12}

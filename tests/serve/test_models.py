@@ -9,12 +9,14 @@ import pytest
 
 import headstart as hs
 from headstart.errors import HeadstartError
+from headstart.metrics.rejection import best_promise
 from headstart.serve.batching import KerasEngine
 from headstart.serve.limits import Refusal
 from headstart.serve.measures import Measures
 from headstart.serve.models import Models
 from headstart.system.files import write_json
 from headstart.system.reading import seal
+from helpers import random_images
 from serving import picture
 
 
@@ -81,8 +83,23 @@ def test_keras_computes_where_openvino_does_not(served_run, tmp_path):
     served = Models([folder], False, Measures()).named(None)
     assert isinstance(served.batcher.engine, KerasEngine)
     bodies = [picture(seed=seed) for seed in range(5)]
-    found = asyncio.run(served.probabilities(bodies))
-    np.testing.assert_allclose(found, hs.Run(folder).predict(bodies).probabilities, atol=1e-5)
+    found, expected = asyncio.run(served.answers(bodies)), hs.Run(folder).predict(bodies)
+    np.testing.assert_allclose([one.probabilities for one in found], expected.probabilities, atol=1e-5)
+    assert [one.unlike for one in found] == expected.outsiders.tolist()
+
+
+def test_answers_that_are_not_sure_enough_are_withheld_as_by_predict(small_run, digits):
+    limits = small_run.classifier.limits
+    wanted = best_promise(limits.confidences, limits.correct)
+    served = Models([small_run.path], False, Measures(), reject=wanted).named(None)
+    images = [*digits.images(digits.test[:12]), *random_images(4, 16)]
+    found, expected = asyncio.run(served.classify(images)), small_run.predict(images, reject=wanted)
+    assert [served.label(one) for one in found] == expected.labels
+    assert [served.rejects(one) for one in found] == expected.rejected.tolist()
+    assert {True, False} == set(expected.rejected.tolist())
+    assert served.about["reject_below"] == expected.threshold
+    with pytest.raises(HeadstartError, match=r"do not support a precision of 99\.9 %"):
+        Models([small_run.path], False, Measures(), reject=0.999)
 
 
 def test_two_runs_of_one_name_are_refused(served_run, tmp_path):

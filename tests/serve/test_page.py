@@ -142,6 +142,7 @@ def assert_it_shows(page: Browser, expected: dict) -> None:
     page.until(ANSWERED)
     assert text(page, "#verdict") == ("Not sure" if expected["rejected"] else expected["class"])
     assert expected["class"] in (text(page, "#words") if expected["rejected"] else text(page, "#verdict"))
+    assert ("unlike the training images" in text(page, "#words")) == expected["unlike"]
     shown = page.js("[...document.querySelectorAll('#bars bdi')].map((one) => one.textContent)")
     assert len(shown) >= 2
     assert shown == sorted(expected["probabilities"], key=lambda name: -expected["probabilities"][name])[: len(shown)]
@@ -239,7 +240,8 @@ def test_several_images_become_a_table_that_is_saved(page, server, images, tmp_p
             expected = answer(server, file)
             assert row["class"] == expected["class"]
             assert float(row["probability"]) == pytest.approx(expected["probability"], abs=1e-3)
-            assert row["rejected"] == str(expected["rejected"]).lower()
+            for mark in ("rejected", "unlike"):
+                assert row[mark] == str(expected[mark]).lower()
             assert row["model"] == "small_run"
             assert len(row["version"]) == 12
     page.js("document.querySelectorAll('#rows button')[1].click()")

@@ -40,11 +40,12 @@ def wait_for(what, seconds: float = 60, describe=lambda: "it took too long") -> 
         time.sleep(0.02)
 
 
-def test_twenty_replacements_under_load_lose_no_answer(copied, tmp_path):
+@pytest.mark.parametrize("replacements", [5, pytest.param(20, marks=pytest.mark.long)])
+def test_replacements_under_load_lose_no_answer(replacements, copied, tmp_path):
     server = ServerProcess(tmp_path / "log.txt", str(copied))
     versions = {hs.Run(copied).classifier.manifest["seal"][:12]}
     with Load(server, picture(kind="JPEG"), 8) as load:
-        for number in range(20):
+        for number in range(replacements):
             versions.add(version := renew(copied, 5.25 + number))
             server.process.send_signal(signal.SIGHUP)
             wait_for(lambda version=version: version in server.text, describe=lambda: server.text)
@@ -155,6 +156,8 @@ def test_what_cannot_be_served_is_refused_in_a_line(served_run, photos_run, tmp_
     assert "cannot listen" in refusal(capsys, run, "--host", "192.0.2.1")
     assert "--port is 70000" in refusal(capsys, run, "--port", "70000")
     assert "--reject-below is 2.0" in refusal(capsys, run, "--reject-below", "2")
+    assert "--reject is 99, outside" in refusal(capsys, run, "--reject", "99")
+    assert "leave out one of them" in refusal(capsys, run, "--reject", "0.9", "--reject-below", "0.9")
     assert "wants the folder" in refusal(capsys)
     (tmp_path / "empty").write_text("\n")
     assert "holds no token" in refusal(capsys, run, "--token-file", str(tmp_path / "empty"))

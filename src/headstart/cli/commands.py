@@ -93,8 +93,7 @@ def evaluate(options: Evaluate) -> None:
 def predict(options: Predict) -> None:
     if options.batch_size < 1:
         raise HeadstartError(f"--batch-size is {options.batch_size}, outside its range: 1 or more")
-    if not 0 <= options.reject < 1:
-        raise HeadstartError(f"--reject is {options.reject:g}, outside its range: above 0, and below 1")
+    refuse_precision(options.reject)
     if options.out:
         return predict_to(options)
     for option in ("shard", "overwrite"):
@@ -205,6 +204,11 @@ def audit(options: SimpleNamespace) -> None:
     print(f"suspects {len(content['suspects'])}")
 
 
+def refuse_precision(wanted: float) -> None:
+    if not 0 <= wanted < 1:
+        raise HeadstartError(f"--reject is {wanted:g}, outside its range: above 0, and below 1")
+
+
 def serve(options: Serve) -> None:
     if not options.runs:
         raise HeadstartError("headstart serve wants the folder of a finished run")
@@ -212,6 +216,9 @@ def serve(options: Serve) -> None:
         raise HeadstartError(f"--port is {options.port}, outside its range: 0 to 65535")
     if not 0 <= options.reject_below <= 1:
         raise HeadstartError(f"--reject-below is {options.reject_below}, outside its range: 0 to 1")
+    refuse_precision(options.reject)
+    if options.reject and options.reject_below:
+        raise HeadstartError("--reject chooses the threshold that --reject-below gives: leave out one of them")
     try:
         from headstart.serve import server
     except ModuleNotFoundError as error:
@@ -222,7 +229,7 @@ def serve(options: Serve) -> None:
     server.serve(
         [Path(run).expanduser() for run in options.runs], options.host, options.port,
         token_file=Path(options.token_file).expanduser() if options.token_file else None, allowed_hosts=options.allowed_host,
-        reject_below=options.reject_below, trust=options.trust,
+        reject=options.reject, reject_below=options.reject_below, trust=options.trust,
     )  # fmt: skip
 
 

@@ -161,6 +161,9 @@ class Serve:
     allowed_host: Annotated[
         tuple[str, ...], described("further names that it may be asked under, such as that of a proxy", "NAME [NAME ...]")
     ] = ()
+    reject: Annotated[
+        float, described('precision that is wanted, such as 0.99: answers that are less sure become "none of these"', "SHARE")
+    ] = 0.0
     reject_below: Annotated[float, arg(help="mark a prediction as rejected if its probability is lower; 0 to 1")] = 0.0
     trust: Annotated[bool, described(TRUST), FlagCreatePairsOff] = False
 

@@ -6,7 +6,6 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import python_multipart  # noqa: F401  (Starlette would miss it at the first form)
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
+from headstart.serve.batching import Found
 from headstart.serve.inference_protocol import HEADER_LENGTH, infer, model_metadata, server_metadata
 from headstart.serve.limits import MOST_BYTES, MOST_IMAGES, Gate, Hosts, Refusal, read_body
 from headstart.serve.measures import Measures
@@ -30,14 +30,13 @@ REPORT_POLICY = (
 )
 
 
-def application(models: Models, measures: Measures, hosts: Hosts, token: bytes | None, reject_below: float) -> Gate:
+def application(models: Models, measures: Measures, hosts: Hosts, token: bytes | None) -> Gate:
     """Return the ASGI application that serves some models.
 
     Args:
         measures: what is counted.
         hosts: names that it may be asked under.
         token: what a client must know; None: nothing.
-        reject_below: predictions with a lower probability are marked as rejected.
     """
 
     async def predict(request: Request) -> Response:
@@ -45,14 +44,14 @@ def application(models: Models, measures: Measures, hosts: Hosts, token: bytes |
         body = await read_body(request.scope, request.receive)
         if request.headers.get("content-type", "").startswith("multipart/form-data"):
             images = await parts(request, body)
-            found = await served.probabilities([content for _, content in images])
+            found = await served.answers([content for _, content in images])
         else:
             images = [("image 0", body)]
-            found = await served.probabilities([body])
+            found = await served.answers([body])
             if isinstance(found[0], Refusal):
                 raise found[0]
         predictions = [
-            {"name": name, "error": one.message} if isinstance(one, Refusal) else prediction(name, one, served, reject_below)
+            {"name": name, "error": one.message} if isinstance(one, Refusal) else prediction(name, one, served)
             for (name, _), one in zip(images, found, strict=True)
         ]
         return as_json({"model": served.name, "version": served.version, "predictions": predictions})
@@ -64,8 +63,7 @@ def application(models: Models, measures: Measures, hosts: Hosts, token: bytes |
         return Response(image, media_type="image/png", headers={"X-Class": quote(label), "X-Method": quote(method)})
 
     async def about(request: Request) -> Response:
-        content = models.about()
-        return as_json(content | {"models": [one | {"reject_below": reject_below} for one in content["models"]]})
+        return as_json(models.about())
 
     async def healthz(request: Request) -> Response:
         return as_json({"status": "ok"})
@@ -136,14 +134,13 @@ def page_file(name: str, kind: str) -> Endpoint:
     return answer
 
 
-def prediction(name: str, probabilities: np.ndarray, served: Served, reject_below: float) -> dict[str, Any]:
-    """Return what is said of one image; `probabilities`: float32 (classes,)."""
-    place = int(probabilities.argmax())
+def prediction(name: str, found: Found, served: Served) -> dict[str, Any]:
+    """Return what is said of one image; without `unlike` if the run cannot tell."""
     # As many digits as `headstart predict` prints.
-    rounded = probabilities.astype(float).round(6).tolist()
+    rounded = found.probabilities.astype(float).round(6).tolist()
     return {
-        "name": name, "class": served.class_names[place], "probability": rounded[place],
-        "rejected": bool(probabilities[place] < reject_below),
+        "name": name, "class": served.label(found), "probability": max(rounded), "rejected": served.rejects(found),
+        **({} if found.unlike is None else {"unlike": found.unlike}),
         "probabilities": dict(zip(served.class_names, rounded, strict=True)),
     }  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,6 +26,18 @@ LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 24, 32, 48, 64)
 WAIT = 0.005
 
 
+class Found(NamedTuple):
+    """What a model says of one image.
+
+    Attributes:
+        probabilities: float32 (classes,).
+        unlike: whether it is unlike the training images; None if the run is of an older version, which cannot tell.
+    """
+
+    probabilities: np.ndarray
+    unlike: bool | None
+
+
 class Engine(Protocol):
     """What computes a network.
 
@@ -40,25 +52,25 @@ class Engine(Protocol):
     def length(self, waiting: int) -> int:
         """Return how many of the images that wait, 1 or more, are best computed next."""
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
-        """Return the logits, float32 (B, classes), of images, uint8 (B, H, W, 3)."""
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
+        """Return the logits, float32 (B, classes), of images, uint8 (B, H, W, 3), and the features that the run's limits want."""
 
 
 class OpenvinoEngine:
     def __init__(self, classifier: Classifier) -> None:
         compiled = classifier.compiled
         self.slots: int = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS")
-        self.most = fitting(MOST_IMAGES, compiled.largest)
+        self.most, self.wanted = fitting(MOST_IMAGES, compiled.largest), 1 if classifier.limits is None else 2
         self.idle = deque(compiled.create_infer_request() for _ in range(self.slots))
 
     def length(self, waiting: int) -> int:
         return max(length for length in LENGTHS if length <= min(waiting, self.most))
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
         request = self.idle.pop()
         try:
             request.infer({0: images})
-            return np.array(request.output_tensors[0].data, np.float32)
+            return [np.array(one.data, np.float32) for one in request.output_tensors[: self.wanted]]
         finally:
             self.idle.append(request)
 
@@ -67,22 +79,24 @@ class KerasEngine:
     slots = 1
 
     def __init__(self, classifier: Classifier) -> None:
-        self.model, self.most = classifier.model, fitting(MOST_IMAGES, classifier.largest_output)
+        self.model = classifier.model if classifier.limits is None else classifier.model_with_features
+        self.most = fitting(MOST_IMAGES, classifier.largest_output)
 
     def length(self, waiting: int) -> int:
         return min(waiting, self.most)
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def outputs(self, images: np.ndarray) -> list[np.ndarray]:
         # The next power of two, so that a backend that compiles each length compiles few.
         length = min(self.most, 1 << (len(images) - 1).bit_length()) if compiles_each_shape() else len(images)
         padded = np.concatenate([images, np.repeat(images[:1], length - len(images), axis=0)])
-        logits: np.ndarray = inference.engine.keras_outputs(self.model, padded)[0][: len(images)]
-        return logits
+        return [one[: len(images)] for one in inference.engine.keras_outputs(self.model, padded)]
 
 
 def fastest(classifier: Classifier) -> Engine:
     """Return the engine that `Classifier.predict` would use for a few images."""
-    return OpenvinoEngine(classifier) if classifier.compiled is not None else KerasEngine(classifier)
+    compiled = classifier.compiled
+    whole = compiled is not None and (classifier.limits is None or len(compiled.outputs) > 1)
+    return OpenvinoEngine(classifier) if whole else KerasEngine(classifier)
 
 
 class Batcher:
@@ -96,7 +110,7 @@ class Batcher:
     def __init__(self, classifier: Classifier, observe: Callable[[int], Any]) -> None:
         self.classifier, self.observe, self.engine = classifier, observe, fastest(classifier)
         self.threads = ThreadPoolExecutor(self.engine.slots, "engine")
-        self.waiting: deque[tuple[np.ndarray, asyncio.Future[np.ndarray]]] = deque()
+        self.waiting: deque[tuple[np.ndarray, asyncio.Future[Found]]] = deque()
         # How many images are being decoded, and how many each batch has that is being computed.
         self.coming, self.running = 0, list[int]()
         self.timer: asyncio.TimerHandle | None = None
@@ -122,13 +136,13 @@ class Batcher:
             self.coming -= images
             self.start()
 
-    async def probabilities(self, images: list[np.ndarray]) -> np.ndarray:
-        """Return the probabilities, float32 (N, classes), of images, each uint8 (H, W, 3)."""
+    async def classify(self, images: list[np.ndarray]) -> list[Found]:
+        """Return what the model says of images, each uint8 (H, W, 3)."""
         loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[np.ndarray]] = [loop.create_future() for _ in images]
+        futures: list[asyncio.Future[Found]] = [loop.create_future() for _ in images]
         self.waiting.extend(zip(images, futures, strict=True))
         self.start()
-        return np.stack([await future for future in futures])
+        return [await future for future in futures]
 
     def start(self, patient: bool = True) -> None:
         """Let the engine compute what waits, if it is free and nothing is worth waiting for."""
@@ -154,12 +168,15 @@ class Batcher:
         self.timer = None
         self.start(patient=False)
 
-    def compute(self, images: np.ndarray) -> np.ndarray:
-        logits = self.engine.logits(images)
+    def compute(self, images: np.ndarray) -> list[Found]:
+        logits, *features = self.engine.outputs(images)
         refuse_infinite(logits, self.classifier.path)
-        return probabilities(logits, self.classifier.temperature).astype(np.float32)
+        of_classes = probabilities(logits, self.classifier.temperature).astype(np.float32)
+        limits = self.classifier.limits
+        unlike = [None] * len(images) if limits is None else limits.outsiders(features[0]).tolist()
+        return list(map(Found, of_classes, unlike))
 
-    def finish(self, futures: list[asyncio.Future[np.ndarray]], found: asyncio.Future[np.ndarray]) -> None:
+    def finish(self, futures: list[asyncio.Future[Found]], found: asyncio.Future[list[Found]]) -> None:
         self.running.remove(len(futures))
         error = found.exception()
         for place, future in enumerate(futures):

@@ -1,8 +1,10 @@
 """The Open Inference Protocol, version 2: the addresses and messages that clients of KServe and Triton speak.
 
 Input `images`: UINT8 (N, H, W, 3), of any H and W; or BYTES (N), encoded images, which are base64 in JSON. Output
-`probabilities`: FP32 (N, classes); and `labels`: BYTES (N), the likeliest class of each. Tensors stand in JSON, or in binary
-after it (the extension `binary_tensor_data`).
+`probabilities`: FP32 (N, classes); `labels`: BYTES (N), the likeliest class of each, or "none of these" if its answer is
+withheld; `rejected`: BOOL (N), whether the probability is too low, if the server rejects; and `unlike`: BOOL (N), whether the
+image is unlike the training images, if the run can tell. Tensors stand in JSON, or in binary after it (the extension
+`binary_tensor_data`).
 """
 
 import base64
@@ -20,6 +22,7 @@ from msgspec import Meta, Struct
 
 from headstart.data.decode import Decoding
 from headstart.inference.inputs import as_input
+from headstart.serve.batching import Found
 from headstart.serve.images import in_thread
 from headstart.serve.limits import MOST_IMAGES, MOST_PIXELS, Refusal
 from headstart.serve.models import Served
@@ -61,11 +64,15 @@ def model_metadata(served: Served) -> dict[str, Any]:
     return {
         "name": served.name, "versions": [served.version], "platform": "headstart",
         "inputs": [{"name": "images", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}],
-        "outputs": [
-            {"name": "probabilities", "datatype": "FP32", "shape": [-1, len(served.class_names)]},
-            {"name": "labels", "datatype": "BYTES", "shape": [-1]},
-        ],
+        "outputs": [{"name": name, "datatype": kind, "shape": shape} for name, (kind, shape) in outputs_of(served).items()],
     }  # fmt: skip
+
+
+def outputs_of(served: Served) -> dict[str, tuple[str, list[int]]]:
+    """Return datatype and shape of each output that a run has."""
+    found = {"probabilities": ("FP32", [-1, len(served.class_names)]), "labels": ("BYTES", [-1])}
+    found |= {"rejected": ("BOOL", [-1])} if served.threshold else {}
+    return found | ({} if served.classifier.limits is None else {"unlike": ("BOOL", [-1])})
 
 
 async def infer(served: Served, body: bytes, header_length: str | None) -> tuple[bytes, dict[str, str]]:
@@ -80,16 +87,16 @@ async def infer(served: Served, body: bytes, header_length: str | None) -> tuple
     """
     request, images = await in_thread(parsed, body, header_length)
     if isinstance(images, list):
-        found = await served.probabilities(images)
+        found = await served.answers(images)
     else:
         shape, decoding = served.classifier.image_shape, served.classifier.decoding
         with served.batcher.expected(len(images)):
             pixels = await in_thread(fitted, images, shape, decoding)
-        found = list(await served.classify(pixels))
+        found = [*await served.classify(pixels)]
     for place, one in enumerate(found):
         if isinstance(one, Refusal):
             raise Refusal(one.status, f"images[{place}]: {one.message}")
-    return answer(served, request, np.stack([one for one in found if not isinstance(one, Refusal)]))
+    return answer(served, request, [one for one in found if not isinstance(one, Refusal)])
 
 
 def parsed(body: bytes, header_length: str | None) -> tuple[InferRequest, list[bytes] | np.ndarray]:
@@ -167,25 +174,24 @@ def fitted(images: np.ndarray, shape: tuple[int, int, int], decoding: Decoding) 
     return [as_input(image, *shape[:2], decoding, Counter()) for image in images]
 
 
-def answer(served: Served, request: InferRequest, probabilities: np.ndarray) -> tuple[bytes, dict[str, str]]:
-    labels = [served.class_names[place] for place in probabilities.argmax(axis=1)]
+def answer(served: Served, request: InferRequest, found: list[Found]) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers of an answer, with the outputs that are wanted: without a wish, all."""
+    kinds = outputs_of(served)
+    columns: dict[str, Any] = {
+        "probabilities": np.stack([one.probabilities for one in found]), "labels": [served.label(one) for one in found],
+        "rejected": [served.rejects(one) for one in found], "unlike": [one.unlike for one in found],
+    }  # fmt: skip
     outputs, buffers = [], []
-    for wanted in request.outputs or [Wanted("probabilities"), Wanted("labels")]:
-        if wanted.name not in ("probabilities", "labels"):
-            raise Refusal(400, "the outputs are named probabilities and labels")
-        binary = wanted.parameters.get("binary_data", request.parameters.get("binary_data_output", False))
-        numbers = wanted.name == "probabilities"
-        one: dict[str, Any] = {
-            "name": wanted.name, "datatype": "FP32" if numbers else "BYTES",
-            "shape": list(probabilities.shape) if numbers else [len(labels)],
-        }  # fmt: skip
-        if binary:
-            texts = [label.encode() for label in labels]
-            buffer = probabilities.astype("<f4").tobytes() if numbers else b"".join(struct.pack("<I", len(t)) + t for t in texts)
-            one["parameters"] = {"binary_data_size": len(buffer)}
-            buffers.append(buffer)
+    for wanted in request.outputs or map(Wanted, kinds):
+        if wanted.name not in kinds:
+            raise Refusal(400, f"the outputs are named {', '.join(kinds)}")
+        (kind, shape), values = kinds[wanted.name], columns[wanted.name]
+        one: dict[str, Any] = {"name": wanted.name, "datatype": kind, "shape": [len(found), *shape[1:]]}
+        if wanted.parameters.get("binary_data", request.parameters.get("binary_data_output", False)):
+            buffers.append(in_binary(kind, values))
+            one["parameters"] = {"binary_data_size": len(buffers[-1])}
         else:
-            one["data"] = probabilities.ravel().tolist() if numbers else labels
+            one["data"] = values.ravel().tolist() if kind == "FP32" else values
         outputs.append(one)
     content: dict[str, Any] = {"model_name": served.name, "model_version": served.version, "outputs": outputs}
     if request.id:
@@ -194,3 +200,10 @@ def answer(served: Served, request: InferRequest, probabilities: np.ndarray) -> 
     if not buffers:
         return text, {"content-type": "application/json"}
     return b"".join([text, *buffers]), {"content-type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
+
+
+def in_binary(kind: str, values: Any) -> bytes:
+    """Return the values of a tensor in binary, little-endian; strings after their lengths in 4 bytes."""
+    if kind == "BYTES":
+        return b"".join(struct.pack("<I", len(text)) + text for text in (value.encode() for value in values))
+    return np.asarray(values, "<f4" if kind == "FP32" else bool).tobytes()

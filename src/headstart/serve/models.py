@@ -19,11 +19,12 @@ from headstart.data.load import image_folder, read_source
 from headstart.data.source import SPLIT_NAMES, TEST
 from headstart.data.store import digest
 from headstart.errors import HeadstartError
+from headstart.inference.predictions import NONE_OF_THESE
 from headstart.metrics.calibration import is_applied
 from headstart.record.manifest import Manifest, read_manifest
 from headstart.record.split import SplitRow
 from headstart.run import Run
-from headstart.serve.batching import Batcher
+from headstart.serve.batching import Batcher, Found
 from headstart.serve.images import decoded, in_thread
 from headstart.serve.limits import MOST_BYTES, MOST_IMAGES, MOST_PIXELS, Refusal, busy
 from headstart.serve.measures import Measures
@@ -51,17 +52,21 @@ class Served:
         path: its folder.
         trust: load layers that may run code, see `headstart.Config`.
         measures: counts images and batches.
+        reject: the precision that is wanted of answers, as for `Classifier.predict`; 0 withholds none.
+        reject_below: predictions with a lower probability are marked as rejected, 0..1.
 
     Raises:
-        HeadstartError: the folder holds no finished run, or it is damaged.
+        HeadstartError: the folder holds no finished run, it is damaged, or its validation does not support the precision.
     """
 
-    def __init__(self, path: Path, trust: bool, measures: Measures) -> None:
+    def __init__(self, path: Path, trust: bool, measures: Measures, reject: float = 0.0, reject_below: float = 0.0) -> None:
         self.run, self.measures = Run(path, trust=trust), measures
         self.run.require_model()  # the models of several folds would take as many times as long
         self.name, self.classifier = name_of(path), self.run.classifier
         self.version = version_of(self.classifier.manifest)
         self.class_names = [printable(name) for name in self.classifier.class_names]
+        self.withholds = bool(reject)
+        self.threshold = self.classifier.threshold(reject) if reject else reject_below
         self.examples = examples(self.run)
         self.about = self.described()
         self.batcher = Batcher(self.classifier, measures.batches.add)
@@ -81,6 +86,7 @@ class Served:
             "calibration_error": (figures["calibrated"] if is_applied(figures) else figures)["ece"],
             "trained_on": f"{printable(last_part(data['source']))}, {count(data['images']['training'], 'image')}",
             "report": f"/report/{path}/{REPORT}" if (run.path / REPORT).is_file() else None,
+            "reject_below": self.threshold,
             "examples": [
                 {"image": f"/examples/{path}/{number}", "class": printable(label)}
                 for number, (label, _) in enumerate(self.examples)
@@ -97,20 +103,28 @@ class Served:
                 raise one
         return found  # type: ignore[return-value]  # checked above
 
-    async def probabilities(self, contents: Sequence[bytes]) -> list[np.ndarray | Refusal]:
-        """Return the probabilities, float32 (classes,), of each encoded image, or why it is refused."""
+    def label(self, found: Found) -> str:
+        """Return the class that is answered: the likeliest, or "none of these" if answers like this are withheld."""
+        return NONE_OF_THESE if self.withholds and self.rejects(found) else self.class_names[found.probabilities.argmax()]
+
+    def rejects(self, found: Found) -> bool:
+        """Whether an answer is not sure enough."""
+        return bool(found.probabilities.max() < self.threshold)
+
+    async def answers(self, contents: Sequence[bytes]) -> list[Found | Refusal]:
+        """Return what the model says of each encoded image, or why it is refused."""
         with self.batcher.expected(len(contents)):
             pixels = await self.pixels(contents)
         images = [one for one in pixels if not isinstance(one, Refusal)]
-        of_classes = iter(await self.classify(images))
-        return [one if isinstance(one, Refusal) else next(of_classes) for one in pixels]
+        found = iter(await self.classify(images))
+        return [one if isinstance(one, Refusal) else next(found) for one in pixels]
 
-    async def classify(self, images: list[np.ndarray]) -> np.ndarray:
-        """Return the probabilities, float32 (N, classes), of images as the model takes them, each uint8 (H, W, 3)."""
+    async def classify(self, images: list[np.ndarray]) -> list[Found]:
+        """Return what the model says of images as it takes them, each uint8 (H, W, 3)."""
         if not images:
-            return np.zeros((0, len(self.class_names)), np.float32)
+            return []
         self.measures.images[self.name] += len(images)
-        return await self.batcher.probabilities(images)
+        return await self.batcher.classify(images)
 
     def heat_map(self, pixels: np.ndarray) -> tuple[bytes, str, str]:
         """Return a PNG of an image with the evidence for its likeliest class over it, the class, and how that was found.
@@ -148,19 +162,21 @@ class Models:
 
     Args:
         paths: their folders. The first is asked if a request names none.
-        trust: see `Served`.
-        measures: counts images and batches.
+        trust, measures, reject, reject_below: see `Served`.
 
     Raises:
         HeadstartError: two have the same name, or one cannot be loaded.
     """
 
-    def __init__(self, paths: Sequence[Path], trust: bool, measures: Measures) -> None:
+    def __init__(
+        self, paths: Sequence[Path], trust: bool, measures: Measures, reject: float = 0.0, reject_below: float = 0.0
+    ) -> None:
         names = [name_of(path) for path in paths]
         if twice := [name for name in names if names.count(name) > 1]:
             raise HeadstartError(f"two runs are named {twice[0]!r}, the name of their folder: rename one, or link to it")
-        self.paths, self.trust, self.measures = dict(zip(names, paths, strict=True)), trust, measures
-        self.served = {name: Served(path, trust, measures) for name, path in self.paths.items()}
+        self.paths = dict(zip(names, paths, strict=True))
+        self.options = trust, measures, reject, reject_below
+        self.served = {name: Served(path, *self.options) for name, path in self.paths.items()}
         self.explaining = False
 
     def named(self, name: str | None) -> Served:
@@ -206,7 +222,7 @@ class Models:
             try:
                 if version_of(read_manifest(path)) == self.served[name].version:
                     continue
-                served = Served(path, self.trust, self.measures)
+                served = Served(path, *self.options)
             except Exception as error:  # whatever is wrong with the new one, the old one answers
                 logger.warning("%s stays at version %s: %s", name, self.served[name].version, first_line(error))
                 continue

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from threadpoolctl import threadpool_limits
 
 from headstart.errors import HeadstartError
 from headstart.serve.app import application
@@ -33,7 +34,7 @@ SECONDS_IDLE = 30
 
 def serve(
     paths: Sequence[Path], host: str, port: int, *, token_file: Path | None = None, allowed_hosts: Sequence[str] = (),
-    reject_below: float = 0.0, trust: bool = False,
+    reject: float = 0.0, reject_below: float = 0.0, trust: bool = False,
 ) -> None:  # fmt: skip
     """Serve runs until a signal ends it.
 
@@ -42,6 +43,7 @@ def serve(
         host, port: the address to listen on; port 0 is any free one. A socket that a service manager hands on is used instead.
         token_file: a file with what clients must know.
         allowed_hosts: further names that the server may be asked under.
+        reject: the precision that is wanted of answers: those that are not sure enough become "none of these"; 0 withholds none.
         reject_below: predictions with a lower probability are marked as rejected, 0..1.
         trust: load layers that may run code, see `headstart.Config`.
 
@@ -52,10 +54,10 @@ def serve(
     inherited = inherited_sockets()
     sockets = inherited or [bound(host, port)]
     measures = Measures()
-    models = Models(paths, trust, measures)
+    models = Models(paths, trust, measures, reject, reject_below)
     address = sockets[0].getsockname()[0]
     hosts = Hosts(address if inherited else host, allowed_hosts)
-    app = application(models, measures, hosts, token, reject_below)
+    app = application(models, measures, hosts, token)
     config = uvicorn.Config(
         app, http=PatientProtocol, ws="none", lifespan="off", loop="asyncio", log_config=None, log_level="error",
         access_log=False, proxy_headers=False, server_header=False, timeout_keep_alive=SECONDS_IDLE, interface="asgi3",
@@ -64,7 +66,9 @@ def serve(
         logger.warning("everybody who reaches %s can use this server: --token-file keeps others out", address)
     server = Server(config, models, own=[] if inherited else sockets)
     server.welcome = f"serving {', '.join(models.served)} on {link(sockets[0], host)}"
-    server.run(sockets=sockets)
+    # The threads of BLAS, which compares features, spin until they get more work, and the engine has use for the cores.
+    with threadpool_limits(1, "blas"):
+        server.run(sockets=sockets)
 
 
 class Server(uvicorn.Server):

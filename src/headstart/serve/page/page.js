@@ -258,10 +258,11 @@ function drawResult() {
   drawBars(answer);
 }
 
-function verdict({ class: name, probability, rejected }) {
-  const said = make("bdi", { textContent: name });
-  if (!rejected) return [`with a probability of ${percent(probability)}`];
-  return ["The likeliest class is ", said, ` with ${percent(probability)}. This server wants at least ${share(model.reject_below, 0)}. The image may show something else.`];
+function verdict({ probabilities, probability, rejected, unlike }) {
+  const strange = unlike ? " The image is unlike the training images." : "";
+  if (!rejected) return [`with a probability of ${percent(probability)}${strange && "."}${strange}`];
+  const [[name]] = Object.entries(probabilities).sort((a, b) => b[1] - a[1]);
+  return ["The likeliest class is ", make("bdi", { textContent: name }), ` with ${percent(probability)}. This server wants at least ${share(model.reject_below, 0)}. The image may show something else.${strange}`];
 }
 
 function drawBars(answer, all = false) {
@@ -341,7 +342,8 @@ function drawRow(item) {
   if (answer) {
     const bar = make("span", { className: "bar", textContent: percent(answer.probability) });
     bar.style.setProperty("--share", `${100 * answer.probability}%`);
-    cells.push(make("td", {}, make("bdi", { textContent: answer.class }), ...(answer.rejected ? [make("small", { textContent: "not sure" })] : [])));
+    const remarks = [answer.rejected && "not sure", answer.unlike && "unlike the training images"].filter(Boolean);
+    cells.push(make("td", {}, make("bdi", { textContent: answer.class }), ...(remarks.length ? [make("small", { textContent: remarks.join(", ") })] : [])));
     cells.push(make("td", { className: "number" }, bar));
   } else cells.push(make("td", { colSpan: 2, className: error ? "error" : "note", textContent: error ?? "waiting" }));
   item.row.replaceChildren(item.row.firstChild, ...cells);
@@ -422,9 +424,9 @@ function cell(value) {
 }
 
 function save() {
-  const lines = [["image", "class", "probability", "rejected", "error", "model", "version"]];
+  const lines = [["image", "class", "probability", "rejected", "unlike", "error", "model", "version"]];
   for (const { name, answer, error } of rows) {
-    lines.push([name, answer?.class, answer?.probability, answer?.rejected, answer ? "" : error ?? "not sent", answer?.model, answer?.version]);
+    lines.push([name, answer?.class, answer?.probability, answer?.rejected, answer?.unlike, answer ? "" : error ?? "not sent", answer?.model, answer?.version]);
   }
   const text = lines.map((line) => `${line.map(cell).join(",")}\r\n`).join("");
   download(new Blob(["\ufeff", text], { type: "text/csv" }), "predictions.csv"); // The mark tells Excel that it is UTF-8.
