@@ -97,9 +97,14 @@ def test_what_is_no_description_is_refused(small_vit, tmp_path):
 
 
 def test_the_licence_is_that_of_the_family_or_says_where_to_look(small_vit, tmp_path):
-    assert "unknown here: see https://www.kaggle.com/models/keras/vit" in licence_of(config("small_vit"))
+    assert "see its model card, https://www.kaggle.com/models/keras/vit" in licence_of(config("small_vit"))
     assert "which you gave" in licence_of(config(str(tmp_path)))
     assert "no pretrained weights" in licence_of(config("small_vit", weights="none", fine_tune_from="all"))
+
+
+def test_no_licence_is_claimed_without_the_card_that_says_so():
+    assert all(bool(one.licence) == one.card.startswith("https://") for one in hub.FAMILIES.values())
+    assert not hub.FAMILIES["vgg"].licence  # the cards contradict each other
 
 
 def test_a_file_is_downloaded_from_where_kerashub_has_it(small_vit, monkeypatch, tmp_path):
@@ -134,5 +139,6 @@ def test_kerashubs_presets_are_read_with_their_sizes_and_licences():
     assert found["dinov2_small"].parameters > 2e7
     assert found["dinov2_small"].licence == "Apache-2.0"
     assert found["dinov3_vit_small_lvd1689m"].licence == "DINOv3 License"
+    assert found["densenet_121_imagenet"].licence == "BSD-3-Clause"
     assert found["medsiglip_900m_448"].licence.startswith("Health AI")
     assert found["vit_base_patch16_224_imagenet"].page == "https://www.kaggle.com/models/keras/vit"

@@ -263,11 +263,12 @@ def backbones(options: Backbones) -> None:
     print("\nof KerasHub, downloaded from Kaggle; each with the preprocessing of its preset")
     rows = [
         [HUB + name, hub.FAMILIES[one.family].paper.replace(" et al.", ""), f"{one.parameters / 1e6:.1f} M",
-         one.licence or f"see {one.page}"]
+         one.licence or "see its model card"]
         for name, one in hub.presets().items()
     ]  # fmt: skip
     print_table(["backbone", "paper", "params", "licence"], rows)
     print("\nparams: of SigLIP, with its network for text, which is not used")
+    print("licence: as the model cards say that docs/backbones.md names; the card of a preset on Kaggle decides")
 
 
 def cache(options: Cache) -> None:

@@ -33,29 +33,47 @@ class Family(NamedTuple):
     Attributes:
         kind: KerasHub's class.
         paper: the paper that describes it.
-        licence: of the weights of its presets, as those who trained them published them: an SPDX identifier or a name; "" if
-            it is not known here.
+        licence: of the weights of its presets, as their model card says: an SPDX identifier or a name; "" if no card was found,
+            or if cards contradict each other.
+        card: the model card or licence where that was read: of those who trained the weights, or of the copy that KerasHub took.
     """
 
     kind: str
     paper: str
     licence: str = ""
+    card: str = ""
 
 
+# The cards were read in November 2026. Where they contradict each other, nothing is claimed: KerasHub's card of VGG says
+# Apache-2.0, and that of the weights which it took, timm/vgg16.tv_in1k, BSD-3-Clause.
+HUGGING_FACE = "https://huggingface.co/"
 # By KerasHub's name of their folder.
 FAMILIES = {
-    "dinov2": Family("DINOV2Backbone", "Oquab et al. 2023", "Apache-2.0"),
-    "dinov3": Family("DINOV3Backbone", "Siméoni et al. 2025", "DINOv3 License"),
-    "siglip": Family("SigLIPBackbone", "Zhai et al. 2023", "Apache-2.0"),
-    "vit": Family("ViTBackbone", "Dosovitskiy et al. 2020", "Apache-2.0"),
-    "deit": Family("DeiTBackbone", "Touvron et al. 2020", "Apache-2.0"),
-    "hgnetv2": Family("HGNetV2Backbone", "PaddleClas 2023", "Apache-2.0"),
-    "efficientnet": Family("EfficientNetBackbone", "Tan, Le 2019", "Apache-2.0"),
-    "mobilenet": Family("MobileNetBackbone", "Howard et al. 2019", "Apache-2.0"),
-    "resnet": Family("ResNetBackbone", "He et al. 2015", "Apache-2.0"),
-    "cspnet": Family("CSPNetBackbone", "Wang et al. 2020", "Apache-2.0"),
-    "xception": Family("XceptionBackbone", "Chollet 2017", "Apache-2.0"),
-    "densenet": Family("DenseNetBackbone", "Huang et al. 2017"),
+    "dinov2": Family(
+        "DINOV2Backbone",
+        "Oquab et al. 2023",
+        "Apache-2.0",
+        "https://github.com/facebookresearch/dinov2/blob/main/MODEL_CARD.md",
+    ),
+    "dinov3": Family(
+        "DINOV3Backbone", "Siméoni et al. 2025", "DINOv3 License", f"{HUGGING_FACE}facebook/dinov3-vitl16-pretrain-lvd1689m"
+    ),
+    "siglip": Family("SigLIPBackbone", "Zhai et al. 2023", "Apache-2.0", f"{HUGGING_FACE}google/siglip-so400m-patch14-384"),
+    "vit": Family("ViTBackbone", "Dosovitskiy et al. 2020", "Apache-2.0", f"{HUGGING_FACE}google/vit-large-patch32-384"),
+    "deit": Family(
+        "DeiTBackbone", "Touvron et al. 2020", "Apache-2.0", f"{HUGGING_FACE}facebook/deit-base-distilled-patch16-224"
+    ),
+    "hgnetv2": Family("HGNetV2Backbone", "PaddleClas 2023", "Apache-2.0", f"{HUGGING_FACE}timm/hgnetv2_b5.ssld_stage2_ft_in1k"),
+    "efficientnet": Family(
+        "EfficientNetBackbone", "Tan, Le 2019", "Apache-2.0", f"{HUGGING_FACE}keras/efficientnet_b0_ra_imagenet"
+    ),
+    "mobilenet": Family(
+        "MobileNetBackbone", "Howard et al. 2019", "Apache-2.0", f"{HUGGING_FACE}timm/mobilenetv3_small_100.lamb_in1k"
+    ),
+    "resnet": Family("ResNetBackbone", "He et al. 2015", "Apache-2.0", f"{HUGGING_FACE}keras/resnet_50_imagenet"),
+    "cspnet": Family("CSPNetBackbone", "Wang et al. 2020", "Apache-2.0", f"{HUGGING_FACE}timm/cspdarknet53.ra_in1k"),
+    "xception": Family("XceptionBackbone", "Chollet 2017", "Apache-2.0", f"{HUGGING_FACE}timm/xception41.tf_in1k"),
+    "densenet": Family("DenseNetBackbone", "Huang et al. 2017", "BSD-3-Clause", f"{HUGGING_FACE}keras/densenet_121_imagenet"),
     "vgg": Family("VGGBackbone", "Simonyan, Zisserman 2015"),
 }
 # Presets whose weights have another licence than those of their family.
@@ -201,4 +219,4 @@ def licence_of_preset(backbone: str) -> str:
     preset = presets().get(backbone.removeprefix(HUB))
     if preset is None:
         return "that of the preset which you gave"
-    return preset.licence or f"unknown here: see {preset.page}"
+    return preset.licence or f"see its model card, {preset.page}"
