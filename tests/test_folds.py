@@ -92,6 +92,17 @@ def test_the_folder_answers_by_the_mean_of_its_models_probabilities(folds):
     assert run.predict(images).class_names == runs_of(run)[0].class_names
 
 
+def test_the_folder_marks_what_most_of_its_models_mark(folds, digits):
+    run, images = folds[0], [*new_images(3), *digits.images(digits.train[:40])]
+    each = np.array([one.predict(images).outsiders for one in runs_of(run)])
+    found = run.predict(images, batch_size=16)
+    assert found.outsiders.tolist() == (each.sum(axis=0) >= 2).tolist()
+    assert 0 < found.outsiders.sum() < len(images)
+    assert [one.unlike for one in run.stream(images)] == found.outsiders.tolist()
+    with pytest.raises(hs.HeadstartError, match="no threshold was chosen for the mean of their answers"):
+        run.predict(images, reject=0.9)
+
+
 def test_keras_and_openvino_give_the_same_mean(folds):
     run = folds[0]
     (logs,) = zip(*run.classifier.keras_outputs([new_images()], 7), strict=True)

@@ -128,7 +128,7 @@ def predict_to(
     kind = kind_of(out)
     if not 1 <= shard[0] <= shard[1]:
         raise HeadstartError(f"--shard is {shard[0]}/{shard[1]}: give the number of this share and of all, such as 2/8")
-    rows = kind(classifier.class_names, [REJECTED] * bool(reject) + [UNLIKE] * (classifier.limits is not None))
+    rows = kind(classifier.class_names, [REJECTED] * bool(reject) + [UNLIKE] * classifier.tells_outsiders)
     totals = Totals(out, classifier.threshold(reject, mirror) if reject else 0.0)
     given = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     wanted = {

@@ -120,6 +120,20 @@ class Classifier:
         verify(self.path, self.manifest, FILE)
         return read_limits(self.path)
 
+    @property
+    def tells_outsiders(self) -> bool:
+        """Whether it can say which images are unlike the training images; runs of older versions cannot."""
+        return self.limits is not None
+
+    def outsiders(self, features: np.ndarray) -> np.ndarray:
+        """Return which images are unlike the training images, bool (N,).
+
+        Args:
+            features: float32 (N, channels), as `outputs_with_features` gives them.
+        """
+        assert self.limits
+        return self.limits.outsiders(features)
+
     @cached_property
     def largest_output(self) -> int:
         """How many values the largest output of the Keras model's layers has for one image."""
@@ -288,7 +302,7 @@ class Classifier:
                 # Each batch has one of the network, so that those without a readable image do not gather.
                 yield np.stack(readable or [np.zeros(self.image_shape, np.uint8)])
 
-        network, blas = self.outputs_with_features if self.limits else self.outputs, ThreadpoolController()
+        network, blas = self.outputs_with_features if self.tells_outsiders else self.outputs, ThreadpoolController()
         for logits, *features in network_outputs(network, pixels(), total, mirror):
             read = waiting.popleft()
             readable = sum(not one.error for one in read)
@@ -296,7 +310,7 @@ class Classifier:
             found = probabilities(logits[:readable], self.temperature).astype(np.float32)
             # Threads of BLAS spin until they get more work: between two batches they took a third of the processor's time.
             with blas.limit(limits=1, user_api="blas"):
-                far = self.limits.outsiders(features[0][:readable]) if self.limits else None
+                far = self.outsiders(features[0][:readable]) if features else None
             yield read, found, far
 
     def threshold(self, wanted: float, mirror: bool = False) -> float:
@@ -357,6 +371,17 @@ class Ensemble(Classifier):
         """None: what was recorded of each model does not hold for the mean of their answers."""
         return None
 
+    @property
+    def tells_outsiders(self) -> bool:
+        return all(one.tells_outsiders for one in self.members)
+
+    def outsiders(self, features: np.ndarray) -> np.ndarray:
+        """Return which images most of the members mark, each by its own part of the features."""
+        channels = [one.limits.references.shape[1] for one in self.members if one.limits]
+        parts = np.split(features, np.cumsum(channels)[:-1], axis=1)
+        marked: np.ndarray = np.mean([one.outsiders(part) for one, part in zip(self.members, parts, strict=True)], axis=0) > 0.5
+        return marked
+
     def threshold(self, wanted: float, mirror: bool = False) -> float:
         raise HeadstartError(
             f"{self.path} holds {len(self.members)} models, and no threshold was chosen for the mean of their answers: "
@@ -374,15 +399,25 @@ class Ensemble(Classifier):
         copies = tee(batches, len(self.members))
         return self.together([one.outputs(copy, total) for one, copy in zip(self.members, copies, strict=True)])
 
+    def outputs_with_features(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
+        """Yield what `outputs` does, and the features of all members beside each other, float32 (B, channels)."""
+        copies = tee(batches, len(self.members))
+        return self.together([one.outputs_with_features(copy, total) for one, copy in zip(self.members, copies, strict=True)])
+
     def keras_outputs(self, batches: Iterable[np.ndarray], total: int) -> Iterator[list[np.ndarray]]:
         copies = tee(batches, len(self.members))
         return self.together([one.keras_outputs(copy, total) for one, copy in zip(self.members, copies, strict=True)])
 
     def together(self, outputs: Iterable[Iterator[list[np.ndarray]]]) -> Iterator[list[np.ndarray]]:
-        """Yield for each batch the logarithms of the mean probabilities, float32 (B, classes), from the logits of all members."""
+        """Yield for each batch the logarithms of the mean probabilities, float32 (B, classes), from the logits of all members.
+
+        If the members give features, these follow.
+        """
         for of_batch in zip(*outputs, strict=True):
-            each = [probabilities(logits, one.temperature) for one, (logits,) in zip(self.members, of_batch, strict=True)]
-            yield [np.log(np.maximum(np.mean(each, axis=0), SMALLEST)).astype(np.float32)]
+            each = [probabilities(logits, one.temperature) for one, (logits, *_) in zip(self.members, of_batch, strict=True)]
+            features = [part for _, *of_member in of_batch for part in of_member]
+            logs = np.log(np.maximum(np.mean(each, axis=0), SMALLEST)).astype(np.float32)
+            yield [logs, np.concatenate(features, axis=1)] if features else [logs]
 
 
 def fitting(batch_size: int, largest: int) -> int:
