@@ -1,12 +1,14 @@
 """What many tests use: small options, small networks, images, and costs of a machine that does not exist."""
 
+import contextlib
 import json
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import headstart as hs
@@ -38,6 +40,9 @@ COSTS = {
     "memory_image": 1e6, "largest_batch": 0.0,
 }  # fmt: skip
 
+# How matplotlib saves charts, whatever the tests do.
+DRAWN = Figure.savefig
+
 # No augmentation at all.
 PLAIN = {"flip": False, "rotation": 0.0, "zoom": 0.0, "translation": 0.0}
 
@@ -60,6 +65,15 @@ def dataset(images: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> hs.
     source = Source(images, np.int32(labels), tuple(names), np.zeros(len(images), np.int8), "made up")
     edge = len(images) * 4 // 5
     return hs.Dataset(source, np.arange(edge), np.arange(0), np.arange(edge, len(images)))
+
+
+def uneven(counts: tuple[int, ...]) -> hs.Dataset:
+    """So many training images of the first digits, of which validation is drawn, and 5 test images of each."""
+    digits = hs.load_data("digits")
+    images, labels = digits.source.images, digits.source.labels
+    of_class = [np.flatnonzero(labels == label)[: count + 5] for label, count in enumerate(counts)]
+    train, test = (np.concatenate(rows) for rows in ([rows[5:] for rows in of_class], [rows[:5] for rows in of_class]))
+    return hs.Dataset.from_arrays(images[train], labels[train], x_test=images[test], y_test=labels[test])
 
 
 def scene(seed: int) -> Image.Image:
@@ -117,6 +131,14 @@ def tiny_network(**options: object) -> tuple[Network, hs.Config]:
 def called(model: keras.Model, inputs: np.ndarray) -> np.ndarray:
     """Return what a model gives when it is called once: `predict` would first trace all its layers."""
     return keras.ops.convert_to_numpy(model(inputs, training=False))
+
+
+@contextlib.contextmanager
+def real_charts() -> Iterator[None]:
+    """Draw the charts of what is made within; in other tests they are blank, see `conftest.blank_charts`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", DRAWN)
+        yield
 
 
 def free_port() -> int:

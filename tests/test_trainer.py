@@ -20,7 +20,7 @@ from headstart.record.folder import RunFolder
 from headstart.record.history import FINE_TUNED, FROZEN
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.fit import Training, fit_stage
-from helpers import SMALL, save_images
+from helpers import SMALL, save_images, uneven
 
 
 def comparable(run: hs.Run) -> tuple:
@@ -245,13 +245,11 @@ def command(out: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(small_run, tmp_path):
-    """Killed in each of its stages, and so trained by three processes, it ends as one that ran in a single process."""
+    """Killed in fine-tuning, and so trained by two processes, it ends as one in a single process; `kills.py` kills anywhere."""
     out = tmp_path / "killed"
-    arguments = command(out)
-    for stage in ("frozen", "fine_tuned"):
-        kill_in(stage, arguments, out)
-        assert not (out / "manifest.json").exists(), "the run ended before it was killed"
-        arguments = [sys.executable, "-m", "headstart", "train", "--resume", str(out)]
+    kill_in("fine_tuned", command(out), out)
+    assert not (out / "manifest.json").exists(), "the run ended before it was killed"
+    arguments = [sys.executable, "-m", "headstart", "train", "--resume", str(out)]
     resumed = subprocess.run(arguments, capture_output=True, text=True, timeout=240, check=True)
     assert "Traceback" not in resumed.stderr
     assert comparable(hs.Run(out)) == comparable(small_run)
@@ -296,15 +294,6 @@ def test_a_trained_network_can_be_exported_for_openvino(digits, tmp_path, monkey
     monkeypatch.setattr("headstart.inference.engine.FEWEST_IMAGES", 1)
     run = trained(tmp_path / "run", digits, SMALL, head_epochs=1, epochs=1)
     assert "instantiating a `Variable`" not in (run.path / "log.txt").read_text()
-
-
-def uneven(counts: tuple[int, ...]) -> hs.Dataset:
-    """So many training images of the first digits, of which validation is drawn, and 5 test images of each."""
-    digits = hs.load_data("digits")
-    images, labels = digits.source.images, digits.source.labels
-    of_class = [np.flatnonzero(labels == label)[: count + 5] for label, count in enumerate(counts)]
-    train, test = (np.concatenate(rows) for rows in ([rows[5:] for rows in of_class], [rows[:5] for rows in of_class]))
-    return hs.Dataset.from_arrays(images[train], labels[train], x_test=images[test], y_test=labels[test])
 
 
 def test_uneven_classes_are_weighted_and_judged_by_macro_recall(tiny, tmp_path):

@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from headstart.cli.main import main
 from headstart.plan import budget, search
 from headstart.report.tuning import effects, in_words
 from headstart.trainer import resume
+from headstart.training import heads
 from headstart.tuner import measure, ranked_by
-from helpers import COSTS, dataset, random_images
+from helpers import COSTS, dataset, random_images, uneven
 
 FAST = COSTS | {
     "build": 0.5,
@@ -29,10 +29,11 @@ FIXED = {"backbone", "learning_rate", "flip", "rand_augment", "views"}
 
 @pytest.fixture(scope="module")
 def quickly():
-    """A machine that does not exist was measured, and there are two image sizes."""
+    """A machine that does not exist was measured; of two image sizes, the better one goes on."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "measured", lambda config, data, sizes: dict.fromkeys(sizes, FAST))
         patch.setattr(budget, "SIZES", (32, 48))
+        patch.setattr(search, "SURVIVORS", 1)
         yield
 
 
@@ -65,6 +66,7 @@ def test_a_search_ends_with_a_whole_run_that_any_command_takes(searched):
     assert winner.path.name == "winner"
     assert winner.finished
     assert len(winner.predict(random_images(2, 8)).labels) == 2
+    assert tuning(winner)["class_weights"] == "none"  # the classes are even
     assert tuning(winner)["test"]["accuracy"] == list(winner.metrics["test"].values())[-1]["accuracy"]
     assert tuning(winner)["seconds"].keys() == {"preparation", "measuring", "trials", "planning", "winner", "total"}
 
@@ -150,6 +152,7 @@ def comparable(winner: hs.Run) -> tuple:
     return rungs, results, content["winner"], content["test"], (winner.path / "history.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_search_that_is_stopped_again_and_again_ends_as_one_that_was_not(searched, tiny, quickly, tmp_path, monkeypatch):
     out, try_out, train = tmp_path / "search", tuner.try_out, tuner.train
     made = []
@@ -239,6 +242,19 @@ def test_a_trial_that_is_right_of_few_images_may_be_lucky():
     assert many["error"] == pytest.approx(np.sqrt(0.9 * 0.1 / 5000), rel=0.01)
 
 
+def test_a_trial_on_all_images_does_what_training_does(tiny, tmp_path, monkeypatch):
+    """It chooses head and class weights in the same way, so that what is ranked is what the winner's training makes."""
+    data = uneven((60, 60, 8))
+    config = hs.recipe("starter", out=str(tmp_path / "run"), **tiny | {"limit": 0, "head": "auto"})
+    run = hs.train(config, data)
+    monkeypatch.setattr(heads, "usual_strength", lambda images: run.head["strength"])  # the training's audit has found it
+    logits, history, used = tuner.try_out(config, data, "float32", lambda: False)
+    assert used.head == run.head["chosen"]
+    assert used.class_weights == run.read_json("weighting.json")["chosen"] != "auto"
+    np.testing.assert_allclose(logits, run.array("validation_frozen"), atol=1e-4)
+    assert [row["val_accuracy"] for row in history] == [row["val_accuracy"] for row in run.history]
+
+
 def test_which_choices_mattered_is_said_of_trials_that_differ_in_nothing_else():
     def trial(size: str, rate: str, score: float) -> dict:
         return {"rung": 0, "choices": {"image size": size, "learning rate": rate}, "score": score, "error": 0.01}
@@ -253,12 +269,18 @@ def test_which_choices_mattered_is_said_of_trials_that_differ_in_nothing_else():
     assert in_words([]).startswith("No two trials")
 
 
-def test_photographs_are_searched_at_several_sizes_with_one_split(photos, quickly, tiny, tmp_path):
-    winner = hs.tune(options(tiny, tmp_path / "search", limit=0, data=str(photos)), explicit=FIXED | {"fine_tune_from", "epochs"})
+@pytest.mark.slow
+def test_photographs_are_searched_at_several_sizes_with_one_split(photos, quickly, tiny, tmp_path, monkeypatch):
+    def stopped(*arguments, **changes):
+        raise KeyboardInterrupt
+
+    out, explicit = tmp_path / "search", FIXED | {"fine_tune_from", "epochs"}
+    with monkeypatch.context() as patch:
+        patch.setattr(tuner, "train", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            hs.tune(options(tiny, out, limit=0, data=str(photos)), explicit=explicit)
+    winner = hs.resume_tuning(out)
     sizes = {trial["options"]["image_size"] for trial in tuning(winner)["rungs"][0]["trials"]}
     assert sizes == {32, 48}
     rows = {row["image"]: row["split"] for row in winner.split}
     assert rows == {row["image"]: row["split"] for row in hs.Run(winner.path.parent).split}
-    shutil.rmtree(winner.path)
-    (winner.path.parent / "tuning.json").unlink()
-    assert hs.resume_tuning(winner.path.parent).finished

@@ -51,7 +51,9 @@ from headstart.system.text import count
 from headstart.trainer import changed, describe, explained_memory, networks, resume, train
 from headstart.training.checkpoint import Checkpoint, Unsaved
 from headstart.training.fit import fit_stage
+from headstart.training.heads import decide_head
 from headstart.training.stages import fine_tuning_stage, frozen_stage, stages_of
+from headstart.training.weighting import decide_weights
 
 logger = logging.getLogger("headstart")
 
@@ -436,7 +438,7 @@ class Search:
             end: when it must have ended, in seconds of the search.
         """
         folder, expected = self.folder(number, place), rung["trials"][place]["expected"]
-        config = search.as_tried(one, rung["images"] / len(self.data.train))
+        config = search.as_tried(one, rung["images"], len(self.data.train))
         if self.has_result(number, place):
             result: TrialResult = read_entries(folder, "trial.json")
             self.prices.learn(config, result["seconds"], expected)
@@ -459,7 +461,9 @@ class Search:
             begin = time.monotonic()
             data = search.part_of(whole, rung["images"], rung["validation"], self.config.data_seed)
             with quiet():
-                logits, history = try_out(config, data, self.precision, lambda: self.spent > end)
+                weights = self.state.get("class_weights", config.class_weights)
+                tried = replace(config, class_weights=weights)
+                logits, history, used = try_out(tried, data, self.precision, lambda: self.spent > end)
         except OutOfTime:
             logger.info("%s: stopped: it took longer than expected", what)
             self.drop(number, NO_TIME)
@@ -471,11 +475,16 @@ class Search:
         finally:
             seconds = time.monotonic() - begin
             self.stop_clock("trials")
+        if "class_weights" not in self.state and used.class_weights != "auto":
+            # Chosen by the first trial for all: trials that differ in it by chance would not be alike. The winner's training
+            # chooses anew, in the same way, on all images.
+            self.state["class_weights"] = used.class_weights
+            write_json(self.state_file, self.state)
         result = measure(
             logits, data.labels(data.validation), self.state["ranked_by"], seconds, self.spent, data.groups(data.validation)
         )
         folder.mkdir(exist_ok=True)
-        write_toml(replace(config, out=""), folder / "options.toml")
+        write_toml(replace(used, out=""), folder / "options.toml")
         write_history(folder, history)
         with written_whole(folder / "validation.npy") as partial:
             np.save(partial, logits)
@@ -494,7 +503,7 @@ class Search:
             if all(other[name] == rung[name] for name in ("images", "validation")):
                 for place, trial in enumerate(other["trials"]):
                     one = Candidate(self.configured(trial["options"]), trial["choices"])
-                    same = search.as_tried(one, other["images"] / len(self.data.train)) == config
+                    same = search.as_tried(one, other["images"], len(self.data.train)) == config
                     if same and self.has_result(before, place):
                         return self.folder(before, place)
         return None
@@ -573,8 +582,12 @@ class Search:
         write_json(self.run.path / "tuning.json", content)
 
 
-def try_out(config: Config, data: Dataset, precision: str, too_late: Any) -> tuple[np.ndarray, list[EpochRow]]:
-    """Train on the data of a trial, and return the logits of its validation images, float32 (N, classes), and its history.
+def try_out(config: Config, data: Dataset, precision: str, too_late: Any) -> tuple[np.ndarray, list[EpochRow], Config]:
+    """Train on the data of a trial, as a training on all images does.
+
+    Returns:
+        The logits of its validation images, float32 (N, classes), its history, and the configuration with the head and the class
+        weights that were chosen.
 
     Args:
         too_late: a function that is asked after each epoch whether to stop.
@@ -595,6 +608,9 @@ def try_out(config: Config, data: Dataset, precision: str, too_late: Any) -> tup
     checkpoint.watchers = [watch]
     with explained_memory(config):
         network, frozen, _ = networks(data, config, precision)
+        config, _ = decide_weights(frozen, data, config, checkpoint)
+        # The training's audit finds the strength of its linear head by cross-validation, which takes longer than a trial.
+        config, _ = decide_head(network, frozen, data, config, checkpoint, {}, None)
         for stage in stages_of(config):
             prepare = frozen_stage if stage == FROZEN else fine_tuning_stage
             training = prepare(network, frozen, data, config, checkpoint)
@@ -604,7 +620,7 @@ def try_out(config: Config, data: Dataset, precision: str, too_late: Any) -> tup
         # Keras computes them: to start OpenVINO would take longer.
         inputs = (batches[number][0] for number in range(batches.num_batches))
         engine = Engine(without_augmentation(training.learner))
-        return np.concatenate(list(network_logits(engine.outputs, inputs, 0))), checkpoint.history
+        return np.concatenate(list(network_logits(engine.outputs, inputs, 0))), checkpoint.history, config
 
 
 def measure(

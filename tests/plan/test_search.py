@@ -131,9 +131,11 @@ def test_a_trial_has_no_test_image(digits):
 
 def test_a_trial_has_its_share_of_steps(quick):
     one = candidate(quick)
-    config = as_tried(one.changed({UNFROZEN: "all layers"}), 0.1)
+    config = as_tried(one.changed({UNFROZEN: "all layers"}), 100, 1000)
     assert (config.fewest_steps, config.warmup_steps, config.epochs) == (30, 10, quick.epochs)
-    assert as_tried(one, 0.1).epochs == 0  # a head, as long as it is not chosen what is unfrozen
+    assert as_tried(one, 100, 1000).epochs == 0  # a head, as long as it is not chosen what is unfrozen
+    assert as_tried(one, 100, 1000).head == "auto"
+    assert as_tried(one, 1000, 100_000).head == "dense"  # as the training will choose without a look
 
 
 def test_a_training_may_have_fewer_epochs_unless_they_are_explicit(quick):

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.config import ALL, DATA, DENSE, LAST_STAGE, MACHINE, RUN, TRACKING, Config, replace
+from headstart.config import ALL, AUTO, DATA, DENSE, LAST_STAGE, MACHINE, RUN, TRACKING, Config, replace
 from headstart.data.dataset import Dataset
 from headstart.data.source import TRAIN, VALIDATION
 from headstart.data.splits import stratified_subset
 from headstart.errors import HeadstartError
+from headstart.metrics.heads import MOST_LINEAR
 from headstart.model.registry import BACKBONES, refuse_unusable
 from headstart.plan.budget import REFERENCE_SIZES, own_way, sizes_for, worth_measuring
 from headstart.plan.costs import Costs, NotMeasured, costs_at, load_costs, measured, save_costs
@@ -275,15 +276,16 @@ def part_of(data: Dataset, images: int, scored: int, seed: int) -> Dataset:
     return Dataset(data.source, train, validation, validation)
 
 
-def as_tried(one: Candidate, share: float) -> Config:
-    """Return the options of a trial on a share of the training images: with as many epochs, and so a share of the steps.
+def as_tried(one: Candidate, images: int, of: int) -> Config:
+    """Return the options of a trial on some of the training images: with as many epochs, and so a share of the steps.
 
     As long as it is not chosen what is unfrozen, nothing is.
     """
-    config = one.config if UNFROZEN in one.choices else replace(one.config, epochs=0, mix="none")
+    config, share = one.config if UNFROZEN in one.choices else replace(one.config, epochs=0, mix="none"), images / of
     steps, warmup = math.ceil(share * config.fewest_steps), round(share * config.warmup_steps)
-    # The winner's training chooses its head, for all images. To do so in each trial would take longer than it tells.
-    return replace(config, fewest_steps=steps, warmup_steps=warmup, head=DENSE)
+    # A trial chooses its head as the winner's training does, which takes the dense one where there are many images.
+    head = DENSE if config.head == AUTO and of > MOST_LINEAR else config.head
+    return replace(config, fewest_steps=steps, warmup_steps=warmup, head=head)
 
 
 def ways_to_train(config: Config, explicit: Collection[str]) -> list[Config]:
@@ -420,7 +422,7 @@ def choose_trials(
         left, seen, fit, expected = seconds, set(prices.features), list[Candidate](), list[float]()
         for one in candidates:
             needs = set(seen)
-            config = as_tried(one, images / full)
+            config = as_tried(one, images, full)
             takes = prices.trial(config, part, needs)
             if (corrected := takes * prices.correction(config)) <= min(left, longest):
                 left, seen = left - corrected, needs

@@ -226,6 +226,7 @@ class SearchState(TypedDict):
     ranked_by: RankedBy
     backbones: list[str]
     rungs: list[Rung]
+    class_weights: NotRequired[Literal["none", "root", "balanced"]]
     winner: NotRequired[Winner]
 
 

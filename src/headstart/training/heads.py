@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss
 from headstart.config import AUTO, DENSE, LINEAR, Config, replace
 from headstart.data.dataset import Dataset
 from headstart.metrics.calibration import probabilities
-from headstart.metrics.heads import decide, even_shares, head_in_words
+from headstart.metrics.heads import MOST_LINEAR, decide, even_shares, head_in_words
 from headstart.model.head import build_head, set_logits, standardise, standardised
 from headstart.model.network import Network
 from headstart.record.folder import RunFolder
@@ -22,39 +22,55 @@ from headstart.system.files import write_json
 from headstart.system.kernels import without_autotuning
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.features import FrozenLayers
-from headstart.training.linear import STRENGTHS, fit_linear
+from headstart.training.linear import fit_linear, usual_strength
 from headstart.training.stages import BatchesOfSplits, class_weights, feature_batches, head_learner
 
 logger = logging.getLogger("headstart")
-
-# With more training images, logistic regression takes minutes and has not won. CIFAR-10, EfficientNet-Lite0 at 128 px, linear
-# and dense: 67.4 and 63.9 % with 10 images of each class, 79.8 and 78.2 % with 100, 84.7 and 84.6 % with 1,000, 86.7 and 87.3 %
-# with 4,500.
-MOST_IMAGES = 10_000
 
 
 def choose_head(
     run: RunFolder, network: Network, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint
 ) -> Config:  # fmt: skip
+    """Return `config` with its head decided, and give the network that head, see `decide_head`.
+
+    The choice is in the run's `head.json`; an interrupted run goes on with it.
+    """
+    known = run.head
+    config, found = decide_head(network, frozen, data, config, checkpoint, known, run.audit.get("strength"))
+    if found and known.get("chosen") != DENSE:
+        write_json(run.path / "head.json", found)
+        logger.info("%s", head_in_words(found))
+    return config
+
+
+def decide_head(
+    network: Network, frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint,
+    known: dict[str, Any], strength: float | None,
+) -> tuple[Config, dict[str, Any]]:  # fmt: skip
     """Return `config` with its head decided, and give the network that head, fitted if it is linear.
 
     With `head` as "auto" both heads learn from the cached features. The validation split decides, by the accuracy or, where
     classes are weighted, by the macro recall, if their difference there is larger than its standard error; if not, the number of
-    images does. The choice is in the run's `head.json`.
+    images does.
+
+    Args:
+        known: what was decided before an interruption; empty: nothing.
+        strength: of the logistic regression, as cross-validation found it; None: the usual one.
+
+    Returns:
+        The configuration, and the content of `head.json`; empty if there is nothing to decide.
     """
     if config.head == DENSE or not config.keeps_features:
-        return replace(config, head=DENSE)
-    found: dict[str, Any] = run.head
-    if not found and config.head == AUTO and len(data.train) > MOST_IMAGES:
-        found = {"chosen": DENSE, "why": f"logistic regression is not tried with more than {MOST_IMAGES:,} training images"}
-        write_json(run.path / "head.json", found)
-        logger.info("%s", head_in_words(found))
+        return replace(config, head=DENSE), {}
+    found = known
+    if not found and config.head == AUTO and len(data.train) > MOST_LINEAR:
+        found = {"chosen": DENSE, "why": f"logistic regression is not tried with more than {MOST_LINEAR:,} training images"}
     if found.get("chosen") == DENSE:
-        return replace(config, head=DENSE)
+        return replace(config, head=DENSE), found
     checkpoint.start_clock()
     splits = feature_batches(frozen, data, config)
     checkpoint.stop_clock("features")
-    strength = found.get("strength") or run.audit.get("strength") or STRENGTHS[0]
+    strength = found.get("strength") or strength or usual_strength(len(data.train))
     begin = time.monotonic()
     head = linear_head(network, splits, data, config, strength)
     took = {LINEAR: time.monotonic() - begin}
@@ -78,11 +94,9 @@ def choose_head(
             for name, rows in logits.items()
         }
     checkpoint.stop_clock(FROZEN.key)
-    write_json(run.path / "head.json", found)
-    logger.info("%s", head_in_words(found))
     if found["chosen"] == LINEAR:
         network.head = head
-    return replace(config, head=found["chosen"])
+    return replace(config, head=found["chosen"]), found
 
 
 def linear_head(network: Network, splits: BatchesOfSplits, data: Dataset, config: Config, strength: float) -> keras.Model:

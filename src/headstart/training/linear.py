@@ -4,6 +4,7 @@ On the features of a frozen backbone, it is the reference for few images (Kornbl
 """
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -91,6 +92,11 @@ def likely_strengths(images: int) -> list[float]:
     """Return the strengths to try with so many images: those below a fifth of the usual best one are left out."""
     first = max(place for place, strength in enumerate(STRENGTHS) if place == 0 or strength <= images**0.5 / 20)
     return list(STRENGTHS[first:])
+
+
+def usual_strength(images: int) -> float:
+    """Return the strength to take with so many images where none was found by cross-validation; see `STRENGTHS`."""
+    return min(STRENGTHS, key=lambda strength: abs(math.log(strength / (images**0.5 / 10))))
 
 
 def fit(

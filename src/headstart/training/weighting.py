@@ -97,28 +97,43 @@ def choose_weights(
     What was chosen is written to `weighting.json`; an interrupted run goes on with it. Nothing is chosen where classes are
     nearly even.
     """
+    known = run.read_json("weighting.json", {})
+    config, choice = decide_weights(frozen, data, config, checkpoint, known)
+    if choice and not known:
+        write_json(run.path / "weighting.json", choice)
+    if choice:
+        logger.info("%s", in_words(choice))
+    return config
+
+
+def decide_weights(
+    frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint, known: Any = None
+) -> tuple[Config, Any]:
+    """Return the configuration with its class weights decided, and the content of `weighting.json`; None if nothing was chosen.
+
+    Args:
+        known: what was chosen before an interruption; None or empty: nothing.
+    """
+    choice = known
     if config.class_weights != "auto":
-        return config
-    labels = data.labels(data.train)
-    if unevenness(labels) <= UNEVEN:
-        return replace(config, class_weights="none")
+        return config, None
+    if unevenness(data.labels(data.train)) <= UNEVEN:
+        return replace(config, class_weights="none"), None
     if not config.keeps_features:
         logger.info("class weights: none, since they are chosen on cached features; --class-weights balanced weights anyway")
-        return replace(config, class_weights="none")
-    if not (choice := run.read_json("weighting.json", {})):
+        return replace(config, class_weights="none"), None
+    if not choice:
         checkpoint.start_clock()
         of_training = frozen.features(data.training_candidates, 0, "training images")
         features = joined([
             StoredRows(of_training.arrays, of_training.chosen[np.isin(data.training_candidates, data.train)]),
             frozen.features(data.validation, 0, "validation images"),
         ])  # fmt: skip
-        known = np.concatenate([data.labels(np.sort(data.train)), data.labels(data.validation)])
+        labels = np.concatenate([data.labels(np.sort(data.train)), data.labels(data.validation)])
         groups = data.groups(np.concatenate([np.sort(data.train), data.validation]))
-        choice = choose_weighting(features, known, config.data_seed, groups)
-        write_json(run.path / "weighting.json", choice)
+        choice = choose_weighting(features, labels, config.data_seed, groups)
         checkpoint.stop_clock(FROZEN.key)
-    logger.info("%s", in_words(choice))
-    return replace(config, class_weights=choice["chosen"])
+    return replace(config, class_weights=choice["chosen"]), choice
 
 
 def choose_weighting(
