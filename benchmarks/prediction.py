@@ -22,9 +22,11 @@ from benchmarks import common
 TEXT = """A folder of JPEG files to a class for each: `run.predict(folder)`, with all that it does at each call after the first,
 against a loop of `keras.utils.load_img` and `model.predict` of the same model file, loaded and warm: in the precision in
 which Headstart chose to train it, and in float32, Keras' default. Where files are larger than the model's images, the
-two decode and shrink them in different ways, and need not agree on every class. The last row is one file, a whole process
+two decode and shrink them in different ways, and need not agree on every class. Headstart also marks images that are unlike the
+training images: the column says how many times as long it takes as the same without. The last row is one file, a whole process
 each: `headstart predict` against a script that loads the model with Keras."""
 AIM = 2.5
+UNMARKED = "without marks"
 SCRIPT = """
 import sys, keras, numpy as np
 model = keras.models.load_model(sys.argv[1], compile=False)
@@ -57,7 +59,11 @@ def main(options: Options) -> None:
             files = Path(folder) / f"files-{side}"
             write_files(data.images(rows), files, side)
             with contextlib.ExitStack() as stack:
-                contenders = {"headstart": stack.enter_context(common.contender(prepare_headstart, run, files))}
+                ours = {"headstart": True, UNMARKED: False}
+                contenders = {
+                    name: stack.enter_context(common.contender(prepare_headstart, run, files, marks))
+                    for name, marks in ours.items()
+                }
                 for precision in precisions:
                     prepared = common.contender(prepare_keras, run, files, options.batch_size, precision)
                     contenders[precision] = stack.enter_context(prepared)
@@ -97,10 +103,12 @@ def write_files(images: np.ndarray, folder: Path, side: int) -> None:
         image.save(folder / f"{number:06}.jpg", quality=95)
 
 
-def prepare_headstart(path: str, folder: Path) -> Callable[[], dict[str, Any]]:
+def prepare_headstart(path: str, folder: Path, marks: bool = True) -> Callable[[], dict[str, Any]]:
     import headstart as hs
 
     run = hs.Run(path)
+    if not marks:
+        run.classifier.limits = None  # as if the run were of a version that recorded none
     run.model, run.classifier.compiled  # noqa: B018  (loaded before the clock starts, as the other's)
 
     def measure() -> dict[str, Any]:
@@ -145,6 +153,7 @@ def script(arguments: list[str]) -> dict[str, Any]:
 
 def add_row(table: common.Table, what: str, precision: str, found: dict[str, list[dict[str, Any]]], aim: float | None) -> None:
     ours, theirs = ([sample["seconds"] for sample in found[name]] for name in ("headstart", precision))
+    unmarked = [sample["seconds"] for sample in found.get(UNMARKED, [])]
     labels, others = (np.array(found[name][0]["labels"]) for name in ("headstart", precision))
     table.rows.append({
         "": what,
@@ -153,9 +162,10 @@ def add_row(table: common.Table, what: str, precision: str, found: dict[str, lis
         "Keras, s": common.median(theirs),
         "times as fast": common.ratio(theirs, ours),
         "aim": aim,
+        "marks take ... times": common.ratio(ours, unmarked) if unmarked else None,
         "same class": f"{100 * np.mean(labels == others):.2f} %",
     })  # fmt: skip
-    table.samples[f"{what}, {precision}"] = {"headstart": ours, "keras": theirs}
+    table.samples[f"{what}, {precision}"] = {"headstart": ours, "keras": theirs} | ({UNMARKED: unmarked} if unmarked else {})
 
 
 if __name__ == "__main__":
