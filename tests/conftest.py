@@ -10,14 +10,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 import headstart as hs
-from helpers import SMALL, TINY, photo_options, save, scene, tiny_backbone
+from helpers import DRAWN, SMALL, TINY, photo_options, real_charts, save, scene, tiny_backbone
 
 # Trainings collect garbage many times, and would look through all that was imported each time: a fifth of a small run.
 gc.collect()
 gc.freeze()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests: one that came last would keep a single core busy while the other waits."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") and not item.get_closest_marker("long")}
+    items.sort(key=lambda item: item.path not in slow)  # stable
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +47,24 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[
 def own_cache(shared):
     """Keep the tests' features and images out of the user's cache."""
     os.environ["HEADSTART_CACHE"] = str(shared("cache", Path.mkdir))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_charts():
+    """Save charts as blank images of their size: to draw them takes a fifth of a tiny training.
+
+    The runs that tests share have real ones, and tests of the report draw them (see `helpers.real_charts`).
+    """
+
+    def blank(self: Figure, file: object, **options: object) -> None:
+        if options.get("format") == "svg":
+            DRAWN(self, file, **options)
+        else:
+            Image.new("L", tuple(int(inches * 120) for inches in self.get_size_inches())).save(file, "PNG")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", blank)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +98,8 @@ def digits() -> hs.Dataset:
 @pytest.fixture(scope="session")
 def small_run(shared, digits) -> hs.Run:
     """A run of both stages with the starter backbone, on a part of the digits."""
-    return hs.Run(shared("small_run", lambda out: hs.train(hs.recipe("starter", out=str(out), **SMALL), digits)))
+    with real_charts():
+        return hs.Run(shared("small_run", lambda out: hs.train(hs.recipe("starter", out=str(out), **SMALL), digits)))
 
 
 @pytest.fixture(scope="session")
@@ -100,4 +126,5 @@ def photos(shared) -> Path:
 @pytest.fixture(scope="session")
 def photo_run(shared, photos) -> hs.Run:
     """A run of both stages on the photos."""
-    return hs.Run(shared("photo_run", lambda out: hs.train(photo_options(photos, out))))
+    with real_charts():
+        return hs.Run(shared("photo_run", lambda out: hs.train(photo_options(photos, out))))

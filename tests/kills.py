@@ -168,17 +168,18 @@ def disturb(kills: int, seed: int, folder: Path) -> None:
     data, log = folder / "data", folder / "log.txt"
     for number in range(60):
         save(scene(number), data / ("blue" if number % 2 else "red") / f"{number:03}.png")
-    expected, taken = {}, {}
-    for name, options in VARIANTS.items():
-        whole = Process(["train", str(data), *COMMON, *options, "--out", str(folder / name)], folder / "cache", log)
-        if status := whole.status():
-            raise SystemExit(f"an undisturbed training of {name} ended with status {status}; see {log}")
-        expected[name], taken[name] = outcome(folder / name), lengths(whole)
-        print(f"{name}: " + ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in taken[name].items()), flush=True)
+    expected: dict[str, dict[str, Any]] = {}
+    taken: dict[str, dict[str, float]] = {}
     done: Counter[str] = Counter()
     number = 0
     while done.total() < kills:
         name = list(VARIANTS)[number % len(VARIANTS)]
+        if name not in expected:
+            whole = Process(["train", str(data), *COMMON, *VARIANTS[name], "--out", str(folder / name)], folder / "cache", log)
+            if status := whole.status():
+                raise SystemExit(f"an undisturbed training of {name} ended with status {status}; see {log}")
+            expected[name], taken[name] = outcome(folder / name), lengths(whole)
+            print(f"{name}: " + ", ".join(f"{phase} {seconds:.2f} s" for phase, seconds in taken[name].items()), flush=True)
         run, cache = folder / f"run-{number}", folder / f"cache-{number}"
         began = ["train", str(data), *COMMON, *VARIANTS[name], "--out", str(run)]
         # In the order of a training, so that each kill hits what was not done yet.

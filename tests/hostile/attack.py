@@ -72,20 +72,21 @@ def main() -> int:
 def attack(work: Path, counts: dict[str, int], seed: int, workers: int, only: list[str]) -> dict[str, Any]:
     """Carry out the cases and return the report."""
     start = time.monotonic()
-    first = Worker(work / "worker-0")
-    try:
+    with contextlib.ExitStack() as stack:
+        each = [Worker(work / f"worker-{number}") for number in range(workers)]  # started when they have something to do
+        for one in each:
+            stack.callback(one.stop)
+        first = each[0]
         honest = Honest(work / "honest") if (work / "honest").exists() else make_honest(work / "honest", first, set(counts))
         cases = [
             case for part, count in counts.items() for case in cases_of(part, honest, 10**9 if only else count, seed, work, first)
         ]
-    finally:
-        first.stop()
-    if only:
-        cases = [case for case in cases if case.name.endswith("/honest") or case.name.startswith(tuple(only))]
-        kinds = {case.kind for case in cases if not case.name.endswith("/honest")}
-        cases = [case for case in cases if case.kind in kinds]
-    print(f"{len(cases)} cases; honest files took {time.monotonic() - start:.0f} s", file=sys.stderr)
-    return Attack(work, honest, cases, workers).report() | {"seconds": round(time.monotonic() - start)}
+        if only:
+            cases = [case for case in cases if case.name.endswith("/honest") or case.name.startswith(tuple(only))]
+            kinds = {case.kind for case in cases if not case.name.endswith("/honest")}
+            cases = [case for case in cases if case.kind in kinds]
+        print(f"{len(cases)} cases; honest files took {time.monotonic() - start:.0f} s", file=sys.stderr)
+        return Attack(work, honest, cases, each).report() | {"seconds": round(time.monotonic() - start)}
 
 
 def cases_of(part: str, honest: Honest, count: int, seed: int, work: Path, worker: Worker) -> list[Case]:
@@ -107,7 +108,7 @@ class Attack:
     The honest cases come first: what they answer is right.
     """
 
-    def __init__(self, work: Path, honest: Honest, cases: list[Case], workers: int) -> None:
+    def __init__(self, work: Path, honest: Honest, cases: list[Case], workers: list[Worker]) -> None:
         self.work, self.honest, self.workers = work, honest, workers
         self.cases, self.answers, self.found = cases, {}, []
         self.lock, self.done = threading.Lock(), 0
@@ -132,33 +133,29 @@ class Attack:
         waiting: queue.SimpleQueue[Case] = queue.SimpleQueue()
         for case in cases:
             waiting.put(case)
-        threads = [threading.Thread(target=self.work_off, args=(waiting, number)) for number in range(self.workers)]
+        threads = [threading.Thread(target=self.work_off, args=(waiting, number)) for number in range(len(self.workers))]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
 
     def work_off(self, waiting: "queue.SimpleQueue[Case]", number: int) -> None:
-        worker = Worker(self.work / f"worker-{number}")
-        folder = self.work / f"case-{number}"
-        try:
-            while True:
-                try:
-                    case = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    self.carry_out(case, worker, folder)
-                except Exception as error:  # of the attack itself: it must be seen
-                    self.add(
-                        case, [], {"status": "the attack failed", "seconds": 0}, ["traceback"], f"{type(error).__name__}: {error}"
-                    )
-                with self.lock:
-                    self.done += 1
-                    if self.done % 50 == 0:
-                        print(f"{self.done} of {len(self.cases)}, {len(self.found)} wrong", file=sys.stderr)
-        finally:
-            worker.stop()
+        worker, folder = self.workers[number], self.work / f"case-{number}"
+        while True:
+            try:
+                case = waiting.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                self.carry_out(case, worker, folder)
+            except Exception as error:  # of the attack itself: it must be seen
+                self.add(
+                    case, [], {"status": "the attack failed", "seconds": 0}, ["traceback"], f"{type(error).__name__}: {error}"
+                )
+            with self.lock:
+                self.done += 1
+                if self.done % 50 == 0:
+                    print(f"{self.done} of {len(self.cases)}, {len(self.found)} wrong", file=sys.stderr)
 
     def carry_out(self, case: Case, worker: Worker, folder: Path) -> None:
         emptied(folder)

@@ -95,7 +95,8 @@ def test_a_run_within_a_budget_records_choice_prediction_and_reality(digits, tin
 
 def test_on_a_gpu_a_recipe_trains_every_layer_and_the_run_says_so(digits, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(budget, "has_gpu", lambda: True)
-    options = {name: value for name, value in tiny.items() if name != "epochs"} | {"batch_size": 64}
+    # The recipe asks for 300 steps, which would be 150 epochs here.
+    options = {name: value for name, value in tiny.items() if name != "epochs"} | {"batch_size": 64, "fewest_steps": 0}
     run = hs.train(hs.recipe("quick", out=str(tmp_path / "run"), **options), digits)
     assert (run.config.fine_tune_from, run.config.epochs, run.config.learning_rate) == ("all", 5, 3e-4)
     plan = run.read_json("plan.json")
