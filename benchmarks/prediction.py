@@ -26,7 +26,7 @@ two decode and shrink them in different ways, and need not agree on every class.
 training images: the column says how many times as long it takes as the same without. The last row is one file, a whole process
 each: `headstart predict` against a script that loads the model with Keras."""
 AIM = 2.5
-UNMARKED = "without marks"
+UNMARKED, MARKS = "without marks", "marks take ... times"
 SCRIPT = """
 import sys, keras, numpy as np
 model = keras.models.load_model(sys.argv[1], compile=False)
@@ -44,6 +44,7 @@ class Options(common.Options):
     images: int = 5000  # JPEG files, of the test split's images
     side: tuple[int, ...] = (0, 512)  # sides of the files in pixels; 0: the data's own
     repeats: int = 3  # measurements of each contender
+    peers: bool = True  # Keras too; without it, only what marking costs
 
 
 def main(options: Options) -> None:
@@ -53,7 +54,7 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = options.run or common.in_own_process(train, options, folder)
         data, trained_in = common.load(hs.Run(run).config), hs.Run(run).classifier.manifest["precision"]
-        precisions = sorted({"float32", trained_in})
+        precisions = sorted({"float32", trained_in}) if options.peers else []
         rows = np.resize(data.test, options.images)
         for side in options.side:
             files = Path(folder) / f"files-{side}"
@@ -68,9 +69,17 @@ def main(options: Options) -> None:
                     prepared = common.contender(prepare_keras, run, files, options.batch_size, precision)
                     contenders[precision] = stack.enter_context(prepared)
                 found = common.alternate(contenders, options.repeats)
+            what = f"{len(rows):,} files of {side or data.image_shape[0]} px"
             for precision in precisions:
-                add_row(table, f"{len(rows):,} files of {side or data.image_shape[0]} px", precision, found, AIM)
+                add_row(table, what, precision, found, AIM)
+            if not precisions:
+                ours, unmarked = ([sample["seconds"] for sample in found[name]] for name in ("headstart", UNMARKED))
+                seconds = {"Headstart, s": common.median(ours), "without marks, s": common.median(unmarked)}
+                table.rows.append({"": what} | seconds | {MARKS: common.ratio(ours, unmarked)})
+                table.samples[what] = {"headstart": ours, UNMARKED: unmarked}
             table.write()
+        if not options.peers:
+            return
         file = str(Path(folder) / f"files-{options.side[0]}" / "000000.jpg")
         exported = str(Path(folder) / "model.keras")
         hs.Run(run).model.save(exported)
@@ -162,7 +171,7 @@ def add_row(table: common.Table, what: str, precision: str, found: dict[str, lis
         "Keras, s": common.median(theirs),
         "times as fast": common.ratio(theirs, ours),
         "aim": aim,
-        "marks take ... times": common.ratio(ours, unmarked) if unmarked else None,
+        MARKS: common.ratio(ours, unmarked) if unmarked else None,
         "same class": f"{100 * np.mean(labels == others):.2f} %",
     })  # fmt: skip
     table.samples[f"{what}, {precision}"] = {"headstart": ours, "keras": theirs} | ({UNMARKED: unmarked} if unmarked else {})
