@@ -92,7 +92,7 @@ def test_answers_that_are_not_sure_enough_are_withheld_as_by_predict(small_run, 
     limits = small_run.classifier.limits
     wanted = best_promise(limits.confidences, limits.correct)
     served = Models([small_run.path], False, Measures(), reject=wanted).named(None)
-    images = [*digits.images(digits.test[:12]), *random_images(4, 16)]
+    images = [*digits.images(digits.test[:12]), *random_images(4, 8)]
     found, expected = asyncio.run(served.classify(images)), small_run.predict(images, reject=wanted)
     assert [served.label(one) for one in found] == expected.labels
     assert [served.rejects(one) for one in found] == expected.rejected.tolist()
