@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from headstart.config import Config
 from headstart.data.dataset import Dataset
+from headstart.data.store import bytes_of
 from headstart.errors import HeadstartError
 from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.system.backend import has_gpu, keras
@@ -29,7 +30,7 @@ from headstart.system.environment import computing, installed
 from headstart.system.files import temporary_folder, write_json
 from headstart.system.processor import processor, usable_cores
 from headstart.system.reading import read_json
-from headstart.training.features import images_in_use
+from headstart.training.features import extraction_batch, images_in_use
 
 logger = logging.getLogger("headstart")
 
@@ -54,8 +55,8 @@ COSTLY = (
 )  # fmt: skip
 # Costs that depend on the image size. The others are taken from the nearest measured size.
 SIZED = ("image", "disk_image", "head_step", "head_score", "tune_image", "tune_score", "memory_image")
-# How many training images are used for the measurement.
-SAMPLE = 2048
+# How many training images are used for the measurement; fewer if they take more bytes.
+SAMPLE, MOST_BYTES_OF_SAMPLE = 2048, 128 << 20
 
 
 class NotMeasured(HeadstartError):
@@ -84,7 +85,7 @@ def measured(config: Config, data: Dataset, sizes: Collection[int], *, anew: boo
 def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, Costs]:
     """Run `headstart.plan.rehearse` on a sample of the training images, in a separate process; return its costs by size."""
     with temporary_folder(cache_folder("plan") / "request") as folder:
-        rows = np.random.default_rng(0).choice(data.train, min(SAMPLE, len(data.train)), replace=False)
+        rows = np.random.default_rng(0).choice(data.train, sample_size(data, max(sizes)), replace=False)
         np.savez(folder / "images.npz", images=data.images(rows), labels=data.labels(rows))
         write_json(folder / "request.json", {
             "config": dataclasses.asdict(config), "sizes": sizes, "images": images_in_use(data),
@@ -106,6 +107,16 @@ def measure_apart(config: Config, data: Dataset, sizes: list[int]) -> dict[int, 
     if "error" in answer:
         raise HeadstartError(answer["error"])
     return {int(size): costs for size, costs in answer["costs"].items()}
+
+
+def sample_size(data: Dataset, size: int) -> int:
+    """Return how many training images are used for a measurement at an image size.
+
+    As many as are passed through the frozen layers together can always be held: a training holds them too.
+    """
+    height, width, _ = data.image_shape
+    largest = max(bytes_of(1, size) if data.source.files else 0, 3 * height * width)
+    return min(len(data.train), SAMPLE, max(extraction_batch(size), MOST_BYTES_OF_SAMPLE // largest))
 
 
 def costs_at(measured: dict[int, Costs], size: int) -> Costs:

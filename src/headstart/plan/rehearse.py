@@ -33,7 +33,13 @@ from headstart.system.backend import has_gpu, is_out_of_memory, keras, resolve_p
 from headstart.system.files import write_json
 from headstart.system.keras_internals import spread
 from headstart.system.kernels import without_autotuning
-from headstart.system.memory import available_memory, forget_peak_memory, keep_freed_memory, peak_memory_mb
+from headstart.system.memory import (
+    available_memory,
+    forget_peak_memory,
+    give_back_freed_memory,
+    keep_freed_memory,
+    peak_memory_mb,
+)
 from headstart.system.reading import Count, read_json
 from headstart.training.batches import LARGEST_HEAD_BATCH, Batches
 from headstart.training.changes import changes
@@ -50,6 +56,8 @@ WARM_UP = 2
 MOST_STEPS = 300
 # On CPUs, the batch grows to the wanted size as long as memory allows and a measurement takes less than this, in seconds.
 LONGEST = 10.0
+# And as long as the measurement is not expected to take more bytes. Beside other work, a plan must not be what fills the memory.
+MOST_MEMORY = 3 << 30
 # The number of random rows that are searched for similar pairs, to measure what a pair costs.
 PAIR_ROWS = 16_384
 
@@ -85,6 +93,7 @@ def main() -> None:
             }
             costs[str(size)] = cost
             keras.utils.clear_session()
+            give_back_freed_memory()
         answer = {"costs": costs}
     except HeadstartError as error:
         answer = {"error": str(error)}
@@ -120,32 +129,37 @@ def measure(
     precision = resolve_precision(config.precision)
     network = build_network(*load_backbone(config), images.shape[1:], classes, config, precision)
     cost = {"build": time.monotonic() - begin} | known
-    inputs = images
+    tuning: dict[str, float] = {}
+    if config.keeps_features and config.epochs:
+        network.cut = frozen_cut(network.backbone, config)
+    if config.epochs and not network.cut:
+        # First of all: memory that others have left behind would hide what a larger batch takes.
+        tuning = tuning_costs(network, images, labels, classes, config, folder)
+        give_back_freed_memory()
+        forget_peak_memory()
     if config.keeps_features:
-        network.cut = frozen_cut(network.backbone, config) if config.epochs else ""
-        extraction, features, maps = extract(network.feature_extractor(), images, total, folder)
+        extraction, features, maps = extract(network.feature_extractor(), images, config.image_size, total, folder)
         cost |= extraction
         if not known:
             cost |= audit_costs(images, features, np.resize(labels, len(features)))
             cost |= head_costs(network, features, labels, LARGEST_HEAD_BATCH, config, folder)
-        inputs = maps if network.cut else images
     elif not config.from_scratch:
         cost |= head_costs(network, images, labels, config.batch_size, config, folder)
     cost["memory"] = 1e6 * peak_memory_mb()
-    if not config.epochs:
-        return cost
-    return cost | tuning_costs(network, inputs, labels, classes, config, folder)
+    if network.cut:
+        tuning = tuning_costs(network, maps, labels, classes, config, folder)
+    return cost | tuning
 
 
 def extract(
-    extractor: keras.Model, images: np.ndarray, total: int, folder: Path
+    extractor: keras.Model, images: np.ndarray, image_size: int, total: int, folder: Path
 ) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     """Pass images through the frozen layers for a moment, and write the outputs to disk as a training does.
 
     Returns:
         The costs; pooled features, float16 (M, C); and feature maps, float16 (M, h, w, c), or without a cut the features.
     """
-    clock, size = Clock(warm_up=1), extraction_batch()  # the engine starts with the first batch
+    clock, size = Clock(warm_up=1), extraction_batch(image_size)  # the engine starts with the first batch
 
     def batches() -> Iterator[np.ndarray]:
         number = 0
@@ -262,7 +276,7 @@ def tuning_costs(
     """Return what fine-tuning costs, and how its memory grows with the batch.
 
     On CPUs, the batch grows as long as time and memory allow, and the memory of a larger batch is extrapolated from two
-    smaller ones. On a GPU, the batch is halved until it fits.
+    smaller ones. On a GPU, the batch is halved until it fits. Afterwards, the network is as before, with a frozen backbone.
     """
     resident = None if network.cut else resident_images(inputs, config)
     if resident is not None:
@@ -271,7 +285,7 @@ def tuning_costs(
     peaks: dict[int, float] = {}
     model, starts, gpu = tuning_learner(network, config, 1000, resident), [], has_gpu()
     kept, batch = values(without_resident_images(model)), config.batch_size
-    growing = sorted({max(1, batch // 16), max(1, batch // 4), batch})
+    growing, before = sorted({max(1, batch // 16), max(1, batch // 4), batch}), 1e6 * peak_memory_mb()
     while True:
         batch = batch if gpu else growing.pop(0)
         forget_peak_memory()
@@ -289,13 +303,19 @@ def tuning_costs(
         if gpu or not growing:
             break
         longer = fitting.each / batch * growing[0] * (WARM_UP + 2 * FEWEST_BATCHES)
-        if len(peaks) > 1 and (longer > LONGEST or line(peaks, growing[0]) > MARGIN * available_memory()):
+        most = min(MOST_MEMORY, MARGIN * available_memory())
+        if len(peaks) > 1 and (longer > LONGEST or line(peaks, growing[0]) > most):
             break
-    return {
+        if len(peaks) == 1 and line({0: before} | peaks, growing[0]) > most:
+            growing[0] = 2 * batch  # two are needed for a line
+    cost = {
         "tune_start": max(starts), "tune_image": fitting.each / batch, "tune_score": scoring.each / batch,
         "tune_save": save_seconds(model, FINE_TUNED.key, folder), "tune_memory": line(peaks, 0),
         "memory_image": line(peaks, 1) - line(peaks, 0), "largest_batch": float(batch if gpu else 0),
     }  # fmt: skip
+    assign(without_resident_images(model), kept)
+    network.backbone.trainable = False
+    return cost
 
 
 def line(values_at: dict[int, float], place: float) -> float:
@@ -339,7 +359,12 @@ def save_seconds(model: keras.Model, stage: str, folder: Path) -> float:
 
 def resized(images: np.ndarray, size: int) -> np.ndarray:
     """Return images resized, uint8 (N, size, size, 3): a folder's images are decoded at the image size."""
-    return np.stack([np.asarray(Image.fromarray(image).resize((size, size))) for image in images])
+    if images.shape[1:3] == (size, size):
+        return images
+    smaller = np.empty((len(images), size, size, 3), np.uint8)
+    for place, image in enumerate(images):
+        smaller[place] = np.asarray(Image.fromarray(image).resize((size, size)))
+    return smaller
 
 
 if __name__ == "__main__":

@@ -32,6 +32,8 @@ logger = logging.getLogger("headstart")
 
 # Images that pass through the frozen layers together: on CPUs and on a GPU, which would wait for the host between smaller ones.
 EXTRACTION_BATCH, EXTRACTION_BATCH_ON_GPU = 64, 256
+# Above this side in pixels, fewer pass through together: 64 of 300 px took OpenVINO 4.3 GB with the starter backbone.
+LARGEST_SIDE = 224
 # Counts the ways in which random views were ever drawn: those of another way in the cache are not used.
 AUGMENTATION = 3
 # Features of the splits up to so many bytes are held in memory while the head learns; more are read from disk, batch by batch.
@@ -66,7 +68,7 @@ class FrozenLayers:
     def __init__(self, network: Network, data: Dataset, config: Config) -> None:
         self.data, self.config, self.cut = data, config, network.cut
         self.engine = Engine(network.feature_extractor())
-        self.images = images_in_use(data)
+        self.images, self.batch = images_in_use(data), extraction_batch(config.image_size)
         self.kept: dict[str, list[StoredRows]] = {}
         backbone = network.backbone
         graph = json.loads(backbone.to_json(), object_hook=without_trainable)
@@ -126,9 +128,7 @@ class FrozenLayers:
 
         The last batch is padded as it would be if all batches had been computed before it.
         """
-        for outputs in self.engine.outputs(
-            batches, self.images, min(extraction_batch(), max(rows, len(self.data.training_candidates)))
-        ):
+        for outputs in self.engine.outputs(batches, self.images, min(self.batch, max(rows, len(self.data.training_candidates)))):
             if not all(np.isfinite(values).all() for values in outputs):
                 raise HeadstartError(
                     f"--backbone {self.config.backbone} gives numbers that are not finite: its weights are damaged, or "
@@ -139,7 +139,9 @@ class FrozenLayers:
     def blocks(self, indices: np.ndarray, view: int) -> Blocks:
         """Return the blocks in the cache for one view of some images, whether they exist or not."""
         mirrored, config = view and self.config.flip, self.config
-        random = [config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed, AUGMENTATION]
+        random = [
+            config.rotation, config.zoom, config.translation, config.rand_augment, config.data_seed, AUGMENTATION, self.batch
+        ]  # fmt: skip
         digest = self.digest.copy()
         digest.update(json.dumps([view, mirrored, random if view > int(config.flip) else [], ROWS_OF_BLOCK]).encode())
         digest.update(self.data.source.digests[indices].tobytes())
@@ -148,7 +150,7 @@ class FrozenLayers:
             _, height, width, _ = maps.shape  # only the rows and columns that are read after the cut
             names.append(f"{key}-{self.cut}-{height}x{width}")
         shapes = [output.shape[1:] for output in self.engine.model.outputs]
-        return Blocks(cache_folder("features"), names, len(indices), shapes, extraction_batch())
+        return Blocks(cache_folder("features"), names, len(indices), shapes, self.batch)
 
     def viewed(self, indices: np.ndarray, view: int) -> Callable[[range], np.ndarray]:
         """Return what makes one view of a batch of some images, uint8 (B, H, W, 3).
@@ -158,7 +160,7 @@ class FrozenLayers:
         """
         config, at_random = self.config, view > int(self.config.flip)
         augment = augmentation(config, config.data_seed + view) if at_random else None
-        size, ahead = extraction_batch(), dict[int, Future[np.ndarray]]()
+        size, ahead = self.batch, dict[int, Future[np.ndarray]]()
         thread = ThreadPoolExecutor(1) if isinstance(self.data.source.images, OnDemand) else None
 
         def batch(rows: range) -> np.ndarray:
@@ -186,9 +188,12 @@ def in_memory_if_small(rows: StoredRows) -> Rows:
     return rows if rows.nbytes > MOST_BYTES_IN_MEMORY else rows[:]
 
 
-def extraction_batch() -> int:
-    """Return how many images pass through the frozen layers together."""
-    return EXTRACTION_BATCH_ON_GPU if has_gpu() else EXTRACTION_BATCH
+def extraction_batch(image_size: int) -> int:
+    """Return how many images of a height and width pass through the frozen layers together: a divisor of `ROWS_OF_BLOCK`."""
+    usual = batch = EXTRACTION_BATCH_ON_GPU if has_gpu() else EXTRACTION_BATCH
+    while batch > 1 and batch * image_size**2 > usual * LARGEST_SIDE**2:
+        batch //= 2
+    return batch
 
 
 def images_in_use(data: Dataset) -> int:
