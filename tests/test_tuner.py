@@ -238,6 +238,8 @@ def test_a_trial_that_is_right_of_few_images_may_be_lucky():
     logits = np.tile([1.0, 0.0], (14, 1))
     for figure in ("accuracy", "macro recall"):
         assert measure(logits, np.zeros(14, int), figure, 1.0, 2.0)["error"] == pytest.approx(0.074, abs=0.001)
+        videos = measure(logits, np.zeros(14, int), figure, 1.0, 2.0, np.arange(14) // 7)
+        assert videos["error"] > 0.15  # the images of two videos say less
     many = measure(np.tile([1.0, 0.0], (5000, 1)), np.repeat([0, 1], [4500, 500]), "accuracy", 1.0, 2.0)
     assert many["error"] == pytest.approx(np.sqrt(0.9 * 0.1 / 5000), rel=0.01)
 

@@ -40,8 +40,8 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
     labels, groups = data.labels(data.test), data.groups(data.test)
     stages = [stage for stage in STAGES if run.has_array(f"test_{stage}")]
     # On validation, since the test split must choose nothing.
-    known = data.labels(data.validation)
-    fitted = {stage: fit_temperature(run.array(f"validation_{stage}"), known) for stage in stages}
+    known, together = data.labels(data.validation), data.groups(data.validation)
+    fitted = {stage: fit_temperature(run.array(f"validation_{stage}"), known, together) for stage in stages}
     logits = {stage: run.test_logits(stage) for stage in stages}
     on_new = figures_on_new_images(run, data, {stage: logits[stage].argmax(axis=1) == labels for stage in stages})
     test: dict[str, Figures] = {}
@@ -49,10 +49,11 @@ def write_results(run: RunFolder, network: Network, data: Dataset, checkpoint: C
         figures: Any = measure(logits[stage], labels, data.class_names, fitted[stage].temperature, groups)
         figures["calibration"] = dataclasses.asdict(fitted[stage])
         validated = answers(run.array(f"validation_{stage}"), known, fitted[stage].temperature)
-        figures["rejection"] = rejection_figures(*validated, *answers(logits[stage], labels, fitted[stage].temperature))
+        figures["rejection"] = rejection_figures(*validated, *answers(logits[stage], labels, fitted[stage].temperature), together)
         test[stage] = figures | on_new[stage] | ({"of_known_groups": int(data.of_known_groups.sum())} if data.torn else {})
     references = read_array(references_file(run), ("float16",), (None, None))
-    limits = Limits(*validated, run.array("distances_validation"), references)
+    numbers = None if together is None else np.unique(together, return_inverse=True)[1].astype(np.int32)
+    limits = Limits(*validated, run.array("distances_validation"), references, numbers)
     test[stages[-1]]["outsiders"] = outsider_figures(limits, run.array("distances_test"))
     both, model = len(stages) == 2, network.classifier()
     seconds = {time_key(key): round(value, 2) for key, value in checkpoint.seconds.items()}

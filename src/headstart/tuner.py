@@ -27,7 +27,7 @@ from headstart.data.load import configured_data, read_source, resolved
 from headstart.errors import HeadstartError, UnwritableError
 from headstart.inference.engine import Engine
 from headstart.inference.logits import network_logits
-from headstart.metrics.classification import UNEVEN, interval_of, unevenness
+from headstart.metrics.classification import UNEVEN, effective_images, interval_of, unevenness
 from headstart.model.backbones import load_backbone
 from headstart.model.network import without_augmentation
 from headstart.model.unfreeze import begin_of_stages
@@ -628,27 +628,30 @@ def measure(
 ) -> TrialResult:  # fmt: skip
     """Return the result of a trial; its `score` is what ranks it, with its standard error."""
     right = logits.argmax(axis=1) == labels
-    present, hits = np.bincount(labels), np.bincount(labels, right)
-    hits, present = hits[present > 0], present[present > 0]
+    of_classes = [labels == label for label in np.unique(labels)]
+    recalls = np.array([right[rows].mean() for rows in of_classes])
     if ranked_by == "accuracy":
-        score, error = float(right.mean()), standard_errors(hits.sum(), present.sum())
+        score, error = float(right.mean()), standard_error(right, groups)
     else:
-        errors = standard_errors(hits, present)
-        score, error = float((hits / present).mean()), np.sqrt(np.square(errors).sum()) / len(hits)
+        # Classes count as independent, even if groups have images of several.
+        errors = [standard_error(right[rows], None if groups is None else groups[rows]) for rows in of_classes]
+        score, error = float(recalls.mean()), float(np.sqrt(np.square(errors).sum())) / len(errors)
     low, high = interval_of(right, groups)
     return {
-        "accuracy": float(right.mean()), "interval": (low, high), "macro_recall": float((hits / present).mean()), "score": score,
-        "error": float(error), "seconds": round(seconds, 2), "ended": round(ended, 2),
+        "accuracy": float(right.mean()), "interval": (low, high), "macro_recall": float(recalls.mean()), "score": score,
+        "error": error, "seconds": round(seconds, 2), "ended": round(ended, 2),
     }  # fmt: skip
 
 
-def standard_errors(hits: np.ndarray, images: np.ndarray) -> np.ndarray:
-    """Return the standard errors of shares, with two right and two wrong answers added (Agresti and Coull 1998).
+def standard_error(right: np.ndarray, groups: np.ndarray | None) -> float:
+    """Return the standard error of a share of right answers, with two right and two wrong ones added (Agresti and Coull 1998).
 
-    Without these, 14 of 14 would have none, and would be taken for better than 12 of 14.
+    Without these, 14 of 14 would have none, and would be taken for better than 12 of 14. With groups, their `effective_images`
+    count.
     """
-    share = (hits + 2) / (images + 4)
-    return np.sqrt(share * (1 - share) / (images + 4))
+    images = len(right) if groups is None else effective_images(right, groups)
+    share = float((right.mean() * images + 2) / (images + 4))
+    return float(np.sqrt(share * (1 - share) / (images + 4)))
 
 
 @contextlib.contextmanager

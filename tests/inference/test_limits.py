@@ -1,5 +1,6 @@
 """How far a model's answers can be trusted travels with the model, and is said of each image."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -39,9 +40,20 @@ def test_they_are_read_as_they_were_written(tmp_path):
         np.testing.assert_array_equal(getattr(found, name), getattr(limits, name))
 
 
+def test_groups_travel_along_and_say_what_counts(tmp_path):
+    groups = np.arange(400, dtype=np.int32) // 20
+    write_limits(tmp_path, dataclasses.replace(made_up(), correct=np.ones(400, bool), groups=groups))
+    found = read_limits(tmp_path)
+    np.testing.assert_array_equal(found.groups, groups)
+    with pytest.raises(hs.HeadstartError, match=r"400 validation images of 20 groups, which count here, .*; more groups"):
+        found.threshold(0.95)
+    assert dataclasses.replace(found, groups=None).threshold(0.95) == 0.5
+
+
 @pytest.mark.parametrize(
     "changes",
     [
+        {"groups": np.zeros(3, np.int32)}, {"groups": np.zeros(400)},
         {"correct": None}, {"more": np.zeros(3, np.float32)}, {"confidences": np.zeros(400, np.float64)},
         {"confidences": np.zeros(3, np.float32)}, {"distances": np.full(400, np.nan, np.float32)},
         {"references": np.zeros(8, np.float16)}, {"references": np.zeros((0, 8), np.float16)},

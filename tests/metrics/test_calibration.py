@@ -86,3 +86,15 @@ def test_it_is_said_on_how_many_images(found, words):
 
 def test_a_run_that_did_not_record_how_many_is_not_given_a_number():
     assert calibration_in_words({"temperature": 1.234}) == "temperature 1.23, fitted on validation"
+
+
+def test_groups_are_left_out_together_and_the_gain_is_as_uncertain_as_they_are():
+    logits, labels = network(150, 1.3)
+    frames, theirs = np.repeat(logits, 8, axis=0), np.repeat(labels, 8)
+    alone, blind = fit_temperature(logits, labels), fit_temperature(frames, theirs)
+    found = fit_temperature(frames, theirs, np.repeat(np.arange(150), 8))
+    assert blind.standard_error < 0.5 * alone.standard_error
+    assert found.standard_error == pytest.approx(alone.standard_error, rel=0.2)
+    assert "on groups left out in turn" in found.reason
+    one = fit_temperature(frames, theirs, np.zeros(1200, int))
+    assert (one.applied, one.reason) == (False, "one group cannot support it")

@@ -99,3 +99,28 @@ def test_a_point_that_answers_no_test_image_has_no_precision():
     figures = rejection_figures(np.full(500, 0.9), np.ones(500, bool), np.full(10, 0.5), np.ones(10, bool))
     assert figures["points"][0] == {"wanted": 0.95, "threshold": 0.9, "validation_coverage": 1.0, "coverage": 0.0, "images": 0}
     assert figures["points"][-1] == {"wanted": 0.995}
+
+
+def test_a_promise_to_new_groups_is_kept_where_images_of_a_group_are_alike():
+    wanted, groups = 0.9, np.repeat(np.arange(200), 5)
+    truth = answers(1_000_000, 0)
+    found: dict[bool, list[float | None]] = {True: [], False: []}
+    for seed in range(1, 41):
+        frames = [np.repeat(one, 5) for one in answers(200, seed)]  # five equal frames of each video
+        for grouped, each in found.items():
+            each.append(promised_threshold(*frames, wanted, groups if grouped else None))
+    broken = {
+        grouped: sum(truth[0][truth[0] >= one].mean() < wanted for one in each if one is not None)
+        for grouped, each in found.items()
+    }
+    assert broken[True] <= 6  # more of 40 would come by chance in 1 of 300 such tests
+    assert broken[False] > 6
+
+
+def test_groups_count_rather_than_their_images():
+    confidences, correct = np.linspace(0.5, 1, 300, dtype=np.float32), np.ones(300, bool)
+    assert promised_threshold(confidences, correct, 0.99, np.arange(300) // 10) is None
+    figures = rejection_figures(confidences, correct, confidences, correct, np.arange(300) // 10)
+    assert figures["groups"] == 30
+    assert figures["best_promise"] == best_promise(confidences, correct, np.arange(300) // 10) < 0.91
+    assert best_promise(confidences, correct, np.zeros(300, int)) == 0.0  # one group says nothing of others

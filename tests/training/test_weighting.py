@@ -50,6 +50,13 @@ def test_one_image_more_is_no_evidence(more, near):
     assert weighting.is_near(right, np.ones(320, bool), labels) == near
 
 
+def test_a_mistake_in_every_frame_of_one_video_is_no_evidence():
+    labels, videos = np.repeat([0, 1], 160), np.arange(320) // 16
+    right = videos > 0
+    assert not weighting.is_near(right, np.ones(320, bool), labels)
+    assert weighting.is_near(right, np.ones(320, bool), labels, videos)
+
+
 def test_weights_that_harm_are_not_chosen(monkeypatch):
     """Here the regression that weights most has the most mistakes."""
 

@@ -17,10 +17,13 @@ from headstart.errors import DamagedError, HeadstartError
 from headstart.metrics.outsiders import neighbour_distances, passing_distance
 from headstart.metrics.rejection import best_promise, promised_threshold
 from headstart.system.files import read_bytes, written_whole
+from headstart.system.text import count
 
 FILE = "limits.safetensors"
 # The name, the type and the number of dimensions of each array.
 ARRAYS = {"confidences": ("float32", 1), "correct": ("bool", 1), "distances": ("float32", 1), "references": ("float16", 2)}
+# Where images have groups, this too.
+GROUPS = {"groups": ("int32", 1)}
 MOST_BYTES = 1 << 30
 
 
@@ -33,12 +36,14 @@ class Limits:
         correct: bool (V,), whether each of these answers is right.
         distances: float32 (V,), of each validation image to its neighbour among the references.
         references: float16 (M, channels), features of training images, each of length 1.
+        groups: int32 (V,), which of the validation images belong together; None if each stands for itself.
     """
 
     confidences: np.ndarray
     correct: np.ndarray
     distances: np.ndarray
     references: np.ndarray
+    groups: np.ndarray | None = None
 
     def threshold(self, wanted: float) -> float:
         """Return the confidence from which on answers have the wanted precision; see `headstart.metrics.rejection`.
@@ -48,13 +53,16 @@ class Limits:
         """
         if not 0 < wanted < 1:
             raise HeadstartError(f"--reject is {wanted:g}, and wants a precision above 0 and below 1, such as 0.99")
-        threshold = promised_threshold(self.confidences, self.correct, wanted)
+        threshold = promised_threshold(self.confidences, self.correct, wanted, self.groups)
         if threshold is None:
-            best, images = best_promise(self.confidences, self.correct), len(self.correct)
+            best, images = best_promise(self.confidences, self.correct, self.groups), f"{len(self.correct):,} validation images"
+            if self.groups is not None:
+                images += f" of {count(len(np.unique(self.groups)), 'group')}, which count here,"
             most = f"the best that can be promised is --reject {best:g}" if best else "nor any other precision"
+            more = "validation images" if self.groups is None else "groups"
             raise HeadstartError(
-                f"the run's {images:,} validation images do not support a precision of {100 * wanted:g} % with 95 % confidence: "
-                f"{most}; more validation images (--validation-fraction) or a better model support more"
+                f"the run's {images} do not support a precision of {100 * wanted:g} % with 95 % confidence: {most}; more {more} "
+                "(--validation-fraction) or a better model support more"
             )
         return threshold
 
@@ -88,8 +96,9 @@ class Limits:
 
 def write_limits(folder: Path, limits: Limits) -> str:
     """Write `limits.safetensors`, and return its name."""
+    stored = ARRAYS if limits.groups is None else ARRAYS | GROUPS
     with written_whole(folder / FILE) as partial:
-        partial.write_bytes(save({name: np.ascontiguousarray(getattr(limits, name)) for name in ARRAYS}))
+        partial.write_bytes(save({name: np.ascontiguousarray(array) for name, array in vars(limits).items() if name in stored}))
     return FILE
 
 
@@ -113,11 +122,12 @@ def read_limits(folder: Path) -> Limits:
 
 def wrong_array(arrays: Mapping[str, np.ndarray]) -> str:
     """Return what is wrong with the content of the file, or an empty string."""
-    if arrays.keys() != ARRAYS.keys():
-        return f"it holds {', '.join(sorted(arrays)) or 'nothing'}, not {', '.join(ARRAYS)}"
-    for name, (dtype, dimensions) in ARRAYS.items():
+    expected = ARRAYS | GROUPS if "groups" in arrays else ARRAYS
+    if arrays.keys() != expected.keys():
+        return f"it holds {', '.join(sorted(arrays)) or 'nothing'}, not {', '.join(expected)}"
+    for name, (dtype, dimensions) in expected.items():
         array = arrays[name]
         if str(array.dtype) != dtype or array.ndim != dimensions or not array.size or not np.isfinite(array).all():
             return f"{name} is no array of finite {dtype} in {dimensions} dimensions"
-    images = {len(arrays[name]) for name in ("confidences", "correct", "distances")}
+    images = {len(array) for name, array in arrays.items() if name != "references"}
     return "its arrays are not of the same images" if len(images) > 1 else ""

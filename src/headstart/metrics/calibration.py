@@ -53,7 +53,7 @@ def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     return softmax(np.float64(logits) / temperature, axis=1)
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
+def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> Calibration:
     """Fit the temperature that gives the lowest log loss (Guo et al. 2017), and decide whether the images support it.
 
     The logarithm of the temperature has a normal prior with mean 0: a few images leave it near 1, and thousands outweigh the
@@ -64,6 +64,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     Args:
         logits: float (N, classes), of images that the network was not trained on.
         labels: int (N,).
+        groups: int (N,), which images belong together: they are left out together, and the standard error is that between
+            groups. None: each image stands for itself.
     """
     images = len(labels)
     if (logits.argmax(axis=1) == labels).all():
@@ -72,15 +74,18 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Calibration:
     penalty = np.square(LOG_TEMPERATURES) / (2 * LOG_TEMPERATURE_DEVIATION**2)
     totals = losses.sum(axis=1) + penalty
     fitted = float(np.exp(lowest_point(LOG_TEMPERATURES, totals)))
+    _, group = np.unique(np.arange(images) if groups is None else groups, return_inverse=True)
+    number, what = int(group.max()) + 1, "image" if groups is None else "group"
+    if number == 1:
+        return Calibration(images, fitted, 0.0, 0.0, False, f"one {what} cannot support it")
+    together = np.array([np.bincount(group, row) for row in losses])
     # The temperatures without one image hardly differ, so the nearest one on the grid is exact enough.
-    without = (totals[:, None] - losses).argmin(axis=0)
-    gains = losses[len(LOG_TEMPERATURES) // 2] - losses[without, np.arange(images)]
+    without = (totals[:, None] - together).argmin(axis=0)
+    gains = losses[len(LOG_TEMPERATURES) // 2] - losses[without[group], np.arange(images)]
     gain = float(gains.mean())
-    if images == 1:
-        return Calibration(images, fitted, 0.0, 0.0, False, "one image cannot support it")
-    error = float(gains.std(ddof=1) / np.sqrt(images))
+    error = float(np.sqrt(number / (number - 1) * np.square(np.bincount(group, gains - gain)).sum()) / images)
     applied = gain > 0 and gain >= STANDARD_ERRORS * error
-    change = f"on images left out in turn the log loss {'falls' if gain > 0 else 'rises'} by {abs(gain):.2g}"
+    change = f"on {what}s left out in turn the log loss {'falls' if gain > 0 else 'rises'} by {abs(gain):.2g}"
     chance = ", which may be chance" if gain > 0 and not applied else ""
     reason = f"{change}, with a standard error of {error:.2g}{chance}"
     return Calibration(images, fitted, gain, error, applied, reason)

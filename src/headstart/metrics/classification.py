@@ -1,5 +1,6 @@
 """The figures of a result, from logits and labels: how good a network is, and how certain that is."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,13 @@ def effective_images(right: np.ndarray, groups: np.ndarray) -> float:
         effect = max(1.0, between / (share * (1 - share) / images))
     else:
         effect = images / number
-    return images / effect * float(norm.ppf(0.975) / student.ppf(0.975, number - 1)) ** 2
+    return images / effect * correction_for_few(number)
+
+
+@cache
+def correction_for_few(groups: int) -> float:
+    """Return what the number of images is multiplied by where a variance is estimated from some groups; 0 of a single one."""
+    return float(norm.ppf(0.975) / student.ppf(0.975, groups - 1)) ** 2 if groups > 1 else 0.0
 
 
 def wilson_of(share: float, images: float) -> list[float]:

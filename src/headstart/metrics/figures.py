@@ -58,12 +58,14 @@ class RejectionFigures(TypedDict):
     """How far confidence tells right answers from wrong ones: `headstart.metrics.rejection.rejection_figures`.
 
     `aurc` is the area under the risk-coverage curve of the test split: the mean risk over all thresholds, 0 is perfect.
-    `best_promise` is the highest precision that validation allows to promise.
+    `best_promise` is the highest precision that validation allows to promise. Where images have groups, `groups` is how many the
+    validation split has, and promises are those for new groups.
     """
 
     aurc: Fraction
     points: list[RejectionPoint]
     best_promise: Fraction
+    groups: NotRequired[Count]
 
 
 class OutsiderFigures(TypedDict):

@@ -5,10 +5,12 @@ that takes chance into account.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv
 
+from headstart.metrics.classification import correction_for_few, effective_images
 from headstart.metrics.figures import RejectionFigures, RejectionPoint
 
 # The precisions whose thresholds a run reports.
@@ -21,7 +23,26 @@ CANDIDATES = 100
 FIRST = 0.2
 
 
-def promised_threshold(confidences: np.ndarray, correct: np.ndarray, wanted: float) -> float | None:
+class Candidates(NamedTuple):
+    """Thresholds that may be chosen, in falling order.
+
+    Attributes:
+        thresholds: float (C,), confidences.
+        coverage: float (C,), 0..1, the share of the images that each answers.
+        independent: float (C,), how many independent images those answered can stand for at most: their number or, with groups,
+            the number of groups, corrected for few.
+        lowest: float (C,), 0..1, the lower end of the precision's one-sided 95 % interval.
+    """
+
+    thresholds: np.ndarray
+    coverage: np.ndarray
+    independent: np.ndarray
+    lowest: np.ndarray
+
+
+def promised_threshold(
+    confidences: np.ndarray, correct: np.ndarray, wanted: float, groups: np.ndarray | None = None
+) -> float | None:  # fmt: skip
     """Return the lowest confidence whose answers have at least the wanted precision, with 95 % confidence; None: none has.
 
     The candidates are confidences at fixed shares of the images, from the surest fifth to all, and begin later if the promise
@@ -34,32 +55,46 @@ def promised_threshold(confidences: np.ndarray, correct: np.ndarray, wanted: flo
         confidences: float (N,), 0..1, of images that the network was not trained on.
         correct: bool (N,), whether each answer is right.
         wanted: the precision, above 0 and below 1.
+        groups: int (N,), which images belong together: their answers are right or wrong together, so the promise is one for new
+            groups, and the interval that of the `effective_images` (Korn and Graubard 1998). None: each image stands for itself.
     """
-    thresholds, answered, lowest = candidates(confidences, correct)
-    first = max(FIRST * len(correct), math.log(1 - SURE) / math.log(wanted))
+    return lowest_that_holds(candidates(confidences, correct, groups), wanted)
+
+
+def lowest_that_holds(tried: Candidates, wanted: float) -> float | None:
+    """Return the threshold that `promised_threshold` chooses among some candidates."""
+    rows = (tried.coverage >= FIRST) & (tried.independent >= math.log(1 - SURE) / math.log(wanted))
     chosen = None
-    for threshold, low in zip(thresholds[answered >= first], lowest[answered >= first], strict=True):
+    for threshold, low in zip(tried.thresholds[rows], tried.lowest[rows], strict=True):
         if low < wanted:
             break
         chosen = float(threshold)
     return chosen
 
 
-def best_promise(confidences: np.ndarray, correct: np.ndarray) -> float:
+def best_promise(confidences: np.ndarray, correct: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Return the highest precision, in steps of 0.001, that `promised_threshold` finds a threshold for; 0 if there is none."""
+    tried = candidates(confidences, correct, groups)
     wanted = (step / 1000 for step in range(999, 0, -1))
-    return next((one for one in wanted if promised_threshold(confidences, correct, one) is not None), 0.0)
+    return next((one for one in wanted if lowest_that_holds(tried, one) is not None), 0.0)
 
 
-def candidates(confidences: np.ndarray, correct: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return thresholds in falling order, how many images each answers, and the lower end of its precision's interval."""
+def candidates(confidences: np.ndarray, correct: np.ndarray, groups: np.ndarray | None = None) -> Candidates:
+    """Return the thresholds that may be chosen; see `promised_threshold` for the arguments."""
     ranks = np.unique(np.ceil(len(correct) * np.arange(1, CANDIDATES + 1) / CANDIDATES).astype(int))
     falling = np.argsort(-confidences, kind="stable")
     thresholds = np.unique(confidences[falling][ranks - 1])[::-1]
     answered = counts_above(confidences, thresholds)
     hits = np.cumsum(correct[falling])[answered - 1]
-    lowest = np.where(hits > 0, betaincinv(np.maximum(hits, 1), answered - hits + 1, 1 - SURE), 0.0)
-    return thresholds, answered, lowest
+    independent = images = answered.astype(float)
+    if groups is not None:
+        right, group = correct[falling], groups[falling]
+        images = np.array([effective_images(right[:number], group[:number]) for number in answered])
+        seen = np.isin(np.arange(len(group)), np.unique(group, return_index=True)[1])
+        independent = np.array([number * correction_for_few(number) for number in np.cumsum(seen)[answered - 1].tolist()])
+    hits = hits / answered * images
+    lowest = np.where(hits > 0, betaincinv(np.maximum(hits, 1e-9), images - hits + 1, 1 - SURE), 0.0)
+    return Candidates(thresholds, answered / len(correct), independent, lowest)
 
 
 def counts_above(confidences: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -79,19 +114,22 @@ def risk_by_coverage(confidences: np.ndarray, correct: np.ndarray) -> tuple[np.n
 
 
 def rejection_figures(
-    confidences: np.ndarray, correct: np.ndarray, new_confidences: np.ndarray, new_correct: np.ndarray
-) -> RejectionFigures:
+    confidences: np.ndarray, correct: np.ndarray, new_confidences: np.ndarray, new_correct: np.ndarray,
+    groups: np.ndarray | None = None,
+) -> RejectionFigures:  # fmt: skip
     """Return what thresholds that are chosen on some images reach on others.
 
     Args:
         confidences, correct: float and bool (N,), of the validation split, which chooses the thresholds.
         new_confidences, new_correct: float and bool (M,), of the test split.
+        groups: int (N,), which images of the validation split belong together, or None.
     """
     _, risk = risk_by_coverage(new_confidences, new_correct)
     points: list[RejectionPoint] = []
+    tried = candidates(confidences, correct, groups)
     for wanted in WANTED:
         point: RejectionPoint = {"wanted": wanted}
-        if (threshold := promised_threshold(confidences, correct, wanted)) is not None:
+        if (threshold := lowest_that_holds(tried, wanted)) is not None:
             answered = new_confidences >= threshold
             point |= {
                 "threshold": threshold,
@@ -102,4 +140,8 @@ def rejection_figures(
             if answered.any():
                 point["precision"] = float(new_correct[answered].mean())
         points.append(point)
-    return {"aurc": float(risk.mean()), "points": points, "best_promise": best_promise(confidences, correct)}
+    best = best_promise(confidences, correct, groups)
+    found: RejectionFigures = {"aurc": float(risk.mean()), "points": points, "best_promise": best}
+    if groups is not None:
+        found["groups"] = len(np.unique(groups))
+    return found

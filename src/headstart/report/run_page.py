@@ -228,6 +228,7 @@ def trust(figures: Figures, probabilities: np.ndarray, labels: np.ndarray) -> di
         "risk_chart": svg(label, plots.HEIGHT, plots.draw_risk, sure, correct, rejection),
         "rejection_rows": [rejection_row(one) for one in rejection["points"]],
         "best_promise": rejection["best_promise"],
+        "of_groups": rejection.get("groups"),
         "aurc": rejection["aurc"],
         "outsiders": figures.get("outsiders"),
     }

@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
-from headstart.data.splits import folds_by_class
+from headstart.data.splits import folds_by_class, groups_by_class
 from headstart.metrics.classification import UNEVEN, unevenness
 from headstart.metrics.figures import WeightingChoice
 from headstart.record.folder import RunFolder
@@ -160,14 +160,14 @@ def choose_weighting(
     used, answers = np.asarray(features[rows], np.float32), labels[rows]
     # What a sample takes away from the large classes, these get back as weight.
     share = (counts / np.maximum(kept, 1))[answers]
-    right = {}
+    right, of_rows = {}, None if groups is None else groups[rows]
     for rule in POWERS:
         weights = weights_by_class(labels, len(counts), rule)
         each = share * np.array([weights[label] for label in answers.tolist()]) if weights else share
-        right[rule] = out_of_fold(used, answers, each, seed, None if groups is None else groups[rows]) == answers
+        right[rule] = out_of_fold(used, answers, each, seed, of_rows) == answers
     recalls = {rule: by_class(found, answers) for rule, found in right.items()}
     best = max(POWERS, key=lambda rule: recalls[rule].mean())
-    chosen: Any = next(rule for rule in reversed(POWERS) if is_near(right[rule], right[best], answers))
+    chosen: Any = next(rule for rule in reversed(POWERS) if is_near(right[rule], right[best], answers, of_rows))
     macro = {rule: float(found.mean()) for rule, found in recalls.items()}
     return {"chosen": chosen, "unevenness": unevenness(labels), "macro_recall": macro, "images": len(rows)}
 
@@ -203,17 +203,24 @@ def by_class(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return means
 
 
-def is_near(right: np.ndarray, best: np.ndarray, labels: np.ndarray) -> bool:
+def is_near(right: np.ndarray, best: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> bool:
     """Whether the macro recall of some answers lies within one standard error of that of the best ones.
 
     Args:
         right, best: bool (N,), whether each answer is right.
+        groups: int (N,), which images belong together: the standard error is at least that between groups.
     """
     gains = best.astype(float) - right
     counts = np.bincount(labels)[np.unique(labels)]
     means = by_class(gains, labels)
     variances = by_class(gains**2, labels) - means**2
     error = float(np.sqrt((variances / np.maximum(counts - 1, 1)).sum()) / len(counts))
+    if groups is not None:
+        _, group = np.unique(groups, return_inverse=True)
+        classes, label = np.unique(labels, return_inverse=True)
+        parts = np.bincount(group, (gains - means[label]) / counts[label]) / len(classes)
+        number = int(groups_by_class(label, group).min())
+        error = max(error, float(np.sqrt(number / max(number - 1, 1) * np.square(parts).sum())))
     # One image more is exactly one standard error, and no evidence.
     return bool(means.mean() <= error * (1 + 1e-9))
 
