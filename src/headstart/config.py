@@ -135,7 +135,9 @@ class Config:
         DATA, False, "leave out of training every near-duplicate of a validation, test or other training image",
         why="the audit says how many there are; what becomes of them is the user's decision",
     )  # fmt: skip
-    limit: int = option(DATA, 0, "use at most this many images of each split, with --folds of all images; 0: all", low=0)
+    limit: int = option(
+        DATA, 0, "use at most this many images (not groups) of each split, with --folds of all images; 0: all", low=0
+    )
     split_seed: int = option(
         DATA, -1, "seed of the split and of cached random views; -1: the same as --seed", low=-1, high=MOST_SEED
     )

@@ -155,3 +155,32 @@ def test_what_no_saved_model_could_take_is_refused_at_once():
         hs.Dataset.from_arrays(np.zeros((4, 1025, 1, 3), np.uint8), labels(4))
     with pytest.raises(hs.HeadstartError, match="two classes have the name 'cat'"):
         hs.Dataset.from_arrays(images(), labels(), class_names=("cat", "cat"))
+
+
+@pytest.mark.parametrize("kind", [int, str])
+def test_groups_of_arrays_are_never_torn_apart(kind):
+    groups = np.repeat(np.arange(10), 4).astype(kind)
+    data = hs.Dataset.from_arrays(images(), labels(), groups_train=groups)
+    of_splits = [set(groups[rows].tolist()) for rows in (data.train, data.validation, data.test)]
+    assert sum(map(len, of_splits)) == 10
+    assert data.source.groups == tuple(map(str, groups))
+    given = hs.Dataset.from_arrays(
+        images(), labels(), x_test=images()[:2], y_test=labels()[:2], groups_train=groups, groups_test=["", "9"]
+    )
+    assert given.source.groups[-2:] == ("test 0", "9")  # in no group, and in one that is torn apart
+    assert given.torn == ("the group 9 lies in several splits: 4 in training, 1 in test",)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"groups_train": np.arange(COUNT - 1)}, "training split has 40 images and 39 groups"),
+        ({"groups_train": np.zeros((COUNT, 2), int)}, r"names or integers \(N,\), not int64 \(40, 2\)"),
+        ({"groups_train": np.zeros(COUNT)}, "names or integers"),
+        ({"groups_train": [None] + ["a"] * (COUNT - 1)}, 'the group of image 0 of the training split is None: .* ""'),
+        ({"groups_test": np.arange(COUNT)}, "test split has groups and no images"),
+    ],
+)  # fmt: skip
+def test_groups_that_do_not_fit_are_refused(options, said):
+    with pytest.raises(hs.HeadstartError, match=said):
+        hs.Dataset.from_arrays(images(), labels(), **options)

@@ -314,6 +314,18 @@ def test_groups_are_never_torn_apart(seed, mixed):
     assert sides(data) == sides(Dataset.of(source, test_fraction=0.3, validation_fraction=0.2, seed=seed))
 
 
+@pytest.mark.parametrize("folds", [0, 3])
+def test_a_limit_keeps_images_of_groups_and_leaves_none_of_their_others_in_another_split(folds):
+    groups = np.repeat(np.arange(30), 10)
+    source = in_groups(groups, groups % 2)
+    data = Dataset.of(source, limit=25)
+    if folds:
+        data = Dataset.in_folds(source, draw_folds(source, np.arange(300), folds, limit=80)).fold(0)
+    of_splits = [set(groups[rows].tolist()) for rows in (data.train, data.validation, data.test)]
+    assert len(used(data)) < 100
+    assert len(set.union(*of_splits)) == sum(map(len, of_splits))
+
+
 def test_groups_of_many_sizes_are_stratified():
     groups = np.repeat(np.arange(100), np.tile([1, 2, 3, 4, 10], 20))
     labels = (groups // 5) % 2

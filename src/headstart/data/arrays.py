@@ -1,5 +1,6 @@
 """Images and labels given as arrays, in every usual shape."""
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -45,11 +46,14 @@ def images_of_array(array: np.ndarray) -> Sequence[np.ndarray]:
     )
 
 
-def source_of_arrays(given: Sequence[tuple[Any, Any]], class_names: Sequence[str] | None) -> Source:
+def source_of_arrays(
+    given: Sequence[tuple[Any, Any]], class_names: Sequence[str] | None, groups: Sequence[Any] = (None, None, None)
+) -> Source:  # fmt: skip
     """Return arrays as a source; see `headstart.data.dataset.Dataset.from_arrays`.
 
     Args:
         given: images and labels of the training, validation and test split; None and None for a split that is missing.
+        groups: the group of each image of these splits; None for a split without groups.
 
     Raises:
         HeadstartError: the arrays do not fit together, or are no images or labels.
@@ -57,10 +61,13 @@ def source_of_arrays(given: Sequence[tuple[Any, Any]], class_names: Sequence[str
     images: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     splits: list[np.ndarray] = []
+    together: list[list[str]] = []
     for split, (x, y) in enumerate(given):
-        if x is None and y is None and split != TRAIN:
-            continue
         name = SPLIT_NAMES[split]
+        if x is None and y is None and split != TRAIN:
+            if groups[split] is not None:
+                raise HeadstartError(f"the {name} split has groups and no images: leave out its groups, or give its images")
+            continue
         if x is None or y is None:
             raise HeadstartError(f"the {name} split needs images and labels: {'images' if x is None else 'labels'} are missing")
         found, classes = rgb_images(np.asarray(x)), labels_of_array(np.asarray(y), name)
@@ -75,11 +82,16 @@ def source_of_arrays(given: Sequence[tuple[Any, Any]], class_names: Sequence[str
                 f"images of {found.shape[1]} x {found.shape[2]} are larger than any network here takes: resize them to at most "
                 f"{LARGEST_IMAGE} a side"
             )
+        together.append(groups_of_array(groups[split], len(found), name))
         images.append(found)
         labels.append(classes)
         splits.append(np.full(len(found), split, np.int8))
     names, numbers = numbered(np.concatenate(labels), class_names)
-    return Source(np.concatenate(images), numbers, names, np.concatenate(splits), ARRAYS)
+    source = Source(np.concatenate(images), numbers, names, np.concatenate(splits), ARRAYS)
+    if all(of_split is None for of_split in groups):
+        return source
+    each = (name for of_split in together for name in of_split)
+    return dataclasses.replace(source, groups=tuple(group or own for group, own in zip(each, source.names, strict=True)))
 
 
 def rgb_images(array: np.ndarray) -> np.ndarray:
@@ -102,6 +114,24 @@ def labels_of_array(array: np.ndarray, split: str) -> np.ndarray:
         cure = ": if they are one-hot rows, give labels.argmax(axis=1)" if array.ndim == 2 else ""
         raise HeadstartError(f"labels of the {split} split must be names or integers (N,), not {array.dtype} {array.shape}{cure}")
     return flat
+
+
+def groups_of_array(groups: Any, images: int, split: str) -> list[str]:
+    """Return the group of each image of a split by its name, "" for an image that is in none."""
+    if groups is None:
+        return [""] * images
+    found = np.asarray(groups)
+    if found.ndim != 1 or found.dtype.kind not in "iuUO":
+        raise HeadstartError(f"groups of the {split} split must be names or integers (N,), not {found.dtype} {found.shape}")
+    if len(found) != images:
+        raise HeadstartError(f"the {split} split has {images} images and {len(found)} groups: give one for each")
+    names = [str(name) for name in found.tolist()]
+    if missing := [place for place, one in enumerate(found.tolist()) if not isinstance(one, str | int)]:
+        raise HeadstartError(
+            f'the group of image {missing[0]} of the {split} split is {names[missing[0]]}: give a name or an integer, and "" for '
+            "an image that is in no group"
+        )
+    return names
 
 
 def numbered(labels: np.ndarray, class_names: Sequence[str] | None) -> tuple[tuple[str, ...], np.ndarray]:

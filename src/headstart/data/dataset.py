@@ -38,8 +38,8 @@ class Dataset:
     @classmethod
     def from_arrays(
         cls, x_train: Any, y_train: Any, x_validation: Any = None, y_validation: Any = None, x_test: Any = None,
-        y_test: Any = None, *, class_names: Sequence[str] | None = None, validation_fraction: float = 0.1,
-        test_fraction: float = 0.2, seed: int = 0, limit: int = 0,
+        y_test: Any = None, *, class_names: Sequence[str] | None = None, groups_train: Any = None, groups_validation: Any = None,
+        groups_test: Any = None, validation_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0, limit: int = 0,
     ) -> "Dataset":  # fmt: skip
         """Return a data set made of arrays. Missing splits are drawn from the training images.
 
@@ -48,6 +48,8 @@ class Dataset:
                 3 (RGB) or 4 (RGBA) channels.
             y_train, y_validation, y_test: their classes, (N,) or (N, 1), as names or as integers that count from 0.
             class_names: the name of each integer; by default the integer itself.
+            groups_train, groups_validation, groups_test: the group of each image, (N,), as names or integers: patients, videos,
+                sites, which no drawn split tears apart (see `headstart.data.source.Source`). The name "" is no group.
             validation_fraction, test_fraction, seed, limit: see `headstart.data.splits.split_source`.
 
         Raises:
@@ -55,7 +57,7 @@ class Dataset:
                 to do.
         """
         given = [(x_train, y_train), (x_validation, y_validation), (x_test, y_test)]
-        source = source_of_arrays(given, class_names)
+        source = source_of_arrays(given, class_names, (groups_train, groups_validation, groups_test))
         return cls.of(source, validation_fraction=validation_fraction, test_fraction=test_fraction, seed=seed, limit=limit)
 
     @classmethod
