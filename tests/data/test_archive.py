@@ -1,10 +1,12 @@
 """Archives are unpacked safely, whole or not at all, and once."""
 
 import io
+import json
 import os
 import stat
 import tarfile
 import zipfile
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -64,6 +66,43 @@ def test_a_table_with_its_images(tmp_path):
     assert hs.load_data(path, image_size=8).source.class_names == ("a", "b")
     assert hs.load_data(path, image_size=8, layout="classes").source.class_names == ("ant", "bee")
     assert hs.load_data(path, image_size=8, label_pattern="(?P<label>an|be)").source.class_names == ("an", "be")
+
+
+@pytest.mark.parametrize("name", ["l.csv", "l.jsonl", "metadata.csv"])
+@pytest.mark.parametrize("file", ["../../outside.png", "/etc/passwd", "ant/../../../x.png", "{}/outside.png"])
+def test_a_table_that_leads_out_of_its_archive_is_refused(tmp_path, name, file):
+    file = file.format(tmp_path)
+    (tmp_path / "outside.png").write_bytes(png(1))
+    rows = [*IMAGES, file]
+    if name == "l.jsonl":
+        table = "".join(json.dumps({"file_name": one, "label": one[0]}) + "\n" for one in rows)
+    else:
+        table = "file_name,label\n" + "".join(f"{one},{one[0]}\n" for one in rows)
+    path = pack(tmp_path / "a.zip", IMAGES | {name: table})
+    line = len(rows) + (name != "l.jsonl")
+    with pytest.raises(HeadstartError, match=f"{name}, line {line}: .* lies outside of the archive"):
+        hs.load_data(path, image_size=8)
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_a_disk_without_room_is_said_before_anything_is_written(tmp_path, name, monkeypatch):
+    path = pack(tmp_path / name, IMAGES)
+    written = []
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda folder: SimpleNamespace(free=50))
+    monkeypatch.setattr(archive, "safe_name", lambda *arguments: written.append(arguments))
+    with pytest.raises(HeadstartError, match=r"needs at least 0\.0 GB, and .*archives has 0\.0 GB free: make room"):
+        hs.load_data(path)
+    assert written == []
+    assert list(cache_folder("archives").iterdir()) == []
+
+
+def test_a_disk_that_fills_up_meanwhile_leaves_nothing(tmp_path, monkeypatch):
+    path = pack(tmp_path / "a.tar.gz", IMAGES | {"cow/0.png": os.urandom(100_000)})
+    room = iter([10**9] * 5 + [1000] * 10)
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda folder: SimpleNamespace(free=next(room)))
+    with pytest.raises(HeadstartError, match="make room"):
+        archive.unpacked(path)
+    assert list(cache_folder("archives").iterdir()) == []
 
 
 def test_a_table_of_something_else_changes_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import os
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -15,7 +16,7 @@ from typing import IO, BinaryIO, NamedTuple, cast
 
 from headstart.data.cifar import MOST_ELSE, Limited, TooMuchElse
 from headstart.data.cifar import unpacked as uncompressed
-from headstart.errors import DamagedError, HeadstartError
+from headstart.errors import DamagedError, HeadstartError, UnwritableError
 from headstart.system.cache import cache_folder
 from headstart.system.files import is_disk_full, open_regular, temporary_folder, unwritable
 
@@ -28,12 +29,14 @@ MOST_FILES = 5_000_000
 MOST_RATIO, MOST_UNASKED = 100, 1 << 30
 MOST_NAME, DEEPEST = 1024, 64
 COPIED = 1 << 20  # bytes at a time
+BLOCK = 4096  # bytes of which disks give whole ones to a file
 
 
 class Member(NamedTuple):
-    """A file in an archive: its name there, and what opens it."""
+    """A file in an archive: its name there, how many bytes it is said to have, and what opens it."""
 
     name: str
+    size: int
     opened: Callable[[], IO[bytes]]
 
 
@@ -49,8 +52,8 @@ def unpacked(path: Path) -> Path:
         path: the archive.
 
     Raises:
-        HeadstartError: it is damaged, too large, or holds links, devices or names that lead out of the folder; or the disk is
-            full.
+        HeadstartError: it is damaged, too large, or holds links, devices or names that lead out of the folder; or the disk has
+            not the room for it.
     """
     folder = cache_folder("archives") / key(path)
     if folder.is_dir():
@@ -86,6 +89,12 @@ def unpacked_before(path: Path) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def content_around(file: Path) -> Path | None:
+    """Return the folder of the archive's content that a file in the cache is part of; None for a file that is in no archive."""
+    folder = cache_folder("archives")
+    return folder / file.relative_to(folder).parts[0] if file.is_relative_to(folder) else None
+
+
 def unpack(path: Path, folder: Path) -> None:
     """Unpack the files of an archive into an empty folder.
 
@@ -96,10 +105,11 @@ def unpack(path: Path, folder: Path) -> None:
     with open_regular(path) as packed:
         most = max(MOST_UNASKED, MOST_RATIO * os.fstat(packed.fileno()).st_size)
         with damaged(path):
-            members = of_zip(path, packed, most) if path.name.lower().endswith(ZIP) else of_tar(path, packed)
+            members = of_zip(path, packed, folder, most) if path.name.lower().endswith(ZIP) else of_tar(path, packed, folder)
             for number, member in enumerate(members, start=1):
                 if number > MOST_FILES:
                     raise refusal(path, f"it holds more than {MOST_FILES:,} files")
+                refuse_full_disk(path, folder, member.size)
                 target = folder / safe_name(path, member.name)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
@@ -114,12 +124,13 @@ def unpack(path: Path, folder: Path) -> None:
                             raise refusal(path, f"it unpacks to more than {MOST_RATIO} times its size")
 
 
-def of_zip(path: Path, packed: BinaryIO, most: int) -> Iterator[Member]:
+def of_zip(path: Path, packed: BinaryIO, folder: Path, most: int) -> Iterator[Member]:
     """Yield the files of a ZIP archive."""
     with zipfile.ZipFile(packed) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > most:
             raise refusal(path, f"it unpacks to more than {MOST_RATIO} times its size")
+        refuse_full_disk(path, folder, sum(whole_blocks(entry.file_size) for entry in entries))
         for entry in entries:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -127,11 +138,12 @@ def of_zip(path: Path, packed: BinaryIO, most: int) -> Iterator[Member]:
             if entry.flag_bits & 1:
                 raise refusal(path, "it asks for a password")
             if not entry.is_dir():
-                yield Member(entry.filename, lambda entry=entry: archive.open(entry))  # type: ignore[misc]
+                yield Member(entry.filename, entry.file_size, lambda entry=entry: archive.open(entry))  # type: ignore[misc]
 
 
-def of_tar(path: Path, packed: BinaryIO) -> Iterator[Member]:
+def of_tar(path: Path, packed: BinaryIO, folder: Path) -> Iterator[Member]:
     """Yield the files of a tar archive, packed or not. Each is opened before the next one is asked for."""
+    refuse_full_disk(path, folder, os.fstat(packed.fileno()).st_size)  # packed, it takes more: nobody knows before it is read
     # Read as a stream, an archive cannot send the reader back, and a header cannot take more memory than is granted.
     stream = Limited(uncompressed(packed))
     with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as archive:
@@ -141,7 +153,7 @@ def of_tar(path: Path, packed: BinaryIO) -> Iterator[Member]:
             if not entry.isreg() or entry.issparse():
                 raise refusal(path, f"it holds a link or a device, {entry.name}")
             stream.left = MOST_ELSE + max(0, entry.size)
-            yield Member(entry.name, lambda entry=entry: archive.extractfile(entry))  # type: ignore[misc, arg-type]
+            yield Member(entry.name, entry.size, lambda entry=entry: archive.extractfile(entry))  # type: ignore[misc, arg-type]
             archive.members = []  # type: ignore[attr-defined]  # it would keep all that it has read
 
 
@@ -152,6 +164,20 @@ def safe_name(path: Path, name: str) -> PurePosixPath:
     if wrong or not parts or len(name) > MOST_NAME or len(parts) > DEEPEST:
         raise refusal(path, f"the name {name[:80]!r} in it leads elsewhere, or is too long")
     return PurePosixPath(*parts)
+
+
+def whole_blocks(size: int) -> int:
+    """Return how many bytes of the disk a file of so many bytes takes."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def refuse_full_disk(path: Path, folder: Path, needed: int) -> None:
+    """Refuse to unpack an archive, or the next file in it, into a folder whose disk has less room than so many bytes."""
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise UnwritableError(
+            f"{path} is not unpacked: it needs at least {needed / 1e9:.1f} GB, and {cache_folder('archives')} has "
+            f"{free / 1e9:.1f} GB free: make room (headstart cache clear), or set HEADSTART_CACHE to a folder on another disk"
+        )
 
 
 def refusal(path: Path, why: str) -> DamagedError:

@@ -3,6 +3,7 @@
 And which images belong together, in groups that no split may tear apart: patients, videos, sites.
 """
 
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headstart.config import AUTO, NO_GROUPS, SUBFOLDER, Config, names_column, suggestion
+from headstart.data.archive import content_around
 from headstart.data.layout import Layout, first_folder, read_layout, spelt_as, split_of
 from headstart.data.opening import RAW_ENDINGS
 from headstart.data.source import SPLIT_NAMES, TRAIN
@@ -202,6 +204,7 @@ def entries_of(table: Table, columns: Columns, found: Layout) -> dict[Path, Entr
     disputed: dict[Path, str] = {}
     unlabelled: list[str] = []
     repeated = rows = 0
+    inside = content_around(table.path)
     for row in table:
         rows += 1
         # A file system may tell two forms of a letter apart, so the name of a file stays as it is.
@@ -213,6 +216,11 @@ def entries_of(table: Table, columns: Columns, found: Layout) -> dict[Path, Entr
             unlabelled.append(entry.file)
         else:
             path = table.path.parent / entry.file
+            if inside and not leads_into(path, inside):
+                raise HeadstartError(
+                    f"{table.path.name}, {table.place}: {shortened(entry.file)} lies outside of the archive of the table: "
+                    "give files that are in it; or unpack it yourself, and give the table"
+                )
             first = entries.setdefault(path, entry)
             if first.label != entry.label:
                 disputed[path] = entry.label
@@ -236,6 +244,11 @@ def entries_of(table: Table, columns: Columns, found: Layout) -> dict[Path, Entr
         found.skipped[f"camera raw ({path.suffix.lower()})"] += 1
         del entries[path]
     return entries
+
+
+def leads_into(path: Path, folder: Path) -> bool:
+    """Whether a path lies in a folder that holds no links; `..` is resolved by name."""
+    return Path(os.path.normpath(path)).is_relative_to(folder)
 
 
 def leave_out_disputed(table: Table, entries: dict[Path, Entry], disputed: dict[Path, str], found: Layout) -> None:

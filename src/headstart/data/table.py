@@ -37,6 +37,7 @@ class Table:
     Attributes:
         columns: the names of the columns, in order. Columns without a name are not read.
         not_text: the type of each column that holds something else than text and numbers, by name. They are not read.
+        place: where the row stands that was read last: `line 12`, or `row 12` of a `.parquet` file.
 
     Raises:
         DamagedError: the file is no such table, here or while it is iterated; the message names the line.
@@ -47,6 +48,7 @@ class Table:
     def __init__(self, path: Path) -> None:
         self.path, self.kind = path, path.suffix.lower()
         self.not_text: dict[str, str] = {}
+        self.place = ""
         if self.kind == ".parquet":
             names = self.parquet_columns()
         elif self.kind == ".jsonl":
@@ -114,6 +116,7 @@ class Table:
         try:
             for cells in reader:
                 if cells:
+                    self.place = f"line {reader.line_num}"
                     yield reader.line_num, cells
         except csv.Error as error:
             raise DamagedError(f"{self.path}, line {reader.line_num}: {error}") from None
@@ -129,6 +132,7 @@ class Table:
                 raise DamagedError(f"{self.path}, line {number}: it is no JSON ({error})") from None
             if not isinstance(one, dict):
                 raise DamagedError(f'{self.path}, line {number}: it is no object such as {{"file_name": "a.jpg"}}')
+            self.place = f"line {number}"
             yield one
 
     def parquet_columns(self) -> list[str]:
@@ -142,12 +146,14 @@ class Table:
         return [name for name in schema.names if name not in self.not_text]
 
     def parquet_rows(self) -> Iterator[dict[str, str]]:
-        arrow = parquet()
+        arrow, number = parquet(), 0
         with opened_parquet(self.path) as file:
             try:
                 for batch in file.iter_batches(BATCH, columns=list(self.names)):
                     columns = [map(as_text, column.to_pylist()) for column in batch.columns]
                     for cells in zip(*columns, strict=True):
+                        number += 1
+                        self.place = f"row {number}"
                         yield {name: cell for name, cell in zip(self.names, cells, strict=True) if name}
             except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise DamagedError(f"{self.path} is damaged: {str(error).splitlines()[0]}") from None
