@@ -1,9 +1,13 @@
+import errno
+
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+from headstart.audit import duplicates
 from headstart.audit.duplicates import CANDIDATES, candidates, near_duplicates, redundant, searched_among, whitened
 from headstart.data.grey import shades_of_grey
+from headstart.errors import HeadstartError
 
 OTHERS = 60
 
@@ -127,3 +131,34 @@ def test_an_index_finds_the_pairs_that_a_comparison_of_all_finds(monkeypatch):
     found = {tuple(pair) for pair in found.tolist()}
     assert found <= expected
     assert len(found) > 0.99 * len(expected) > 1000
+
+
+def test_many_images_are_compared_on_disk_a_few_at_a_time(monkeypatch, tmp_path):
+    images = np.stack([np.asarray(scene(seed % 500).crop((seed // 500, 0, 44, 44)).resize((32, 32))) for seed in range(700)])
+    features = np.random.default_rng(0).normal(size=(700, 8))
+    features[500:] = features[:200] + 0.1
+    rows, asked = np.arange(700), []
+    expected = near_duplicates(images, rows, features)
+    assert len(expected[0]) >= 150
+
+    def grey_of(places):
+        asked.append(len(places))
+        return shades_of_grey(images, rows[places])
+
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    monkeypatch.setattr(duplicates, "MOST_IN_MEMORY", 0)
+    found = duplicates.near_duplicates_of_grey(grey_of, images.shape, features)
+    assert all(map(np.array_equal, found, expected))
+    assert max(asked) <= 256
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_full_disk_is_said_before_images_are_compared(monkeypatch, tmp_path):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    monkeypatch.setattr(duplicates, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(HeadstartError, match="the disk is full"):
+        near_duplicates(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2), np.ones((2, 4)))

@@ -63,7 +63,7 @@ def examine(data: Dataset, components: np.ndarray, folder: Path, mirrored: bool 
     searched, not_searched = searched_among(splits)
     compared = components[searched, : min(PAIR_COMPONENTS, most)]
     pairs, similarity = near_duplicates_of_grey(
-        lambda: data.source.grey(rows[searched]), data.source.images.shape, compared, mirrored
+        lambda places: data.source.grey(rows[searched[places]]), data.source.images.shape, compared, mirrored
     )
     pairs = searched[pairs]
     training = splits == SPLIT_NAMES[0]

@@ -1,6 +1,8 @@
 """Near-duplicates: pairs of images with similar features, confirmed on their pixels."""
 
-from collections.abc import Callable, Iterator
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
@@ -11,6 +13,8 @@ from scipy.ndimage import affine_transform, gaussian_filter
 from headstart.audit.index import has_index, pairs_by_index
 from headstart.data.grey import SIDE, shades_of_grey
 from headstart.data.source import SPLIT_NAMES
+from headstart.data.store import reserve
+from headstart.system.cache import cache_folder
 
 # Candidates per image on average: the pairs with the most similar features.
 CANDIDATES = 20
@@ -43,6 +47,8 @@ BASE_SIMILARITY, SPREAD_BONUS, CLOSE_BONUS, CONTRAST_PENALTY, SURE_SIMILARITY = 
 SMALLEST_SIDE = 16
 # So many blocks of pairs are compared at the same time.
 AT_ONCE = 2
+# Detail of images that takes more bytes, 4 KB each, lies on disk while they are compared.
+MOST_IN_MEMORY = 1 << 29
 
 
 def near_duplicates(
@@ -54,11 +60,11 @@ def near_duplicates(
         images: uint8 (N, H, W, 3), RGB, 0..255. Nothing is found if a side is shorter than 16 pixels.
         rows: int (R,), the images to compare.
     """
-    return near_duplicates_of_grey(lambda: shades_of_grey(images, rows), images.shape, features, mirrored)
+    return near_duplicates_of_grey(lambda places: shades_of_grey(images, rows[places]), images.shape, features, mirrored)
 
 
 def near_duplicates_of_grey(
-    grey_images: Callable[[], np.ndarray], shape: tuple[int, ...], features: np.ndarray, mirrored: bool = True
+    grey_of: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], features: np.ndarray, mirrored: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the pairs of images that show the same photograph, cropped, stretched or coloured a little differently.
 
@@ -68,7 +74,8 @@ def near_duplicates_of_grey(
     them with the features of a ResNet-50 at 96 px, and 234 at 64 px.
 
     Args:
-        grey_images: gives the small grey versions of the images, float32 (R, 32, 32), which are changed.
+        grey_of: gives the small grey versions, float32 (n, 32, 32), of some of these images, int (n,). It is asked for a few at a
+            time, so that they need not lie in memory.
         shape: of the images themselves, (N, H, W, 3). Nothing is found if a side is shorter than 16 pixels.
         features: float (R, C), of these images, best centred and reduced by principal component analysis to far fewer
             columns than rows.
@@ -80,15 +87,9 @@ def near_duplicates_of_grey(
     """
     if min(shape[1:3]) < SMALLEST_SIDE or len(features) < 2:
         return np.empty((0, 2), np.int64), np.empty(0, np.float32)
-    grey = grey_images()
     features = whitened(features)
-    pairs = np.concatenate(list(candidates(features)))
-    coarse, flipped = compare_coarsely(grey, pairs, mirrored)
-    promising = coarse >= LEAST_COARSE
-    pairs, flipped = pairs[promising], flipped[promising]
-    for block in np.split(grey, range(256, len(grey), 256)):  # in place: for 60,000 images it is a quarter of a gigabyte
-        block -= gaussian_filter(block, (0, DETAIL, DETAIL))
-    detail = grey
+    grid, detail = prepared(grey_of, len(features))
+    pairs, flipped = promising_pairs(candidates(features), grid, mirrored)
     comparison = Comparison(detail, window_lengths(detail))
     similarity = comparison.correlations(pairs, flipped, np.zeros((len(pairs), 2), int))
     promising = similarity >= LEAST_UNZOOMED
@@ -104,6 +105,39 @@ def near_duplicates_of_grey(
     pairs, similarity = pairs[similarity >= needed], similarity[similarity >= needed]
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -similarity))
     return pairs[order], similarity[order]
+
+
+def prepared(grey_of: Callable[[np.ndarray], np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what images are compared by: their shades on a coarse grid, and their detail, on disk if there is much of it.
+
+    Args:
+        grey_of: see `near_duplicates_of_grey`.
+        count: the number of images.
+
+    Returns:
+        float32 (count, GRID, GRID) and float32 (count, SIDE, SIDE).
+    """
+    grid, detail = np.empty((count, GRID, GRID), np.float32), scratch((count, SIDE, SIDE))
+    for start in range(0, count, 256):
+        grey = grey_of(np.arange(start, min(start + 256, count)))
+        grid[start : start + 256] = on_grid(grey)
+        detail[start : start + 256] = grey - gaussian_filter(grey, (0, DETAIL, DETAIL))
+    return grid, detail
+
+
+def scratch(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array to write to, float32: in memory or, if it is large, in a file of the cache that goes with it.
+
+    Raises:
+        UnwritableError: the disk is full.
+    """
+    size = 4 * math.prod(shape)
+    if size <= MOST_IN_MEMORY:
+        return np.empty(shape, np.float32)
+    folder = cache_folder("images")
+    with tempfile.TemporaryFile(dir=folder) as file:  # it has no name, and lives as long as the array
+        reserve(file, folder, size)
+        return np.asarray(np.memmap(file, np.float32, "w+", shape=shape))
 
 
 def searched_among(splits: np.ndarray) -> tuple[np.ndarray, str]:
@@ -190,21 +224,25 @@ def on_grid(grey: np.ndarray) -> np.ndarray:
     return grey.reshape(len(grey), GRID, SIDE // GRID, GRID, SIDE // GRID).mean(axis=(2, 4))
 
 
-def compare_coarsely(grey: np.ndarray, pairs: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Return each pair's correlation on a coarse grid, float32 (M,), and whether mirroring the second is better, bool (M,).
+def promising_pairs(blocks: Iterable[np.ndarray], grid: np.ndarray, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return those pairs that are alike on a coarse grid, int64 (M, 2), and whether mirroring the second is better, bool (M,).
 
     Args:
+        blocks: of pairs, from `candidates`. Only the promising ones of each are kept.
+        grid: from `on_grid`, which is changed.
         mirrored: whether to try mirroring.
     """
-    grid = on_grid(grey)
     grid -= gaussian_filter(grid, (0, COARSE_DETAIL, COARSE_DETAIL))
-    views = [normalised(view.reshape(len(grey), -1)) for view in ([grid, grid[:, :, ::-1]] if mirrored else [grid])]
-    correlations = np.empty((len(views), len(pairs)), np.float32)
-    for start in range(0, len(pairs), 1 << 16):
-        first, second = pairs[start : start + (1 << 16)].T
-        for row, view in enumerate(views):
-            correlations[row, start : start + (1 << 16)] = np.vecdot(views[0][first], view[second])
-    return correlations.max(axis=0), correlations.argmax(axis=0) == 1
+    views = [normalised(view.reshape(len(grid), -1)) for view in ([grid, grid[:, :, ::-1]] if mirrored else [grid])]
+    kept, mirrors = [np.empty((0, 2), np.int64)], [np.empty(0, bool)]
+    for block in blocks:
+        for pairs in np.split(block, range(1 << 16, len(block), 1 << 16)):
+            first, second = pairs.T
+            correlations = np.stack([np.vecdot(views[0][first], view[second]) for view in views])
+            promising = correlations.max(axis=0) >= LEAST_COARSE
+            kept.append(pairs[promising])
+            mirrors.append(correlations.argmax(axis=0)[promising] == 1)
+    return np.concatenate(kept), np.concatenate(mirrors)
 
 
 class Comparison:
@@ -273,9 +311,12 @@ def window_lengths(detail: np.ndarray) -> np.ndarray:
     size = SIDE - 2 * MOST_SHIFT
     # Each row computes the mean over the window of one shift.
     window = np.stack([np.roll(np.arange(SIDE) < size, shift) for shift in range(2 * MOST_SHIFT + 1)]).astype(np.float32) / size
-    mean = window @ detail @ window.T
-    square = np.concatenate([window @ detail[start : start + 256] ** 2 @ window.T for start in range(0, len(detail), 256)])
-    return size * np.sqrt(np.maximum(square - mean**2, FAINTEST**2))
+    lengths = np.empty((len(detail), len(window), len(window)), np.float32)
+    for start in range(0, len(detail), 256):
+        block = detail[start : start + 256]
+        mean, square = window @ block @ window.T, window @ block**2 @ window.T
+        lengths[start : start + 256] = size * np.sqrt(np.maximum(square - mean**2, FAINTEST**2))
+    return lengths
 
 
 @cache

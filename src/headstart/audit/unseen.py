@@ -81,7 +81,7 @@ def figures_without_near_duplicates(run: RunFolder, source: Source, rows: np.nda
     grey = np.concatenate([source.grey(rows), own.source.grey(trained)])
     # Coarse pixels find candidates without a network. They do not find mirror images, as the run's audit does.
     coarse = normalised(on_grid(grey).reshape(len(grey), -1))
-    pairs, _ = near_duplicates_of_grey(lambda: grey, source.images.shape, coarse, run.config.flip)
+    pairs, _ = near_duplicates_of_grey(lambda places: grey[places], source.images.shape, coarse, run.config.flip)
     across = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))]
     new = ~np.isin(np.arange(len(rows)), across[:, 0])
     known = int((~new).sum())

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headstart.audit.data import LABEL_COMPONENTS
+from headstart.audit.duplicates import MOST_IN_MEMORY
 from headstart.config import Config, replace
 from headstart.data.dataset import Dataset
+from headstart.data.grey import SIDE
 from headstart.data.store import IN_MEMORY, ON_DEMAND, bytes_of, bytes_on_disk, way_of, way_to_hold
 from headstart.plan.costs import Costs, NotMeasured
 from headstart.system.memory import available_memory
@@ -123,11 +125,12 @@ def peak_memory(config: Config, data: Dataset, cost: Costs) -> float:
     if way_of_training(config, data) == IN_MEMORY:
         images = bytes_of(len(data.source.labels), config.image_size) if data.source.files else data.source.images.nbytes
     if config.keeps_features:
-        # The audit holds components in float32, and 32 x 32 shades of grey twice.
+        # The audit holds components in float32, and 32 x 32 shades of grey if they are not too many.
         everything = len(data.train) + len(data.validation) + len(data.test)
         features = config.views * everything * int(cost["feature_bytes"])
         images += features if features <= MOST_BYTES_IN_MEMORY else 0
-        working = max(working, cost["memory"] + 4 * everything * (LABEL_COMPONENTS + 2 * 32 * 32))
+        audited = 4 * everything * LABEL_COMPONENTS + min(4 * everything * SIDE**2, MOST_IN_MEMORY)
+        working = max(working, cost["memory"] + audited)
     return working + images
 
 
