@@ -100,6 +100,44 @@ def test_a_file_that_cannot_be_read_any_more_is_named(data, cache, monkeypatch):
         images[:]
 
 
+@pytest.mark.parametrize("often", [False, True])
+def test_a_first_pass_that_is_killed_goes_on_at_its_block(often, data, cache, decoded, monkeypatch):
+    (data / "red" / "002.png").write_bytes(b"no image")
+    save(scene(50).resize((60, 20)), data / "red" / "050.png")
+    whole = read_folder(data, 16, often=often)
+    monkeypatch.setattr(store, "ROWS_OF_BLOCK", 8)
+    for file in (cache / "images").iterdir():
+        file.unlink()
+    decoded.clear()
+
+    def killed(path, *others, original=store.decode):
+        if len(decoded) >= 20:
+            raise KeyboardInterrupt
+        return original(path, *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "decode", killed)
+        with pytest.raises(KeyboardInterrupt):
+            read_folder(data, 16, often=often)
+    decoded.clear()
+    found = read_folder(data, 16, often=often)
+    assert len(decoded) == 41 - 16  # two blocks of 8 were whole
+    assert found.fingerprint == whole.fingerprint
+    assert (found.sizes, found.unreadable, found.remarks) == (whole.sizes, whole.unreadable, whole.remarks)
+    rows = np.arange(40)
+    np.testing.assert_array_equal(found.images[:], whole.images[:])
+    np.testing.assert_array_equal(found.grey(rows), whole.grey(rows))
+
+
+def test_nothing_stays_of_a_folder_that_is_refused(data, cache, monkeypatch):
+    monkeypatch.setattr(store, "ROWS_OF_BLOCK", 8)
+    for file in sorted(data.rglob("*.png"))[:30]:
+        file.write_bytes(b"no image")
+    with pytest.raises(HeadstartError, match="30 of 40 image files cannot be read"):
+        read_folder(data, 16)
+    assert list((cache / "images").iterdir()) == []
+
+
 def test_unreadable_files_are_left_out_once_and_for_all(data, cache):
     (data / "red" / "002.png").write_bytes(b"no image")
     for often in (False, True):
@@ -125,7 +163,7 @@ def test_near_duplicates_are_those_of_images_in_memory(photos, cache):
     found = near_duplicates(source.images[:], rows, features)
     assert len(found[0])
     grey = source.grey(rows)
-    expected = hs.audit.duplicates.near_duplicates_of_grey(lambda: grey, source.images.shape, features)
+    expected = hs.audit.duplicates.near_duplicates_of_grey(lambda places: grey[places], source.images.shape, features)
     assert all(map(np.array_equal, found, expected))
 
 
