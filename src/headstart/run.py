@@ -127,7 +127,7 @@ class Run(RunFolder):
 
         Args:
             out: a file that ends with `.csv`, `.jsonl` or `.parquet`.
-            images: a file, a folder or a table of files, or several of them.
+            images: a file, a folder, an archive or a table of files, or several of them.
             batch_size, mirror, reject, file_column: see `headstart.inference.classifier.Classifier.stream`.
             shard: the number of a share, from 1, and of all shares: only the images of this share, which follow each other.
             overwrite: replace a table that is there, and parts that another call has begun.

@@ -70,6 +70,30 @@ def written(monkeypatch) -> list[str]:
     return names
 
 
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_an_archive_goes_on_after_a_kill_even_if_the_cache_was_cleared(kind, small_run, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    archive = Path(shutil.make_archive(str(tmp_path / "photos"), kind, photos, "b"))
+    out = tmp_path / "found.csv"
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            small_run.predict_to(out, archive)
+    shutil.rmtree(tmp_path / "cache")
+    assert small_run.predict_to(out, archive).unreadable == 0
+    found = table(out)
+    assert [row["image"] for row in found] == [f"b/{number}.png" for number in range(5)]
+    assert [row["class"] for row in found] == list(small_run.predict(photos / "b").labels)
+    assert small_run.predict(archive).names == [f"b/{number}.png" for number in range(5)]
+    with monkeypatch.context() as patch:
+        stop_after(1, patch)
+        with pytest.raises(KeyboardInterrupt):
+            small_run.predict_to(out, archive, overwrite=True)
+    shutil.make_archive(str(tmp_path / "photos"), kind, photos, "broken.jpg")
+    with pytest.raises(hs.HeadstartError, match="begun with other images"):
+        small_run.predict_to(out, archive)
+
+
 def test_a_table_has_every_image_in_order_with_the_answers_of_predict(small_run, photos, tmp_path):
     totals = small_run.predict_to(tmp_path / "found.csv", photos, batch_size=4)
     expected = small_run.predict(photos, batch_size=4)

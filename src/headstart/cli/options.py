@@ -90,7 +90,7 @@ class Predict:
 
     run: RunArgument
     images: Annotated[
-        Positional[tuple[str, ...]], described("image files, folders of them, and tables that name files", "IMAGES")
+        Positional[tuple[str, ...]], described("image files, folders and archives of them, and tables that name files", "IMAGES")
     ]
     out: Annotated[str, described("write a table to this file, which ends with .csv, .jsonl or .parquet", "FILE")] = ""
     format: Annotated[

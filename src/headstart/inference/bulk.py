@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from msgspec import Meta
 
+from headstart.data.archive import is_archive, key, unpacked
 from headstart.errors import DamagedError, HeadstartError
 from headstart.inference.inputs import Inputs, named_images, refuse_nothing
 from headstart.inference.predictions import Answer
@@ -143,6 +144,8 @@ def predict_to(
         raise HeadstartError(f"{out} exists: give another --out, or --overwrite")
     with held(parts):
         about = begin(parts, given, file_column, wanted, overwrite)
+        for path in archives_in(given):
+            unpacked(path)  # again, if the cache was cleared since the images were listed
         blocks = -(-about["images"] // about["block"])
         own = range((shard[0] - 1) * blocks // shard[1], shard[0] * blocks // shard[1])
         files = {number: parts / f"{number:06}{out.suffix.lower()}" for number in own}
@@ -184,12 +187,19 @@ def remove(parts: Path) -> None:
 
 
 def source_of(given: Iterable[Any], file_column: str) -> str:
-    """Return a checksum of the paths of given files, folders and tables."""
+    """Return a checksum of the paths of given files, folders, tables and archives; another one if an archive has changed."""
     for one in given:
         if not isinstance(one, (str, os.PathLike)):
             raise HeadstartError(f"a table of answers is made of files, folders and tables, and {type(one).__name__} is no path")
     paths = [str(Path(one).expanduser().absolute()) for one in given]
+    paths += map(key, archives_in(given))
     return hashlib.sha256(json.dumps([paths, file_column]).encode()).hexdigest()
+
+
+def archives_in(given: Iterable[Any]) -> list[Path]:
+    """Return those of given files that are archives."""
+    paths = [Path(one).expanduser() for one in given]
+    return [path for path in paths if is_archive(path) and path.is_file()]
 
 
 @contextlib.contextmanager

@@ -206,9 +206,9 @@ class Classifier:
         """Classify images in batches, and mark those that are unlike the training images.
 
         Args:
-            images: a path, a folder, a table of files (`.csv`, `.tsv`, `.jsonl` or `.parquet`), the bytes or an open file of an
-                encoded image, a Pillow image or an array, or several of them. Arrays are uint8, 0..255, of any size: (H, W),
-                grey; (H, W, C) or (N, H, W, C), with 1 (grey), 3 (RGB) or 4 (RGBA) channels.
+            images: a path, a folder, an archive (`.zip`, `.tar`), a table of files (`.csv`, `.tsv`, `.jsonl` or `.parquet`), the
+                bytes or an open file of an encoded image, a Pillow image or an array, or several of them. Arrays are uint8,
+                0..255, of any size: (H, W), grey; (H, W, C) or (N, H, W, C), with 1 (grey), 3 (RGB) or 4 (RGBA) channels.
             batch_size: images per batch.
             mirror: average the logits of each image and its mirror image, see `headstart.inference.logits.network_outputs`.
             reject: the precision that is wanted, above 0 and below 1: where the confidence is too low for it, the label is

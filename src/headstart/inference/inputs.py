@@ -1,4 +1,4 @@
-"""Read what a user gives to classify: paths, folders, bytes, open files, arrays and Pillow images."""
+"""Read what a user gives to classify: paths, folders, archives, bytes, open files, arrays and Pillow images."""
 
 import contextlib
 import io
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import Image, ImageOps
 
+from headstart.data.archive import is_archive, unpacked
 from headstart.data.arrays import images_of_array
 from headstart.data.decode import Decoding, decode, fit
 from headstart.data.labels import file_column_of
@@ -57,7 +58,8 @@ class Inputs:
 def named_images(images: Any, inputs: Inputs, file_column: str = "") -> Iterator[tuple[str, Any]]:
     """Yield, for each image, its name and a path, bytes, a Pillow image or an array.
 
-    Folders and tables are read while the images are taken. What their images are named by is the path, and the cell.
+    Folders and tables are read while the images are taken. What their images are named by is the path, and the cell. Archives are
+    unpacked into the cache first; the name is that in the archive.
 
     Args:
         images: as for `headstart.inference.classifier.Classifier.predict`.
@@ -81,6 +83,10 @@ def single_images(images: Any, inputs: Inputs, file_column: str = "") -> Iterato
         if path.is_dir():
             for found in walk_images(path, inputs.skipped):
                 yield str(found), found
+        elif path.is_file() and is_archive(path):
+            content = unpacked(path)
+            for found in walk_images(content, inputs.skipped):
+                yield str(found.relative_to(content)), found
         elif path.is_file() and is_table(path):
             yield from files_in(Table(path), file_column)
         elif path.is_file():
