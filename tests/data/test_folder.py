@@ -246,7 +246,7 @@ def test_read_after_the_large_files_of_the_cache_were_deleted(tmp_path, cache):
     assert read_folder(data, 4).fingerprint == first
 
 
-@pytest.mark.parametrize("harm", ["other images", "other findings", "cut", "unreadable", "no sizes", "zeros", "pipe"])
+@pytest.mark.parametrize("harm", ["other images", "other findings", "more images", "unreadable", "no sizes", "zeros", "pipe"])
 def test_decoded_images_that_do_not_belong_to_their_findings_are_decoded_again(harm, tmp_path, cache, monkeypatch, caplog):
     data = tmp_path / "data"
     fill(data / "cat", 3, red=9)
@@ -259,8 +259,8 @@ def test_decoded_images_that_do_not_belong_to_their_findings_are_decoded_again(h
         seal(images, images.name)
     elif harm == "other findings":
         write_sealed(findings, content | {"seals": content["seals"] | {"images": 64 * "0"}})
-    elif harm == "cut":
-        write_sealed(findings, content | {"found": content["found"] | {"cut": -1}})
+    elif harm == "more images":
+        write_sealed(findings, content | {"found": content["found"] | {"sizes": [[8, 8, 7]]}})
     elif harm == "unreadable":
         write_sealed(findings, content | {"found": content["found"] | {"unreadable": {str(i): "" for i in range(6)}}})
     elif harm == "no sizes":

@@ -165,7 +165,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding, oft
     folder = cache_folder("images")
     files = [folder / key_of(paths[block], stats[block], size, decoding) for block in blocks]
     held, with_images = [opened(file, paths[block], size, often) for file, block in zip(files, blocks, strict=True)], often
-    if way == ON_DEMAND and not all(held):
+    if way == ON_DEMAND and often and not all(held):
         held, with_images = [opened(file, paths[block], size, False) for file, block in zip(files, blocks, strict=True)], False
     missing = [number for number, one in enumerate(held) if not one]
     if missing and len(missing) < len(blocks):
