@@ -26,13 +26,14 @@ from caches import cache_cases
 from case import Case, Place
 from driver import Worker, emptied
 from honest import Honest, make_honest
+from inputs import input_cases
 from models import model_cases
 from runs import FINISHED, INTERRUPTED, SEEDS, run_cases
 from sealing import SEALED
 
 from images import image_cases
 
-PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 300, "models": 240}
+PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 300, "models": 240, "inputs": 300}
 RUNS = {"runs": FINISHED, "interrupted": INTERRUPTED, "seeds": SEEDS}
 # What may go wrong, as keys of the report and headings of the table.
 WRONG = {
@@ -99,6 +100,8 @@ def cases_of(part: str, honest: Honest, count: int, seed: int, work: Path, worke
         return cache_cases(honest, count, seed)
     if part == "archives":
         return archive_cases(honest, count, seed)
+    if part == "inputs":
+        return input_cases(honest, count, seed)
     return model_cases(honest, count, seed, worker)
 
 

@@ -10,6 +10,8 @@ from PIL import Image
 CLASSES = ("blue", "green", "red")
 # All images count as too many for memory, so that they are kept in the cache.
 IN_THE_CACHE = {"headstart.data.store:MOST_BYTES_IN_MEMORY": 1}
+# So few images are classified at a time that a bulk prediction has several parts.
+SMALL_BLOCKS = {"headstart.inference.bulk:BLOCK": 8}
 # A backbone of the user's own, as small as a network with batch norms can be.
 BACKBONE = """
 import keras, numpy as np
@@ -24,6 +26,25 @@ model.set_weights([np.random.default_rng(1).uniform(0.1, 1, weight.shape) for we
 model.save(FILE)
 """
 
+# A bulk prediction that Ctrl-C stops.
+STOPPED = """
+import itertools
+import headstart as hs
+from headstart.inference import bulk
+write, done = bulk.write_block, itertools.count(1)
+def stopping(*arguments):
+    write(*arguments)
+    if next(done) == 2:
+        raise KeyboardInterrupt
+bulk.write_block = stopping
+try:
+    hs.Run(RUN).predict_to("found.csv", DATA)
+except KeyboardInterrupt:
+    pass
+finally:
+    bulk.write_block = write
+"""
+
 
 @dataclass
 class Honest:
@@ -35,6 +56,7 @@ class Honest:
     run, other: finished runs; `other` has another seed.
     interrupted: a run that was killed in fine-tuning.
     seeds: a folder with a run for each of two seeds.
+    bulk: the folder of parts of a bulk prediction that was stopped after two blocks.
     cache: as these have left it.
     """
 
@@ -69,6 +91,12 @@ def make_honest(root: Path, worker: Worker, wanted: set[str]) -> Honest:
         done([*honest.options("other"), "--seed", "7"])
     if "interrupted" in wanted:
         interrupt(honest, worker)
+    if "inputs" in wanted:
+        stopped = STOPPED.replace("RUN", repr(str(honest.run))).replace("DATA", repr(str(honest.data / "test")))
+        answer = worker.carry_out(["python", stopped], root, honest.cache, seconds=300, limits=SMALL_BLOCKS)
+        if answer["status"] != 0:
+            raise RuntimeError(f"the prediction was not interrupted: {answer}")
+        (root / "found.csv.parts").rename(honest.bulk)
     if "seeds" in wanted:
         done([*honest.options("seeds"), "--seeds", "2", "--epochs", "0"])
     if "caches" in wanted:

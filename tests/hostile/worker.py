@@ -39,7 +39,12 @@ def python(source: str) -> None:
     exec(source, {})
 
 
-CALLS = {"load_data": load_data, "python": python}
+def show(file: str) -> None:
+    """Print a text file."""
+    print(Path(file).read_text(encoding="utf-8"))
+
+
+CALLS = {"load_data": load_data, "python": python, "show": show}
 
 
 def carry_out(request: dict[str, Any]) -> dict[str, Any]:
