@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from headstart.errors import DamagedError, HeadstartError
 from headstart.system.files import read_bytes, written_whole
+from headstart.system.remote import MOST_BYTES, public
 
 # Smaller images give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
@@ -35,8 +36,8 @@ MOST_TOML = 1 << 20  # bytes of a file of options
 # The time that `headstart tune` takes where none is given.
 TUNE_BUDGET = "30m"
 
-# Options that say only where a run lies, where it is computed, and which server has a copy of its figures.
-PLACES = ("out", "mlflow", "devices")
+# Options that say only where a run lies, where it is computed, which server has a copy of its figures, and what a cache may take.
+PLACES = ("out", "mlflow", "devices", "remote_cache")
 # Options that no file of options keeps: a file from somebody else would trust itself, and a run goes on where it is resumed.
 NOT_KEPT = ("trust", "devices")
 
@@ -98,7 +99,8 @@ class Config:
 
     data: str = option(
         DATA, "cifar10", "cifar10, cifar100, digits; or the path of an image folder, of a table of files and labels (.csv, .tsv, "
-        ".jsonl, .parquet), of an archive of these (.zip, .tar), or of CIFAR files", metavar="DATA",
+        ".jsonl, .parquet), of an archive of these (.zip, .tar), or of CIFAR files; or an address of these, such as "
+        "s3://bucket/photos", metavar="DATA",
     )  # fmt: skip
     layout: Literal["auto", "classes", "splits"] = option(
         DATA, "auto", "what the subfolders of an image folder are. classes: each is a class; splits: those named train, val or "
@@ -264,6 +266,10 @@ class Config:
         MACHINE, "", "end within this time, such as 90s, 20m or 1.5h: image size, epochs and views, where you do not give "
         "them, are chosen by how fast this machine is", metavar="TIME",
     )  # fmt: skip
+    remote_cache: int = option(
+        MACHINE, MOST_BYTES // 10**9, "GB of disk for copies of files from addresses such as s3://; those used least recently go",
+        low=0, high=100_000, why="200,000 photographs of 100 kB; what does not fit is fetched again when it is looked at",
+    )  # fmt: skip
     deterministic: bool = option(
         MACHINE, False, "use only operations whose results are the same to the last bit in every run", why="they are slower"
     )
@@ -276,6 +282,7 @@ class Config:
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, checked(field, getattr(self, field.name)))
+        object.__setattr__(self, "data", public(self.data))  # no run, log or error has credentials
         if not (self.rotation or self.zoom or self.translation or self.rand_augment):
             object.__setattr__(self, "views", min(self.views, 2 if self.flip else 1))  # there are no others
         refuse_impossible(self)

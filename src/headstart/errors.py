@@ -15,5 +15,12 @@ class UnwritableError(HeadstartError):
     """
 
 
+class UnreachableError(HeadstartError):
+    """What an address names cannot be reached, or has changed meanwhile: a matter of all files there, and not of one.
+
+    What stopped with this error can go on when the cause is removed.
+    """
+
+
 class DamagedError(HeadstartError):
     """A file is not what it should be: cut, changed, or made by something else. The message names the file and the entry."""

@@ -31,6 +31,7 @@ from headstart.record.history import shown
 from headstart.record.split import recorded_data
 from headstart.system.files import open_regular, read_bytes
 from headstart.system.progress import show_progress, track
+from headstart.system.remote import KEPT
 from headstart.system.text import printable, shortened
 
 if TYPE_CHECKING:
@@ -196,6 +197,7 @@ class Run(RunFolder):
         """
         if not source:
             return recorded_data(self.path, self.config)
+        KEPT.limit(self.config.remote_cache)
         other = read_source(
             str(source), self.image_shape[0], Labelling.of(self.config), decoding=self.decoding, known=self.class_names,
             often=False,

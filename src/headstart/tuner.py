@@ -24,7 +24,7 @@ from headstart.config import ALL, TUNE_BUDGET, Config, budget_seconds, refuse_un
 from headstart.data.dataset import Dataset
 from headstart.data.labels import Labelling
 from headstart.data.load import configured_data, read_source, resolved
-from headstart.errors import HeadstartError, UnwritableError
+from headstart.errors import HeadstartError, UnreachableError, UnwritableError
 from headstart.inference.engine import Engine
 from headstart.inference.logits import network_logits
 from headstart.metrics.classification import UNEVEN, effective_images, interval_of, unevenness
@@ -115,7 +115,7 @@ def tune(
             return Search(run, loaded, loading).carry_out()
         except HeadstartError as error:
             begun = any((run.path / TRIALS).glob("*/trial.json")) or (run.path / WINNER).exists()
-            if not begun and not isinstance(error, UnwritableError):
+            if not begun and not isinstance(error, (UnreachableError, UnwritableError)):
                 empty(run.path)  # as if it had been refused before: the folder is free for another budget
             raise
 

@@ -22,7 +22,7 @@ from headstart.cli.tables import print_table
 from headstart.config import HUB, Config, option_name, refuse_unsearchable, replace, suggestion
 from headstart.data.load import refuse_missing, resolved
 from headstart.data.walk import skipped_words
-from headstart.errors import HeadstartError, UnwritableError
+from headstart.errors import HeadstartError, UnreachableError, UnwritableError
 from headstart.export.formats import FORMATS
 from headstart.model import hub
 from headstart.model.registry import BACKBONES, refuse_unusable, say_licence
@@ -121,7 +121,7 @@ def predict_to(options: Predict) -> None:
             options.out, options.images, options.batch_size, mirror=options.mirror, reject=options.reject,
             file_column=options.file_column, shard=share(options.shard), overwrite=options.overwrite,
         )  # fmt: skip
-    except (KeyboardInterrupt, OSError, UnwritableError) as error:
+    except (KeyboardInterrupt, OSError, UnreachableError, UnwritableError) as error:
         error.add_note(f"finished blocks stay: go on with {command('predict', options)}")
         raise
     images = count(totals.images, "image")

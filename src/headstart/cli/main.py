@@ -14,8 +14,9 @@ import sys
 from typing import Any
 
 from headstart.cli.options import SHELLS, parse, summary
-from headstart.errors import HeadstartError, UnwritableError
+from headstart.errors import HeadstartError, UnreachableError, UnwritableError
 from headstart.system.files import is_disk_full
+from headstart.system.remote import STOPPED, public
 from headstart.system.text import printable
 
 # Ctrl-C; how a batch system ends jobs; a terminal that is closed, or a connection to it that breaks off.
@@ -35,8 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
         with contextlib.suppress(AttributeError):  # some that take their place cannot be told
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        run(arguments)
-    except UnwritableError as error:
+        run(without_credentials(arguments))
+    except (UnreachableError, UnwritableError) as error:
         fail(f"{error}{way_on(error)}")
     except HeadstartError as error:
         fail(str(error))
@@ -74,11 +75,21 @@ def run(arguments: list[str]) -> None:
     getattr(importlib.import_module("headstart.cli.commands"), name)(options)
 
 
+def without_credentials(arguments: list[str]) -> list[str]:
+    """Return arguments without the credentials in addresses, which this process remembers. --mlflow refuses them itself."""
+    before = ["", *arguments]
+    return [
+        word if "--mlflow" in (one, word.partition("=")[0]) else public(word)
+        for one, word in zip(before, arguments, strict=False)
+    ]
+
+
 def stop(*_: Any) -> None:
     """End the command with an exception. If that is asked for once more, meanwhile, end the process at once."""
     for number in STOPS:
         if signal.getsignal(number) == stop:
             signal.signal(number, stop_at_once)
+    STOPPED.set()  # threads that wait for a connection end, too
     raise KeyboardInterrupt
 
 

@@ -90,7 +90,8 @@ class Predict:
 
     run: RunArgument
     images: Annotated[
-        Positional[tuple[str, ...]], described("image files, folders and archives of them, and tables that name files", "IMAGES")
+        Positional[tuple[str, ...]],
+        described("image files, folders and archives of them, and tables that name files; or addresses of these", "IMAGES"),
     ]
     out: Annotated[str, described("write a table to this file, which ends with .csv, .jsonl or .parquet", "FILE")] = ""
     format: Annotated[
@@ -196,7 +197,7 @@ PLAIN_GROUPS = (RUN,)
 # What determines splits and features: with the same values, a training finds the features of an audit in the cache.
 AUDIT_OPTIONS = (
     "layout", "fit", "flip", "validation_fraction", "test_fraction", "limit", "seed",
-    "backbone", "weights", "trust", "preprocess", "image_size", "precision",
+    "backbone", "weights", "trust", "preprocess", "image_size", "precision", "remote_cache",
 )  # fmt: skip
 DATA_HELP = {one.name: one.metadata["help"] for one in dataclasses.fields(Config)}["data"]
 

@@ -18,6 +18,7 @@ import numpy as np
 from headstart.data.source import TEST, TRAIN, Source
 from headstart.errors import HeadstartError
 from headstart.system.files import open_regular, read_bytes
+from headstart.system.remote import RemotePath
 
 # The files of a real distribution have 187 MB together; the one that names the classes has 2 kB, and 100 of them.
 MOST_BYTES, MOST_META, MOST_CLASSES = 1 << 28, 1 << 20, 1000
@@ -54,7 +55,8 @@ def read_cifar(path: Path) -> Source | None:
         HeadstartError: the archive or one of its files is damaged or incomplete.
     """
     if path.is_dir():
-        named = {name: path / name for name in sorted(FILE_NAMES) if (path / name).is_file()}
+        children = path.iterdir() if isinstance(path, RemotePath) else (path / name for name in sorted(FILE_NAMES))
+        named = {child.name: child for child in children if child.name in FILE_NAMES and child.is_file()}
         return read_files(path, {name: read_bytes(file, MOST_BYTES) for name, file in named.items()})
     try:
         with open_regular(path) as packed:

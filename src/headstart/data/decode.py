@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from headstart.data.opening import MOST_PIXELS_OF_JPEG, RAW_ENDINGS, UnreadableImage, opened, reason, refuse_more_pixels
+from headstart.errors import UnreachableError
 from headstart.system.quiet import quiet
 
 # Photographs have aspect ratios of up to 3 : 2. A crop to a central square then cuts only margins.
@@ -66,6 +67,7 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding, m
     Raises:
         UnreadableImage: the file cannot be read; the message says why. It has a cause if Pillow cannot read the file, and none
             if the file is refused before it is decoded.
+        UnreachableError: it lies at an address that does not answer.
     """
     if isinstance(path, Path) and path.suffix.lower() in RAW_ENDINGS:
         raise UnreadableImage("camera raw is not read: convert it to JPEG or PNG")
@@ -80,7 +82,7 @@ def decode(path: Path | BinaryIO, height: int, width: int, decoding: Decoding, m
                 if image.size != lying:
                     size = size[::-1]
                 return Decoded(fit(image, height, width, decoding), size, tuple(remarks))
-    except UnreadableImage:
+    except (UnreadableImage, UnreachableError):
         raise
     # Pillow's decoders raise exceptions of almost any kind on damaged files (SyntaxError, struct.error, ...).
     except Exception as error:

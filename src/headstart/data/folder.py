@@ -9,10 +9,13 @@ import numpy as np
 
 from headstart.data.decode import Decoding, choose_fit, is_deep, range_of
 from headstart.data.labels import Labelling, read_labels
+from headstart.data.on_demand import fingerprint
 from headstart.data.opening import opened
 from headstart.data.source import Source
 from headstart.data.store import decode_all
 from headstart.data.walk import relative
+from headstart.errors import UnreachableError
+from headstart.system.remote import ahead, threads_for
 
 # How many headers are sampled for the shapes of a data set, and how many deep images for its range of values.
 HEADERS, DEEP_IMAGES = 1000, 200
@@ -40,6 +43,9 @@ def read_folder(
     folder = root if root.is_dir() else root.parent
     class_names = tuple(sorted({name for _, name, _ in found.rows}))
     paths = [path for path, _, _ in found.rows]
+    if threads_for(paths):  # what stands in a table was not listed: what its stores say of each file is asked for together
+        for _ in ahead(fingerprint, paths):
+            pass
     remarks = list(found.remarks)
     if decoding is None:
         decoding, why = choose_decoding(paths, fit)
@@ -71,7 +77,7 @@ def read_folder(
 
 def choose_decoding(paths: list[Path], fit: str) -> tuple[Decoding, list[str]]:
     """Return how the images of a data set are to be decoded, judged by a sample of them, and remarks about it."""
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
+    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor(threads_for(paths)) as pool:
         sample = spread(paths, HEADERS)
         headers = [(path, *header) for path, header in zip(sample, pool.map(read_header, sample), strict=True) if header]
         remarks = []
@@ -104,6 +110,8 @@ def read_header(path: Path) -> tuple[tuple[int, int], bool] | None:
     try:
         with opened(path) as one:
             return one.image.size, is_deep(one.image)
+    except UnreachableError:
+        raise
     except Exception:  # Pillow raises exceptions of almost any kind; decoding reports them later
         return None
 
@@ -113,5 +121,7 @@ def read_range(path: Path) -> tuple[float, float] | None:
     try:
         with opened(path) as one, one.ready(one.image.size):
             return range_of(one.image)
+    except UnreachableError:
+        raise
     except Exception:
         return None

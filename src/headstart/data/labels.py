@@ -19,7 +19,8 @@ from headstart.data.opening import RAW_ENDINGS
 from headstart.data.source import SPLIT_NAMES, TRAIN
 from headstart.data.table import ENDINGS, Table
 from headstart.data.walk import relative, walk
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, UnreachableError
+from headstart.system.remote import ahead, below, public
 from headstart.system.text import count, shortened
 
 # What columns are called, in the order in which they are looked for: lower case, without spaces, underscores and hyphens.
@@ -209,13 +210,13 @@ def entries_of(table: Table, columns: Columns, found: Layout) -> dict[Path, Entr
         rows += 1
         # A file system may tell two forms of a letter apart, so the name of a file stays as it is.
         label, split, group = (unicodedata.normalize("NFC", row[name].strip()) if name else "" for name in columns[1:])
-        entry = Entry(row[columns.file].strip(), label, split, group)
+        entry = Entry(public(row[columns.file].strip()), label, split, group)
         if not entry.file:
             found.skipped["row without a file"] += 1
         elif not entry.label:
             unlabelled.append(entry.file)
         else:
-            path = table.path.parent / entry.file
+            path = below(table.path.parent, entry.file)
             if inside and not leads_into(path, inside):
                 raise HeadstartError(
                     f"{table.path.name}, {table.place}: {shortened(entry.file)} lies outside of the archive of the table: "
@@ -272,7 +273,7 @@ def leave_out_disputed(table: Table, entries: dict[Path, Entry], disputed: dict[
 
 def refuse_missing_files(table: Table, columns: Columns, entries: dict[Path, Entry]) -> None:
     """Refuse a table if none of its files is there. Single missing ones are unreadable files, see `headstart.data.folder`."""
-    if not entries or any(path.exists() for path in entries):
+    if not entries or any(ahead(lambda path: path.exists(), entries)):
         return
     path, entry = next(iter(entries.items()))
     hint = ""
@@ -369,6 +370,8 @@ def read_metadata(
         try:
             table = Table(path)
             find_columns(table, columns)
+        except UnreachableError:
+            raise
         except HeadstartError as error:
             unused = f"{path.relative_to(root)} is not used: {str(error).removeprefix(f'{path}: ').removeprefix(f'{path} ')}"
             break

@@ -12,7 +12,7 @@ from headstart import data as package
 from headstart.config import AUTO, HUB, NO_GROUPS, Config, hub_folder, option_name, replace, suggestion
 from headstart.data import archive, table
 from headstart.data.arrays import ARRAYS
-from headstart.data.cifar import NotCifarError, read_cifar
+from headstart.data.cifar import MOST_BYTES, NotCifarError, read_cifar
 from headstart.data.dataset import Dataset
 from headstart.data.decode import Decoding
 from headstart.data.folder import read_folder
@@ -20,6 +20,7 @@ from headstart.data.labels import METADATA, Labelling, find_columns
 from headstart.data.source import TEST, Source
 from headstart.data.walk import is_ours
 from headstart.errors import HeadstartError
+from headstart.system.remote import KEPT, RemotePath, is_web, located
 
 # Prefix of a data set that comes with Headstart, for the case that a folder has the same name.
 BUILT_IN = "builtin:"
@@ -36,7 +37,7 @@ def load_data(
     Args:
         source: `cifar10` or `cifar100` (downloaded once by Keras), `digits` (from scikit-learn), a
             folder or tar archive of CIFAR files, a folder with a subfolder for each class, a table of files and labels, or
-            a `.zip` or `.tar` of these.
+            a `.zip` or `.tar` of these; or the address of one of them, such as `s3://bucket/photos`.
         image_size: height and width in pixels to which a folder's images are decoded; the named data
             sets and CIFAR files have a size of their own.
         validation_fraction, test_fraction, seed, limit: see `headstart.data.splits.split_source`.
@@ -81,7 +82,8 @@ def resolved(config: Config, data: Dataset | None = None) -> Config:
             )
         value = value.removeprefix(BUILT_IN) if name == "data" else value
         is_path = value not in known and (name != "backbone" or value.endswith(".keras"))
-        changes[name] = str(Path(value).expanduser().absolute()) if is_path else value
+        path = located(value) if name == "data" else Path(value).expanduser()
+        changes[name] = str(path.absolute()) if is_path else value
     if folder := hub_folder(config.backbone):
         changes["backbone"] = HUB + str(Path(folder).expanduser().absolute())
     return replace(config, **changes)
@@ -96,6 +98,7 @@ def configured_data(config: Config, often: bool | None = None) -> Dataset:
     if config.folds and config.data in package.builtin.ARCHIVES:
         raise package.splits.own_split(config.data, TEST)  # before it is downloaded
     often = config.learns_on_images if often is None else often
+    KEPT.limit(config.remote_cache)
     source = read_source(config.data, config.image_size, Labelling.of(config), fit=config.fit, often=often)
     if config.folds:
         return in_folds(source, np.arange(len(source.labels)), config)
@@ -132,10 +135,10 @@ def read_source(
     if source == ARRAYS:
         raise HeadstartError("the images were given as arrays, which cannot be loaded again: give them as data=...")
     refuse_missing(source)
-    path = Path(source).expanduser()
+    path = located(source)
     packed = path.is_file() and archive.is_archive(path)
     start, found = path, None
-    if path.is_dir() or (packed and path.name.lower().endswith(archive.TAR)):
+    if path.is_dir() or (packed and path.name.lower().endswith(archive.TAR) and may_be_cifar(path)):
         with contextlib.suppress(NotCifarError):
             found = read_cifar(path)
     if packed and not found:
@@ -150,9 +153,14 @@ def read_source(
     return dataclasses.replace(found, name=str(path))
 
 
+def may_be_cifar(path: Path) -> bool:
+    """Whether an archive is looked into before it is unpacked. A large one at an address would be fetched twice for it."""
+    return not isinstance(path, RemotePath) or path.stat().st_size <= MOST_BYTES
+
+
 def image_folder(source: str) -> Path | None:
     """Return the folder to which the names of a source's images are relative, if they are files that are there."""
-    path = Path(source).expanduser()
+    path = located(source)
     if not path.is_file():
         return path if path.is_dir() else None
     content = archive.unpacked_before(path) if archive.is_archive(path) else None
@@ -186,7 +194,7 @@ def refuse_missing(source: str) -> None:
     Raises:
         HeadstartError: there is no such folder or file, or it is a run, an audit or a file of another kind.
     """
-    path = Path(source).expanduser()
+    path = located(source)
     if source.removeprefix(BUILT_IN) in NAMED:
         return
     if path.is_dir():
@@ -196,8 +204,10 @@ def refuse_missing(source: str) -> None:
         return
     elif path.exists():
         raise HeadstartError(
-            f"{path} is no data set: give a folder, a table of files and labels ({', '.join(table.ENDINGS)}) or an archive "
-            "(.zip, .tar)"
+            f"{path} is no data set: give a folder{' (the web has none)' * is_web(path)}, a table of files and labels "
+            f"({', '.join(table.ENDINGS)}) or an archive (.zip, .tar)"
         )
+    elif isinstance(path, RemotePath):
+        raise HeadstartError(path.missing())
     else:
         raise HeadstartError(f"there is no folder {path}, and no data set of that name{suggestion(path.name, NAMED)}")

@@ -1,5 +1,6 @@
 """Images that are decoded each time they are looked at, since they would fit neither the memory nor the disk, or need not."""
 
+import hashlib
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,8 @@ import numpy as np
 
 from headstart.data.decode import Decoding, read_image
 from headstart.data.opening import UnreadableImage
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, UnreachableError
+from headstart.system.remote import DOWNLOADS, Found, RemotePath, below, is_address
 
 
 def fingerprint(path: Path) -> tuple[int, int]:
@@ -21,6 +23,11 @@ def fingerprint(path: Path) -> tuple[int, int]:
         return found.st_size, found.st_mtime_ns
     except OSError:
         return 0, 0
+
+
+def digest(image: np.ndarray) -> bytes:
+    """Return 16 bytes that tell an image's pixels from those of any other image."""
+    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
 
 
 class OnDemand:
@@ -34,18 +41,23 @@ class OnDemand:
         stats: int64 (N, 2), from `fingerprint`, when they were.
         size: height and width.
         decoding: how files become arrays.
+        digests: (N,) of 16 bytes, of their pixels, see `digest`.
     """
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, root: Path, names: list[str], stats: np.ndarray, size: int, decoding: Decoding) -> None:
+    def __init__(
+        self, root: Path, names: list[str], stats: np.ndarray, size: int, decoding: Decoding, digests: np.ndarray
+    ) -> None:  # fmt: skip
         self.root, self.names, self.stats, self.size, self.decoding = root, names, stats, size, decoding
+        self.digests = digests
         self.shape = (len(names), size, size, 3)
         self.lock = threading.Lock()
 
     @cached_property
     def threads(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor()
+        far = isinstance(self.root, RemotePath) or any(map(is_address, self.names))
+        return ThreadPoolExecutor(DOWNLOADS if far else None)
 
     @property
     def nbytes(self) -> int:
@@ -75,10 +87,17 @@ class OnDemand:
         return images
 
     def decoded(self, row: int) -> np.ndarray:
-        path = self.root / self.names[row]
-        if fingerprint(path) != tuple(self.stats[row].tolist()):
-            raise HeadstartError(f"{path} has changed or is gone since it was read first: start again, so that all is read anew")
+        path, (size, version) = below(self.root, self.names[row]), self.stats[row].tolist()
+        changed = f"{path} has changed or is gone since it was read first: start again, so that all is read anew"
+        if isinstance(path, RemotePath):
+            # To ask for its version would take as long as to fetch it. What it shows is compared instead.
+            path.found = Found(False, size, version)
+        elif fingerprint(path) != (size, version):
+            raise HeadstartError(changed)
         try:
-            return read_image(path, self.size, self.size, self.decoding)
+            pixels = read_image(path, self.size, self.size, self.decoding)
+            if isinstance(path, RemotePath) and digest(pixels) != self.digests[row].tobytes():
+                raise UnreachableError(changed)
+            return pixels
         except UnreadableImage as error:
             raise HeadstartError(f"{path} could be read before, and cannot be read now: {error}") from None

@@ -1,6 +1,7 @@
 """Open an image file of unknown origin: kind, size, and the time and memory that it would take are checked before decoding."""
 
 import contextlib
+import io
 import os
 import re
 import threading
@@ -12,9 +13,10 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, UnreachableError
 from headstart.system.files import open_regular
 from headstart.system.memory import trim
+from headstart.system.remote import RemotePath
 
 # The formats that occur in image folders. Pillow's other decoders are not used on files of unknown origin: EPS would start
 # Ghostscript. JPEG opens MPO too, which many cameras write and for which Pillow has no opener of its own.
@@ -52,6 +54,8 @@ INSTEAD = {
     b"version https://git-lfs": "it is a pointer of Git LFS: fetch the images with git lfs pull",
     b"<!doctype": "it is a web page, saved under an image's name", b"<html": "it is a web page, saved under an image's name",
 }  # fmt: skip
+# How images begin whose headers may lie behind their first megabyte: TIFF, WebP, AVIF, HEIF, JPEG 2000, JPEG XL.
+NEEDED_WHOLE = re.compile(rb"II\*\0|MM\0\*|RIFF.{4}WEBP|.{4}ftyp(avi|hei|hev|mif|msf)|.{4}(jP  |JXL )|\xff[\x0a\x4f]", re.DOTALL)
 # A marker of JPEG. In coded data, FF is followed by 00.
 MARKER = re.compile(rb"\xff[^\x00\xff]")
 # Markers that no length follows, and those of a frame: baseline, extended, progressive, lossless, and the same arithmetic.
@@ -222,10 +226,19 @@ def is_image(path: Path) -> bool:
     try:
         # Without TGA, which has no signature: a text file could be taken for one.
         kinds = tuple(name for name in formats() if name != "TGA")
-        with warnings.catch_warnings(action="ignore"), open_regular(path) as file, open_image(file, kinds):
+        with warnings.catch_warnings(action="ignore"), open_to_look(path) as file, open_image(file, kinds):
             return True
+    except UnreachableError:
+        raise
     except Exception:  # Pillow raises exceptions of almost any kind
         return False
+
+
+def open_to_look(path: Path) -> BinaryIO:
+    """Open a file that may be no image. Of a large one at an address, such as a film, only the beginning is fetched."""
+    if not isinstance(path, RemotePath) or NEEDED_WHOLE.match(content := path.beginning()):
+        return open_regular(path)
+    return io.BytesIO(content)
 
 
 def reason(path: Path, error: Exception) -> str:

@@ -9,7 +9,8 @@ import numpy as np
 from headstart import data as package
 from headstart.data.decode import Decoding
 from headstart.data.grey import shades_of_grey
-from headstart.data.store import Images, Survey, digest
+from headstart.data.on_demand import digest
+from headstart.data.store import Images, Survey
 from headstart.system.text import count, shortened
 
 TRAIN, VALIDATION, TEST = 0, 1, 2

@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from headstart.data.decode import Decoded, Decoding, cut_away, decode
 from headstart.data.grey import SIDE, shades_of_grey
-from headstart.data.on_demand import OnDemand, fingerprint
+from headstart.data.on_demand import OnDemand, digest, fingerprint
 from headstart.data.opening import UnreadableImage
 from headstart.data.walk import relative
 from headstart.errors import HeadstartError
@@ -33,6 +33,7 @@ from headstart.system.entries import StoredArray, discard, gone, read_sealed, re
 from headstart.system.files import allow_open_files, is_disk_full, unwritable, written_whole
 from headstart.system.progress import track
 from headstart.system.reading import Checksum, Count, Fraction
+from headstart.system.remote import threads_for
 from headstart.system.rows import StoredRows
 
 logger = logging.getLogger("headstart")
@@ -197,7 +198,7 @@ def decode_all(root: Path, paths: list[Path], size: int, decoding: Decoding, oft
     survey = Survey(digests, entries["grey"])
     if with_images:
         return Held(entries["images"], found, survey)
-    return Held(OnDemand(root, [names[row] for row in rows], stats[rows], size, decoding), found, survey)
+    return Held(OnDemand(root, [names[row] for row in rows], stats[rows], size, decoding, digests), found, survey)
 
 
 def arrays_of(paths: list[Path], size: int, with_images: bool) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -305,11 +306,6 @@ def store(
     write_sealed(file.with_suffix(".json"), {"found": found, "seals": seals})
 
 
-def digest(image: np.ndarray) -> bytes:
-    """Return 16 bytes that tell an image's pixels from those of any other image."""
-    return hashlib.blake2b(image.tobytes(), digest_size=16).digest()
-
-
 def reserve(file: IO[bytes], path: Path, size: int) -> None:
     """Allocate the disk space of a file before it is filled: a full disk is said at once, and not after an hour.
 
@@ -381,7 +377,7 @@ def in_chunks(
             return error
 
     # Pillow releases Python's lock while it decodes, so threads use every core. Chunks bound the memory.
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(threads_for(paths)) as pool:
         number = min(CHUNK, max(16, MOST_BYTES_OF_CHUNK // bytes_of(1, size)))
         starts = range(0, len(paths), number)
         for start in track(starts, "decoding images") if shown else starts:

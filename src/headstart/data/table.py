@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.errors import DamagedError, HeadstartError
-from headstart.system.files import open_regular
+from headstart.system.files import Elsewhere, open_regular
 from headstart.system.text import printable, shortened
 
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -189,7 +189,10 @@ def opened_parquet(path: Path) -> Any:
     """Return an open `.parquet` file."""
     arrow = parquet()
     try:
-        open_regular(path).close()
+        file = open_regular(path)
+        if isinstance(path, Elsewhere):
+            return arrow.parquet.ParquetFile(file)
+        file.close()
         return arrow.parquet.ParquetFile(path)
     except FileNotFoundError:
         raise

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from headstart.data.opening import RAW_ENDINGS, is_image
 from headstart.errors import HeadstartError
+from headstart.system.remote import RemotePath, ahead
 
 # Files and folders that systems and programs leave among a user's own. Hidden ones, with a dot in front, are skipped too.
 SYSTEM = {
@@ -69,7 +70,7 @@ def walk(root: Path) -> Folder:
         HeadstartError: a folder cannot be read, lies too deep, or is reached by too many links.
     """
     with told(root):
-        return walk_below(root, frozenset(map(identity, root.resolve().parents)), Counter(), 0)
+        return walk_below(root, above(root), Counter(), 0)
 
 
 def walk_images(root: Path, skipped: Counter[str]) -> Iterator[Path]:
@@ -84,7 +85,7 @@ def walk_images(root: Path, skipped: Counter[str]) -> Iterator[Path]:
         HeadstartError: as for `walk`.
     """
     with told(root):
-        yield from images_below(root, frozenset(map(identity, root.resolve().parents)), Counter(), 0, skipped)
+        yield from images_below(root, above(root), Counter(), 0, skipped)
 
 
 @contextlib.contextmanager
@@ -105,6 +106,11 @@ def identity(folder: Path) -> tuple[int, int]:
 
 
 Identities = frozenset[tuple[int, int]]
+
+
+def above(root: Path) -> Identities:
+    """Return the identities of the folders above a folder. At addresses there are no links that could lead back to them."""
+    return frozenset() if isinstance(root, RemotePath) else frozenset(map(identity, root.resolve().parents))
 
 
 def walk_below(root: Path, above: Identities, visits: Counter[tuple[int, int]], depth: int) -> Folder:
@@ -156,6 +162,10 @@ def entries(root: Path, here: Identities) -> Iterator[tuple[str, Path]]:
     Args:
         here: the identities of this folder and of those above.
     """
+    if isinstance(root, RemotePath):
+        paths = list(root.iterdir())  # to look into some, and list those that are folders, is asked for ahead of its turn
+        yield from zip(ahead(lambda path: what_is(path, path if path.is_dir() else None, here), paths), paths, strict=True)
+        return
     names: list[str] = []
     special: dict[str, os.DirEntry[str]] = {}  # a folder may hold a million files: of these, the names alone are kept
     with os.scandir(root) as listing:
@@ -168,7 +178,7 @@ def entries(root: Path, here: Identities) -> Iterator[tuple[str, Path]]:
         yield what_is(path, special.get(name), here), path
 
 
-def what_is(path: Path, entry: os.DirEntry[str] | None, here: Identities) -> str:
+def what_is(path: Path, entry: os.DirEntry[str] | Path | None, here: Identities) -> str:
     """Return `IMAGE`, `FOLDER`, or the kind as which something is skipped.
 
     Args:
@@ -203,6 +213,9 @@ def kind(path: Path) -> str:
 
 def is_ours(path: Path) -> bool:
     """Whether a folder is a run or an audit that Headstart has written. Its images are no data."""
+    if isinstance(path, RemotePath):  # its list is needed anyway, and to ask for each name takes longer
+        names = {child.name for child in path.children()}
+        return not names.isdisjoint(RUN_FILES) if "config.toml" in names else "audit.json" in names
     if (path / "config.toml").is_file():
         return any((path / name).exists() for name in RUN_FILES)
     return (path / "audit.json").is_file()

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from headstart.data.dataset import Dataset
 from headstart.data.decode import fit, to_rgb
+from headstart.data.load import image_folder
 from headstart.data.opening import opened
 from headstart.errors import HeadstartError
 from headstart.export.formats import Differences, Proof
@@ -22,6 +23,7 @@ from headstart.model.fast.copies import recast
 from headstart.model.network import Network
 from headstart.system.backend import keras
 from headstart.system.progress import track
+from headstart.system.remote import below
 
 MOST_IMAGES, MOST_OWN_SIZE, BATCH = 1000, 50, 64
 # What may differ from the network in float32: logits and features by this share of their L2 norm, and this share of the
@@ -171,11 +173,11 @@ def other_sizes(
 
     Each is given to the file as it is, and to the network as `headstart.data.decode.fit` fits it.
     """
-    height, width, _ = classifier.image_shape
+    (height, width, _), folder = classifier.image_shape, image_folder(data.source.name)
     found, wanted = [], []
     for row in spread(rows, MOST_OWN_SIZE):
-        if data.source.files:
-            image = whole_image(Path(data.source.name) / data.source.files[row])
+        if data.source.files and folder:
+            image = whole_image(below(folder, data.source.files[row]))
         else:
             image = Image.fromarray(data.source.images[row]).resize((3 * width, 2 * height), Image.Resampling.BICUBIC)
         found.append(runtime.outputs(np.asarray(image)[None]))

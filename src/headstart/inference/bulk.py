@@ -39,6 +39,7 @@ from headstart.system.files import (
 )
 from headstart.system.progress import Bar
 from headstart.system.reading import Checksum, Count, Fraction, as_kind, parse_json, read_json
+from headstart.system.remote import located
 from headstart.system.text import count
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def source_of(given: Iterable[Any], file_column: str) -> str:
     for one in given:
         if not isinstance(one, (str, os.PathLike)):
             raise HeadstartError(f"a table of answers is made of files, folders and tables, and {type(one).__name__} is no path")
-    paths = [str(Path(one).expanduser().absolute()) for one in given]
+    paths = [str(located(one).absolute()) for one in given]
     paths += map(key, archives_in(given))
     return hashlib.sha256(json.dumps([paths, file_column]).encode()).hexdigest()
 
@@ -241,6 +242,11 @@ def begin(parts: Path, given: list[Any], file_column: str, wanted: dict[str, Any
     logger.info("listing the images")
     with written_whole(parts / LIST) as partial, partial.open("wb") as file:
         for name, path in named_images(given, inputs, file_column):
+            if inputs.credentials:
+                raise HeadstartError(
+                    f"the address {inputs.credentials} in a table has credentials, and --out keeps a list of the images: "
+                    "leave them out; without --out they can be used"
+                )
             line = json.dumps([encodable(name), str(path.absolute())]).encode() + b"\n"
             digest.update(line)
             file.write(line)
@@ -289,7 +295,7 @@ def listed(parts: Path, block: int, numbers: Iterable[int]) -> Iterator[list[tup
                 pass
             done = number + 1
             rows = [as_kind(parse_json(line, file), Listed, file) for line in islice(lines, block)]
-            yield [(name, Path(path)) for name, path in rows]
+            yield [(name, located(path)) for name, path in rows]
 
 
 def classify(

@@ -23,6 +23,7 @@ from headstart.data.table import Table, is_table
 from headstart.data.walk import skipped_words, walk_images
 from headstart.errors import HeadstartError
 from headstart.system.processor import usable_cores
+from headstart.system.remote import DOWNLOADS, RemotePath, below, located, public
 from headstart.system.text import count
 
 Item = TypeVar("Item")
@@ -38,12 +39,14 @@ class Inputs:
         unreadable: a line with name and reason for each image that could not be read.
         skipped: how many files and folders are no images, by kind.
         remarks: the number of images by remark, see `headstart.data.decode.Decoded`.
+        credentials: an address in a table that had credentials in it; empty if there was none.
     """
 
     names: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
+    credentials: str = ""
 
     def note(self, images: Iterable["ReadImage"]) -> None:
         """Record names, reasons and remarks of images that were read."""
@@ -79,7 +82,7 @@ def single_images(images: Any, inputs: Inputs, file_column: str = "") -> Iterato
     An image is a path, the bytes of an encoded image, a Pillow image, or an array, uint8 (H, W[, 1, 3 or 4]).
     """
     if isinstance(images, (str, os.PathLike)):
-        path = Path(images).expanduser()
+        path = located(images)
         if path.is_dir():
             for found in walk_images(path, inputs.skipped):
                 yield str(found), found
@@ -88,11 +91,13 @@ def single_images(images: Any, inputs: Inputs, file_column: str = "") -> Iterato
             for found in walk_images(content, inputs.skipped):
                 yield str(found.relative_to(content)), found
         elif path.is_file() and is_table(path):
-            yield from files_in(Table(path), file_column)
+            yield from files_in(Table(path), file_column, inputs)
         elif path.is_file():
             yield str(path), path
         elif path.exists():
             raise HeadstartError(f"{path} is a device, pipe or socket, and no image")
+        elif isinstance(path, RemotePath):
+            raise HeadstartError(path.missing())
         else:
             raise HeadstartError(f"there is no file or folder {path}")
     elif isinstance(images, (bytes, bytearray, memoryview)):
@@ -116,15 +121,20 @@ def single_images(images: Any, inputs: Inputs, file_column: str = "") -> Iterato
         )
 
 
-def files_in(table: Table, column: str) -> Iterator[tuple[str, Path]]:
+def files_in(table: Table, column: str, inputs: Inputs) -> Iterator[tuple[str, Path]]:
     """Yield the cell of each row of a table that names a file, and the file; a path is relative to the table's folder.
+
+    Credentials in an address are no part of its name.
 
     Raises:
         HeadstartError: the table has no such column, or none that is named like a column of files.
     """
     column = file_column_of(table, column)
     for row in table:
-        yield row[column], table.path.parent / row[column]
+        name = public(row[column])
+        if name != row[column]:
+            inputs.credentials = name
+        yield name, below(table.path.parent, name)
 
 
 class ReadImage(NamedTuple):
@@ -157,6 +167,8 @@ def read_ahead(
 ) -> Iterator[list[ReadImage]]:
     """Yield batches of images as they were read. Every core decodes the next ones meanwhile: one batch, or two images a core.
 
+    Of images at addresses, more are fetched at a time than there are cores.
+
     Args:
         batches: of `named_images`.
     """
@@ -164,10 +176,13 @@ def read_ahead(
     waiting: deque[list[ReadImage | Future[ReadImage]]] = deque()
     with contextlib.ExitStack() as stack:
         # Pillow decodes without Python's lock.
-        pool = ThreadPoolExecutor(cores, "decoding")
+        pool, fetching = ThreadPoolExecutor(cores, "decoding"), ThreadPoolExecutor(DOWNLOADS, "fetching")
         stack.callback(pool.shutdown, cancel_futures=True)
+        stack.callback(fetching.shutdown, cancel_futures=True)
 
         def begun(name: str, image: Any) -> ReadImage | Future[ReadImage]:
+            if isinstance(image, RemotePath):
+                return fetching.submit(read_input, name, image, image_shape, decoding)
             if isinstance(image, (Path, bytes)):
                 return pool.submit(read_input, name, image, image_shape, decoding)
             return read_input(name, image, image_shape, decoding)  # a Pillow image may be there twice, and is no thread's own
@@ -177,7 +192,8 @@ def read_ahead(
 
         for batch in batches:
             waiting.append([begun(name, image) for name, image in batch])
-            if sum(map(len, waiting)) - len(waiting[0]) >= max(len(waiting[0]), 2 * cores):
+            at_once = DOWNLOADS if any(isinstance(image, RemotePath) for _, image in batch) else cores
+            if sum(map(len, waiting)) - len(waiting[0]) >= max(len(waiting[0]), 2 * at_once):
                 yield finished()
         while waiting:
             yield finished()

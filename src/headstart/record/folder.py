@@ -15,7 +15,7 @@ import numpy as np
 
 from headstart.config import Config, read_toml, write_toml
 from headstart.data.dataset import Dataset
-from headstart.errors import DamagedError, HeadstartError, UnwritableError
+from headstart.errors import DamagedError, HeadstartError, UnreachableError, UnwritableError
 from headstart.metrics.figures import Metrics
 from headstart.record.history import EpochRow, read_history
 from headstart.record.manifest import read_entries, refuse_changed
@@ -241,7 +241,7 @@ class RunFolder:
         logger.addHandler(handler)
         try:
             yield
-        except (KeyboardInterrupt, OSError, UnwritableError) as error:
+        except (KeyboardInterrupt, OSError, UnreachableError, UnwritableError) as error:
             error.add_note(f"go on with {self.way_on}")
             raise
         finally:

@@ -17,6 +17,7 @@ from headstart.errors import DamagedError, HeadstartError
 from headstart.record.manifest import read_entries, refuse_changed
 from headstart.system.files import write_csv, write_json
 from headstart.system.reading import read_csv
+from headstart.system.remote import KEPT
 from headstart.system.text import count
 
 # For an image in no split: left out by `--drop-duplicates`; or by `--limit`, or since it equals another image.
@@ -93,6 +94,7 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
             f"the images of {folder} are no longer in {config.data}: bring them back, or set data in {folder / 'config.toml'} "
             "to where they are now"
         )
+    KEPT.limit(config.remote_cache)
     source = data.source if data else read_source(
         config.data, summary["image_shape"][0], Labelling.of(config), decoding=decoding_of(summary),
         often=config.learns_on_images,

@@ -16,8 +16,8 @@ from headstart import inference
 from headstart.data.cifar import read_cifar
 from headstart.data.decode import read_image
 from headstart.data.load import image_folder, read_source
+from headstart.data.on_demand import digest
 from headstart.data.source import SPLIT_NAMES, TEST
-from headstart.data.store import digest
 from headstart.errors import HeadstartError
 from headstart.inference.predictions import NONE_OF_THESE
 from headstart.metrics.calibration import is_applied
@@ -30,6 +30,7 @@ from headstart.serve.limits import MOST_BYTES, MOST_IMAGES, MOST_PIXELS, Refusal
 from headstart.serve.measures import Measures
 from headstart.system.files import read_bytes
 from headstart.system.reading import seal
+from headstart.system.remote import is_address
 from headstart.system.text import count, first_line, last_part, printable
 
 logger = logging.getLogger("headstart")
@@ -273,6 +274,8 @@ def example_images(run: Run, rows: list[SplitRow]) -> list[np.ndarray]:
         HeadstartError: they are gone, or others.
         Exception: they cannot be read.
     """
+    if is_address(run.config.data):  # a server does not begin by waiting for another
+        raise HeadstartError("its data are not on this machine")
     data, (height, width, _) = Path(run.config.data), run.image_shape
     folder = image_folder(run.config.data)
     if folder and all((folder / row["image"]).is_file() for row in rows):

@@ -25,6 +25,7 @@ KINDS = {
     "features": "what frozen layers computed from images",
     "images": "image folders, decoded at one size",
     "plan": "how long the steps of a training take on this machine",
+    "remote": "copies of files from addresses such as s3://, up to --remote-cache",
     "unreadable": "lists of image files that cannot be read",
 }
 

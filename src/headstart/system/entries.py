@@ -11,7 +11,6 @@ import logging
 import math
 import os
 import shutil
-import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TypedDict, TypeVar
@@ -20,7 +19,7 @@ import numpy as np
 
 from headstart.errors import DamagedError, HeadstartError
 from headstart.system import reading
-from headstart.system.files import open_regular, share_if_possible, unwritable, written_whole
+from headstart.system.files import open_mine, share_if_possible, unwritable, written_whole
 from headstart.system.progress import track
 from headstart.system.reading import Checksum, array_in, as_kind, parse_json
 
@@ -248,24 +247,6 @@ def discard(path: Path) -> None:
             path.unlink(missing_ok=True)
     except OSError as error:
         raise unwritable(path, error) from None
-
-
-def open_mine(path: Path) -> BinaryIO:
-    """Open an entry that is a file of the user's, and that nobody else can write.
-
-    Raises:
-        DamagedError: it is something else.
-        FileNotFoundError: there is none.
-    """
-    named = path.lstat()
-    if not stat.S_ISREG(named.st_mode):
-        raise DamagedError(f"{path} is no regular file")
-    file = open_regular(path)
-    found = os.fstat(file.fileno())
-    if not os.path.samestat(named, found) or (hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022)):
-        file.close()
-        raise DamagedError(f"{path} could be written by another user")
-    return file
 
 
 def only_mine(file: IO[Any]) -> None:

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import IO, Any
 
 from headstart.errors import DamagedError, HeadstartError, UnwritableError
@@ -238,6 +238,16 @@ def refuse_unwritable(path: Path) -> None:
         raise UnwritableError(f"{path} cannot be written: {'it' if existing == path else existing} is read-only, or not yours")
 
 
+class Elsewhere(PosixPath):
+    """The path of a file that is no file of this machine, see `headstart.system.remote`."""
+
+    __slots__ = ()
+
+    def fetched(self) -> BufferedReader:
+        """Open a copy of the file."""
+        raise NotImplementedError
+
+
 def open_regular(path: Path) -> BufferedReader:
     """Open a file for reading. A pipe or a device is refused: to read one may take for ever.
 
@@ -245,12 +255,32 @@ def open_regular(path: Path) -> BufferedReader:
         DamagedError: it is no regular file.
         FileNotFoundError: there is none.
     """
+    if isinstance(path, Elsewhere):
+        return path.fetched()
     opened = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     mode = os.fstat(opened).st_mode
     if not stat.S_ISREG(mode):
         os.close(opened)
         raise DamagedError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
     return os.fdopen(opened, "rb")
+
+
+def open_mine(path: Path) -> BufferedReader:
+    """Open a file of the cache that is the user's, and that nobody else can write.
+
+    Raises:
+        DamagedError: it is something else.
+        FileNotFoundError: there is none.
+    """
+    named = path.lstat()
+    if not stat.S_ISREG(named.st_mode):
+        raise DamagedError(f"{path} is no regular file")
+    file = open_regular(path)
+    found = os.fstat(file.fileno())
+    if not os.path.samestat(named, found) or (hasattr(os, "getuid") and (found.st_uid != os.getuid() or found.st_mode & 0o022)):
+        file.close()
+        raise DamagedError(f"{path} could be written by another user")
+    return file
 
 
 def read_bytes(path: Path, most: int) -> bytes:
