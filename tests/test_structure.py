@@ -33,6 +33,8 @@ OPTIONAL = {
     "faiss": "only the search for near-duplicates among more than 200,000 images needs it",
     "pandas": "only Predictions.to_frame needs it",
     "pyarrow": "only .parquet files need it",
+    "fsspec": "only addresses such as s3:// need it",
+    "aiohttp": "only addresses of the web need it",
     "tensorboardX": "only --tensorboard needs it",
     "mlflow": "only --mlflow needs it",
     "onnx": "only files for ONNX need it",

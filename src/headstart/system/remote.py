@@ -12,7 +12,6 @@ import contextlib
 import errno
 import functools
 import hashlib
-import importlib
 import logging
 import os
 import posixpath
@@ -24,7 +23,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BufferedReader
@@ -306,9 +305,9 @@ class RemotePath(Elsewhere):
             self.listing = self.listed_now()
         return self.listing or []
 
-    def iterdir(self) -> Iterator["RemotePath"]:
+    def iterdir(self) -> Generator["RemotePath", None, None]:
         found, self.listing = self.children(), None  # of a tree, no more is held than is walked just now
-        return iter(found)
+        yield from found
 
     def listed_now(self) -> list["RemotePath"]:
         entries = patiently(self, lambda store: store.ls(self.whole, detail=True))
@@ -475,7 +474,8 @@ def say_silent(site: RemotePath, why: str) -> None:
 def store_of(site: str) -> Any:
     """Return fsspec's file system for an address."""
     try:
-        fsspec = importlib.import_module("fsspec")
+        import fsspec  # an optional package
+
         scheme = site.partition("://")[0]
         options: dict[str, Any] = {"use_listings_cache": False}  # it would keep all names, and hide what has changed
         if scheme in ("s3", "s3a"):
@@ -483,7 +483,8 @@ def store_of(site: str) -> Any:
             given = fsspec.config.conf.get("s3", {}).get("config_kwargs", {})
             options["config_kwargs"] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": DOWNLOADS} | given
         elif scheme in WEB:
-            aiohttp = importlib.import_module("aiohttp")
+            import aiohttp
+
             # Its own limit of five minutes for a whole file is too short for archives.
             limits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=60)
             options["client_kwargs"] = {"timeout": limits}
