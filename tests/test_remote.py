@@ -84,6 +84,7 @@ def far(server, photos) -> str:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(remote, "WAITS", (0.1,) * 50)
+    monkeypatch.setattr(remote, "STOPPED", threading.Event())  # another test may have been told to stop
     monkeypatch.setattr(remote, "SILENT", {})
 
 
@@ -190,7 +191,7 @@ def test_credentials_in_an_address_are_used_and_never_written(photos, small_run,
     with (tmp_path / "found.csv").open(newline="") as file:
         assert [row["image"] for row in csv.DictReader(file)] == [f"http://{place}/1.png"]
     printed = capsys.readouterr()
-    assert "access is denied (status 403): check user and password" in printed.err
+    assert "access is denied (status 403): check user, password or signature" in printed.err
     assert "has credentials, and --out keeps a list of the images" in printed.err
     for text in (contents(run.path).decode(errors="replace"), caplog.text, printed.out + printed.err):
         assert not any(secret in text for secret in ("pa55word", "5ignature", "0ld"))

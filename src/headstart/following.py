@@ -21,6 +21,7 @@ from headstart.record.folder import RunFolder
 from headstart.record.history import FROZEN, Stage
 from headstart.system import cluster
 from headstart.system.backend import keras, seed_everything
+from headstart.system.remote import KEPT
 from headstart.training.checkpoint import Checkpoint, Followed, assign, values
 from headstart.training.features import FrozenLayers
 from headstart.training.fit import fit_stage
@@ -93,6 +94,7 @@ def same_data(
     if not isinstance(data, Dataset):
         span = content["decoding"]["grey_range"]
         decoding = Decoding(content["decoding"]["fit"], (span[0], span[1]) if span else None)
+        KEPT.limit(config.remote_cache)
         source = read_source(
             str(data), content["side"], Labelling.of(config), decoding=decoding, often=config.learns_on_images
         )  # fmt: skip

@@ -2,6 +2,7 @@ import logging
 import shutil
 import subprocess
 import sys
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -26,6 +27,7 @@ SECRETS = ("secret", "abcdef", "0123456789abcdef0123")
 def quick(monkeypatch):
     """Wait for milliseconds where users wait for minutes, and forget all credentials and the log's warnings."""
     monkeypatch.setattr(remote, "WAITS", (0.01,) * 5)
+    monkeypatch.setattr(remote, "STOPPED", threading.Event())  # another test may have been told to stop
     for known in ("USERS", "QUERIES", "SILENT"):
         monkeypatch.setattr(remote, known, {})
 

@@ -28,6 +28,7 @@ LOST = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.EROFS, getattr(errno, "ESTAL
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; the exit status is 2 for what the user can mend, 130 after Ctrl-C, `kill` or a closed terminal."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    STOPPED.clear()
     for number in STOPS:
         # What is ignored stays so: SIGHUP under nohup, Ctrl-C in the background of a shell script.
         if signal.getsignal(number) != signal.SIG_IGN:

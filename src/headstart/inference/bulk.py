@@ -199,7 +199,7 @@ def source_of(given: Iterable[Any], file_column: str) -> str:
 
 def archives_in(given: Iterable[Any]) -> list[Path]:
     """Return those of given files that are archives."""
-    paths = [Path(one).expanduser() for one in given]
+    paths = map(located, given)
     return [path for path in paths if is_archive(path) and path.is_file()]
 
 

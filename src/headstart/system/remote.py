@@ -47,6 +47,8 @@ DOWNLOADS = 32
 MOST_BYTES = 20 * 10**9
 # Larger files are fetched in several requests, between which they can change.
 ONE_REQUEST = 16 << 20
+# From so many bytes on, it is said that a file is fetched.
+LONG = 100 << 20
 # So many bytes tell the kind of most images.
 HEAD = 1 << 20
 
@@ -70,8 +72,9 @@ CREDENTIALS = {
     "s3": "AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; a public bucket needs FSSPEC_S3_ANON=true",
     "gs": "gcloud auth application-default login; a public bucket needs FSSPEC_GS_TOKEN=anon",
     "gcs": "gcloud auth application-default login; a public bucket needs FSSPEC_GCS_TOKEN=anon",
-    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or another of adlfs", "http": "user and password",
-    "https": "user and password, or a signature that has run out",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY, or another of adlfs",
+    "http": "user, password or signature in the address, which no run keeps",
+    "https": "user, password or signature in the address, which no run keeps",
 }  # fmt: skip
 # Packages of the extra; others are named as they are.
 IN_EXTRA = ("fsspec", "s3fs", "aiobotocore", "aiohttp")
@@ -123,7 +126,8 @@ class Kept:
 
     def limit(self, gigabytes: int) -> None:
         """Let the copies take so much from now on."""
-        self.most = gigabytes * 10**9
+        if gigabytes * 10**9 != self.most:
+            self.most = self.written = gigabytes * 10**9
 
     def add(self, size: int) -> None:
         """Count a new copy, and make room for more if a tenth of all may be new."""
@@ -149,7 +153,7 @@ def is_web(path: Path) -> bool:
     return isinstance(path, RemotePath) and path.parts[1] in WEB
 
 
-def public(text: str) -> str:
+def public(text: str, *, remember: bool = True) -> str:
     """Return an address, or a word of a command line with one, without credentials. This process remembers them.
 
     Of http, user and password are credentials, and so are a password elsewhere, and a query with a parameter that looks like one.
@@ -159,10 +163,10 @@ def public(text: str) -> str:
         scheme, user, place, query = (found[name] or "" for name in ("scheme", "user", "place", "query"))
         scheme = scheme.lower()
         if user and (":" in user or scheme in WEB):
-            USERS[f"{scheme}://{place.partition('/')[0]}"] = user
+            USERS.update({f"{scheme}://{place.partition('/')[0]}": user} if remember else {})
             user = ""
         if SECRET.search(query):
-            QUERIES[str(parsed(f"{scheme}://{user}{place}"))] = query
+            QUERIES.update({str(parsed(f"{scheme}://{user}{place}")): query} if remember else {})
             query = ""
         return f"{scheme}://{user}{place}{query}"
 
@@ -274,10 +278,10 @@ class RemotePath(Elsewhere):
             raise HeadstartError(f"{self}: {error.strerror}") from None
 
     def stat(self, *, follow_symlinks: bool = True) -> os.stat_result:
-        """Return size and version; the version stands where files have the time of their last change."""
+        """Return size, -1 if it is not known, and version, which stands where files have the time of their last change."""
         found = self.ask()
         mode, number = stat.S_IFDIR if found.is_folder else stat.S_IFREG, hash(str(self)) & (2**63 - 1)
-        return os.stat_result((mode | 0o444, number, 0, 1, 0, 0, max(found.size, 0), 0, 0, 0), {"st_mtime_ns": found.version})
+        return os.stat_result((mode | 0o444, number, 0, 1, 0, 0, found.size, 0, 0, 0), {"st_mtime_ns": found.version})
 
     def exists(self, *, follow_symlinks: bool = True) -> bool:
         try:
@@ -357,6 +361,8 @@ class RemotePath(Elsewhere):
             return copy
         if not arrivals().is_dir():  # the cache was cleared
             arrivals.cache_clear()
+        if found and found.size > LONG:
+            logger.info("%s is fetched (%.1f GB)", self, found.size / 1e9)
         number, name = tempfile.mkstemp(dir=arrivals())
         os.close(number)
         try:
@@ -555,4 +561,4 @@ def without_secrets(text: str) -> str:
     first = text.strip().partition("\n")[0]
     for secret in (*USERS.values(), *QUERIES.values()):
         first = first.replace(secret, "")
-    return public(first)
+    return public(first, remember=False)
