@@ -17,7 +17,7 @@ from headstart.errors import DamagedError, HeadstartError
 from headstart.record.manifest import read_entries, refuse_changed
 from headstart.system.files import write_csv, write_json
 from headstart.system.reading import read_csv
-from headstart.system.remote import KEPT
+from headstart.system.remote import KEPT, located
 from headstart.system.text import count
 
 # For an image in no split: left out by `--drop-duplicates`; or by `--limit`, or since it equals another image.
@@ -89,7 +89,8 @@ def recorded_data(folder: Path, config: Config, data: Dataset | None = None) -> 
     if not rows:  # a run of an older version
         return data or configured_data(config)
     summary = read_entries(folder, "data.json")
-    if not data and Path(config.data).is_absolute() and not Path(config.data).exists():
+    where = located(config.data)
+    if not data and where.is_absolute() and not where.exists():
         raise HeadstartError(
             f"the images of {folder} are no longer in {config.data}: bring them back, or set data in {folder / 'config.toml'} "
             "to where they are now"
