@@ -118,7 +118,7 @@ class Run(RunFolder):
 
     def predict_to(
         self, out: str | Path, images: Any, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0,
-        file_column: str = "", shard: tuple[int, int] = (1, 1), overwrite: bool = False,
+        file_column: str = "", shard: tuple[int, int] = (1, 1), overwrite: bool = False, ray: str = "",
     ) -> Totals:  # fmt: skip
         """Classify any number of files into one table, in constant memory. The same call goes on with what was stopped.
 
@@ -132,19 +132,22 @@ class Run(RunFolder):
             batch_size, mirror, reject, file_column: see `headstart.inference.classifier.Classifier.stream`.
             shard: the number of a share, from 1, and of all shares: only the images of this share, which follow each other.
             overwrite: replace a table that is there, and parts that another call has begun.
+            ray: let the workers of a Ray cluster classify. `local` starts one on this machine's cores; `auto`, `HOST:PORT` and
+                `ray://HOST:PORT` are Ray's addresses of one. Every machine must see the images under the same paths.
 
         Returns:
             What became of the images: how many are `images`, `unreadable`, `rejected` and `unlike`; `remarks` and `skipped`.
 
         Raises:
-            HeadstartError: as for `stream`; or the table exists, or its parts were begun by a call with other arguments.
+            HeadstartError: as for `stream`; or the table exists, or its parts were begun by a call with other arguments; or
+                with `ray`, the cluster does not answer, or its workers do not see the images.
             UnwritableError: it cannot be written. The same call goes on, as after a kill.
         """
         self.refuse_mirror_images(mirror)
         with show_progress():
             return bulk.predict_to(
                 self.classifier, images, out, batch_size,
-                mirror=mirror, reject=reject, file_column=file_column, shard=shard, overwrite=overwrite,
+                mirror=mirror, reject=reject, file_column=file_column, shard=shard, overwrite=overwrite, ray=ray,
             )  # fmt: skip
 
     def explain(self, images: Any) -> "Explanations":

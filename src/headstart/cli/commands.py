@@ -96,7 +96,7 @@ def predict(options: Predict) -> None:
     refuse_precision(options.reject)
     if options.out:
         return predict_to(options)
-    for option in ("shard", "overwrite"):
+    for option in ("shard", "overwrite", "ray"):
         if getattr(options, option):
             raise HeadstartError(f"--{option} wants --out, the file to write to")
     run = hs.Run(options.run, trust=options.trust)
@@ -119,7 +119,7 @@ def predict_to(options: Predict) -> None:
     try:
         totals = run.predict_to(
             options.out, options.images, options.batch_size, mirror=options.mirror, reject=options.reject,
-            file_column=options.file_column, shard=share(options.shard), overwrite=options.overwrite,
+            file_column=options.file_column, shard=share(options.shard), overwrite=options.overwrite, ray=options.ray,
         )  # fmt: skip
     except (KeyboardInterrupt, OSError, UnreachableError, UnwritableError) as error:
         error.add_note(f"finished blocks stay: go on with {command('predict', options)}")

@@ -34,6 +34,7 @@ from headstart.errors import HeadstartError
 from headstart.export.formats import FORMATS, MOST_LOSS
 from headstart.recipes import recipe
 from headstart.system.cache import KINDS
+from headstart.system.names import LOCAL, RAY_ADDRESS
 
 SUMMARY = """usage: headstart COMMAND ...
 
@@ -105,6 +106,13 @@ class Predict:
     file_column: Annotated[str, described("column of a table that names files (default: one with a usual name)", "COLUMN")] = ""
     shard: Annotated[str, described("with --out, classify this share of the images alone, such as 2/8", "I/N")] = ""
     overwrite: Annotated[bool, described("replace the table that is there, and parts that another command began")] = False
+    ray: Annotated[
+        str,
+        described(
+            "with --out, let the workers of a Ray cluster classify: local, on this machine, which is meant without an address; "
+            "auto, HOST:PORT or ray://HOST:PORT", "ADDRESS",
+        ),
+    ] = ""  # fmt: skip
     trust: Annotated[bool, described(TRUST)] = False
 
 
@@ -373,7 +381,7 @@ def defaults_of(arguments: list[str]) -> tuple[Config, dict[str, Any]]:
 
 
 def with_values(arguments: list[str]) -> list[str]:
-    """Return a command line in which options that were switches in earlier versions have the values that on and off became."""
+    """Return a command line in which every option has its value: `--ray` alone, and what was a switch in earlier versions."""
     words: list[str] = []
     known = {one.name: get_args(one.type) for one in dataclasses.fields(Config)}
     for place, word in enumerate(arguments):
@@ -385,6 +393,8 @@ def with_values(arguments: list[str]) -> list[str]:
                 word = f"{option_name(name)}={off}"
             elif switch == option_name(name) and after not in known[name] and (after.startswith("-") or Path(after).exists()):
                 word = f"{option_name(name)}={on}"
+        if word == "--ray" and not re.fullmatch(RAY_ADDRESS, after) and (after.startswith("-") or Path(after).exists()):
+            word = f"--ray={LOCAL}"
         words.append(word)
     return words
 

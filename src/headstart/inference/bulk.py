@@ -5,15 +5,16 @@ the images as it was found when that began (`images.jsonl`), and of each finishe
 (`000123.json`). At the end the rows are joined, and the folder goes.
 """
 
-import contextlib
 import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 from msgspec import Meta
 
+from headstart import inference
 from headstart.data.archive import is_archive, key, unpacked
 from headstart.errors import DamagedError, HeadstartError
 from headstart.inference.inputs import Inputs, named_images, refuse_nothing
@@ -29,6 +31,7 @@ from headstart.inference.rows import REJECTED, UNLIKE, Rows, kind_of
 from headstart.system.files import (
     PARTIAL,
     checksum,
+    exists,
     held_folder,
     open_regular,
     refuse_unwritable,
@@ -37,10 +40,12 @@ from headstart.system.files import (
     write_json,
     written_whole,
 )
+from headstart.system.names import RAY_ADDRESS
 from headstart.system.progress import Bar
 from headstart.system.reading import Checksum, Count, Fraction, as_kind, parse_json, read_json
 from headstart.system.remote import located
 from headstart.system.text import count
+from headstart.system.workers import Workers, connected
 
 if TYPE_CHECKING:
     from headstart.inference.classifier import Classifier
@@ -123,7 +128,7 @@ class Totals:
 
 def predict_to(
     classifier: "Classifier", images: Any, out: str | Path, batch_size: int = 64, *, mirror: bool = False, reject: float = 0.0,
-    file_column: str = "", shard: tuple[int, int] = (1, 1), overwrite: bool = False,
+    file_column: str = "", shard: tuple[int, int] = (1, 1), overwrite: bool = False, ray: str = "",
 ) -> Totals:  # fmt: skip
     """Classify files into a table; see `headstart.Run.predict_to`."""
     out = Path(out).expanduser()
@@ -131,6 +136,8 @@ def predict_to(
     if not 1 <= shard[0] <= shard[1]:
         raise HeadstartError(f"--shard is {shard[0]}/{shard[1]}: give the number of this share and of all, such as 2/8")
     rows = kind(classifier.class_names, [REJECTED] * bool(reject) + [UNLIKE] * classifier.tells_outsiders)
+    if ray and not re.fullmatch(RAY_ADDRESS, ray):
+        raise HeadstartError(f"--ray {ray}: give local, auto, HOST:PORT or ray://HOST:PORT")
     totals = Totals(out, classifier.threshold(reject, mirror) if reject else 0.0)
     given = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     wanted = {
@@ -164,7 +171,7 @@ def predict_to(
                 "%s: %d of %s done already; the list of images is that of %s",
                 parts, len(files) - len(missing), count(len(files), "block"), about["begun"],
             )  # fmt: skip
-        classify(classifier, parts, about, missing, rows, batch_size, totals.threshold)
+        classify(classifier, parts, about, missing, rows, batch_size, totals.threshold, ray)
         for file in files.values():
             totals.add(record_of(file))
         totals.skipped = about["skipped"]
@@ -203,7 +210,7 @@ def archives_in(given: Iterable[Any]) -> list[Path]:
     return [path for path in paths if is_archive(path) and path.is_file()]
 
 
-@contextlib.contextmanager
+@contextmanager
 def held(parts: Path) -> Iterator[None]:
     """Make the folder of parts, and hold it for this process alone.
 
@@ -299,30 +306,55 @@ def listed(parts: Path, block: int, numbers: Iterable[int]) -> Iterator[list[tup
 
 
 def classify(
-    classifier: "Classifier", parts: Path, about: About, missing: dict[int, Path], rows: Rows, batch_size: int, threshold: float
-) -> None:
+    classifier: "Classifier", parts: Path, about: About, missing: dict[int, Path], rows: Rows, batch_size: int,
+    threshold: float, ray: str,
+) -> None:  # fmt: skip
     """Write the rows of the missing blocks."""
     if not missing:
         return
-    taken: deque[tuple[Path, int]] = deque()
+    taken: deque[tuple[Path, list[tuple[str, Path]]]] = deque()
 
     def blocks() -> Iterator[list[tuple[str, Path]]]:
         for file, block in zip(missing.values(), listed(parts, about["block"], missing), strict=True):
-            taken.append((file, len(block)))
+            taken.append((file, block))
             yield block
 
     rest = about["block"] * len(missing)
     if about["images"] // about["block"] in missing:  # the last, which is shorter
         rest -= about["block"] - about["images"] % about["block"]
     answers: list[Answer] = []
-    with Bar("images") as bar:
+    with ExitStack() as stack:
+        how = batch_size, about["images"], about["mirror"], threshold
+        if ray:
+            stack.enter_context(connected(ray))
+            workers = stack.enter_context(closing(Workers(inference.shipped.opening(classifier, *how), len(missing))))
+            answering = by_workers(workers, blocks(), taken)
+        else:
+            answering = classifier.answers(blocks(), *how)
+        bar = stack.enter_context(Bar("images"))
         task = bar.add_task("classifying", total=rest, note="")
-        for found in classifier.answers(blocks(), batch_size, about["images"], about["mirror"], threshold):
+        for found in answering:
             answers += found
             bar.update(task, advance=len(found))
-            if len(answers) == taken[0][1]:
+            if len(answers) == len(taken[0][1]):
                 write_block(taken.popleft()[0], answers, rows)
                 answers = []
+
+
+def by_workers(workers: Workers, blocks: Iterable[list[tuple[str, Path]]], taken: deque[Any]) -> Iterator[list[Answer]]:
+    """Yield the answers for each block, as the workers of a cluster give them.
+
+    Raises:
+        HeadstartError: a worker does not see a file that this process sees.
+    """
+    for answers, unseen in workers.results(blocks):
+        block = taken[0][1]
+        for path in (path for _, path in (block[place] for place in unseen) if exists(path)):
+            raise HeadstartError(
+                f"a worker of the cluster does not see {path}, which is here: put the images where every machine has them "
+                "under the same path"
+            )
+        yield answers
 
 
 def write_block(file: Path, answers: list[Answer], rows: Rows) -> None:

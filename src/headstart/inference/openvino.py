@@ -15,6 +15,7 @@ import numpy as np
 from headstart.config import MOST_VALUES
 from headstart.errors import DamagedError
 from headstart.system.files import open_regular, read_bytes
+from headstart.system.processor import ALLOWED, usable_cores
 
 logger = logging.getLogger("headstart")
 
@@ -72,7 +73,9 @@ def compile_file(file: Path, precision: str, checksums: Mapping[str, str] | None
     network = openvino.Core().read_model(graph, openvino.Tensor(arrays, shared_memory=True))
     largest = max(values_of(operation, file) for operation in network.get_ordered_ops())
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
-    options = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+    options: dict[str, Any] = {"PERFORMANCE_HINT": "THROUGHPUT", "INFERENCE_PRECISION_HINT": hint}
+    if ALLOWED:  # by itself, OpenVINO would take all cores, and bind each thread to one that another process may be bound to
+        options |= {"INFERENCE_NUM_THREADS": usable_cores(), "ENABLE_CPU_PINNING": False}
     compiled = openvino.Core().compile_model(network, "CPU", options)
     compiled.weights = arrays  # OpenVINO reads them where they lie, so they must live as long as it does
     compiled.largest = largest

@@ -283,6 +283,14 @@ def open_mine(path: Path) -> BufferedReader:
     return file
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder that can be seen; of a name that no file can have, there is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """Return the content of a file of at most `most` bytes.
 

@@ -31,4 +31,15 @@ def flags(known: dict[str, str]) -> str:
 
 def usable_cores() -> int:
     """Return how many cores this process may use: a container or a batch system may allow only some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min([found, *ALLOWED])
+
+
+def allow_cores(number: int) -> None:
+    """Let this process use so many cores, since others use the rest. To be called before a backend is started."""
+    ALLOWED[:] = [number]
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = str(number)
+
+
+# What `allow_cores` was told.
+ALLOWED: list[int] = []
