@@ -30,6 +30,7 @@ LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
 OPTIONAL = {
     "openvino": "Keras computes where it is missing",
     "pillow_heif": "only HEIC files need it",
+    "ray": "only --ray and headstart.ray need it",
     "faiss": "only the search for near-duplicates among more than 200,000 images needs it",
     "pandas": "only Predictions.to_frame needs it",
     "pyarrow": "only .parquet files need it",

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from headstart.errors import DamagedError, HeadstartError
 from headstart.system.files import read_bytes, written_whole
+from headstart.system.names import RAY_ADDRESS
 from headstart.system.remote import MOST_BYTES, public
 
 # Smaller images give a backbone nothing to look at; larger ones do not fit memory.
@@ -37,9 +38,9 @@ MOST_TOML = 1 << 20  # bytes of a file of options
 TUNE_BUDGET = "30m"
 
 # Options that say only where a run lies, where it is computed, which server has a copy of its figures, and what a cache may take.
-PLACES = ("out", "mlflow", "devices", "remote_cache")
+PLACES = ("out", "mlflow", "devices", "ray", "remote_cache")
 # Options that no file of options keeps: a file from somebody else would trust itself, and a run goes on where it is resumed.
-NOT_KEPT = ("trust", "devices")
+NOT_KEPT = ("trust", "devices", "ray")
 
 # Options that were switched on or off in earlier versions, and what off and on have become.
 FORMER_SWITCHES = {"class_weights": ("none", "balanced")}
@@ -262,6 +263,10 @@ class Config:
         "all processes that srun, torchrun and the like have started together; never kept in a file of options",
         metavar="{all,cluster,N}", why="the result is the same to rounding, so whoever has several GPUs need not know",
     )  # fmt: skip
+    ray: str = option(
+        MACHINE, "", "let the workers of a Ray cluster compute the features of the frozen stage: local, on this machine, which "
+        "is meant without an address; auto, HOST:PORT or ray://HOST:PORT; never kept in a file of options", metavar="ADDRESS",
+    )  # fmt: skip
     budget: str = option(
         MACHINE, "", "end within this time, such as 90s, 20m or 1.5h: image size, epochs and views, where you do not give "
         "them, are chosen by how fast this machine is", metavar="TIME",
@@ -390,6 +395,14 @@ def refuse_impossible(config: Config) -> None:
          f"--devices {config.devices!r} is none of what it accepts: all, cluster, or a number such as 2"),
         (config.devices == "cluster" and bool(config.budget),
          "--budget measures one machine, so it cannot foresee a cluster: leave out --budget or --devices cluster"),
+        (bool(config.ray) and not re.fullmatch(RAY_ADDRESS, config.ray),
+         f"--ray {config.ray}: give local, auto, HOST:PORT or ray://HOST:PORT"),
+        (bool(config.ray) and not config.keeps_features,
+         "--ray computes the cached features of a pretrained backbone: leave out --weights none and --no-cache-features"),
+        (bool(config.ray) and bool(config.budget),
+         "--budget measures one machine, so it cannot foresee a cluster: leave out --budget or --ray"),
+        (bool(config.ray) and config.devices == "cluster",
+         "--ray has workers of its own, and --devices cluster other processes: leave one of them out"),
         (config.seed + config.seeds - 1 > MOST_SEED,
          f"--seeds {config.seeds} from --seed {config.seed} go beyond {MOST_SEED}: lower --seed"),
         (config.folds == 1,
@@ -444,6 +457,7 @@ def refuse_unsearchable(config: Config) -> None:
          "config.toml and --seeds afterwards"),
         (config.folds > 0, "--folds divides the images in several ways, and tune compares trials on one split: leave it out"),
         (config.devices == "cluster", "tune runs in one process: leave out --devices cluster"),
+        (bool(config.ray), "tune measures this machine, to end in time: leave out --ray"),
     ]:  # fmt: skip
         if impossible:
             raise HeadstartError(why)

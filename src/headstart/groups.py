@@ -66,7 +66,7 @@ def begin_one(run: RunFolder, data: Dataset, number: int, path: Path) -> tuple[R
     """
     config, own = config_of_one(run.config, number, path), data
     if (path / "config.toml").exists():
-        one = RunFolder(path, trust=config.trust, devices=config.devices)
+        one = RunFolder(path, trust=config.trust, devices=config.devices, ray=config.ray)
         if config.folds and not one.done:
             own = recorded_data(path, one.config, data)
         return one, own

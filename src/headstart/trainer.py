@@ -41,6 +41,7 @@ from headstart.system.files import remove_partial, write_json, written_whole
 from headstart.system.memory import keep_freed_memory
 from headstart.system.progress import show_progress, track
 from headstart.system.text import count
+from headstart.system.workers import connected
 from headstart.training.batches import Batches
 from headstart.training.checkpoint import Checkpoint
 from headstart.training.devices import devices_for
@@ -79,7 +80,7 @@ def train(
         HeadstartError: bad input, an existing run, a failed download or too little memory; the message says which.
     """
     explicit, config = options.keys() if explicit is None else explicit, changed(config, options)
-    with show_progress(), contextlib.ExitStack() as held, cluster.together(config.devices):
+    with show_progress(), contextlib.ExitStack() as held, cluster.together(config.devices), connected(config.ray):
         if others := cluster.follower():
             follow(others, data or resolved(config).data, config.trust, networks)
         run, loaded, loading = begin(config, data, overwrite, explicit, held)
@@ -106,27 +107,30 @@ def steps(
             raise HeadstartError(f"--folds {config.folds} makes a run for each fold: name one with --fold to go step by step")
         if config.devices == cluster.CLUSTER:
             raise HeadstartError("--devices cluster trains in several processes, which cannot go step by step: leave it out")
+        held.enter_context(connected(config.ray))
         run, loaded, loading = begin(config, data, overwrite, explicit, held)
         yield from carry_out(run, loaded, loading)
         yield Run(run.path, trust=run.config.trust)
 
 
-def resume(path: str | Path, data: Dataset | None = None, *, trust: bool = False, devices: str = "all") -> Run:
+def resume(
+    path: str | Path, data: Dataset | None = None, *, trust: bool = False, devices: str = "all", ray: str = ""
+) -> Run:  # fmt: skip
     """Resume an interrupted run after its last finished epoch, and return the finished run.
 
     Args:
         path: the folder of the run.
         data: the data set, if it is loaded already. It is needed if it was made of arrays.
         trust: load layers that may run code, see `headstart.Config`. A run does not keep that it was trusted.
-        devices: what to compute on, see `headstart.Config`. It may be something else than before.
+        devices, ray: what to compute on, see `headstart.Config`. It may be something else than before.
 
     Raises:
         HeadstartError: the folder is no run, its data are gone or have changed; or as for `train`.
     """
-    with show_progress(), cluster.together(devices):
+    with show_progress(), cluster.together(devices), connected(ray):
         if others := cluster.follower():
             follow(others, data or "", trust, networks)
-        run = RunFolder(path, trust=trust, devices=devices)
+        run = RunFolder(path, trust=trust, devices=devices, ray=ray)
         if run.searches:
             raise HeadstartError(f"{run.path} holds a search: go on with {run.way_on}")
         refuse_missing_extras(run.config)

@@ -59,9 +59,9 @@ def test_a_sample_of_large_images_is_a_small_one(tmp_path, monkeypatch):
 
 
 def test_fewer_large_images_pass_through_the_frozen_layers_together():
-    usual = extraction_batch(32)
-    assert extraction_batch(224) == usual
-    assert extraction_batch(300) == usual // 2
-    batches = [extraction_batch(side) for side in range(16, 4000, 48)]
+    usual = extraction_batch(32, gpu=False)
+    assert extraction_batch(224, gpu=False) == usual
+    assert extraction_batch(300, gpu=False) == usual // 2
+    batches = [extraction_batch(side, gpu=False) for side in range(16, 4000, 48)]
     assert batches == sorted(batches, reverse=True)
     assert all(ROWS_OF_BLOCK % batch == 0 for batch in batches)

@@ -48,7 +48,7 @@ def train(options: SimpleNamespace) -> None:
             if not follower():
                 hs.Run(options.resume)  # what is no run is refused
             start_keras()
-            return print_result(hs.resume(options.resume, trust=options.config.trust, devices=devices))
+            return print_result(hs.resume(options.resume, trust=options.config.trust, devices=devices, ray=options.config.ray))
         config = refuse_early(options.config)
         if not follower():
             refuse_taken(config, overwrite=options.overwrite)

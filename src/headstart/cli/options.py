@@ -427,8 +427,8 @@ def configured(
 
 
 def refuse_beside_resume(arguments: list[str], source: str) -> None:
-    """Refuse whatever is given beside `--resume` but `--trust` and `--devices`, since the run has all of its options."""
-    beside = ("--resume", "--trust", "--devices")
+    """Refuse whatever is given beside `--resume` but `--trust`, `--devices` and `--ray`, since the run has all of its options."""
+    beside = ("--resume", "--trust", "--devices", "--ray")
     given = [word for word in arguments if word.startswith("--") and word.split("=")[0] not in beside]
     if given or source:
         raise HeadstartError(f"--resume takes all options from the run: leave out {[*given, source][0]}")

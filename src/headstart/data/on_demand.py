@@ -54,6 +54,14 @@ class OnDemand:
         self.shape = (len(names), size, size, 3)
         self.lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OnDemand, (self.root, self.names, self.stats, self.size, self.decoding, self.digests)
+
+    def part(self, rows: np.ndarray) -> "OnDemand":
+        """Return the images of some rows, which are decoded when they are indexed, maybe in another process."""
+        names = [self.names[row] for row in rows]
+        return OnDemand(self.root.absolute(), names, self.stats[rows], self.size, self.decoding, self.digests[rows])
+
     @cached_property
     def threads(self) -> ThreadPoolExecutor:
         far = isinstance(self.root, RemotePath) or any(map(is_address, self.names))

@@ -95,6 +95,10 @@ class ParquetRows:
         )  # fmt: skip
 
     def write(self, path: Path, answers: Iterable[Answer]) -> None:
+        self.arrow.parquet.write_table(self.table(answers), path)
+
+    def table(self, answers: Iterable[Answer]) -> Any:
+        """Return some of the rows as a `pyarrow.Table`."""
         rows = list(answers)
         read = [one.probabilities is not None for one in rows]
 
@@ -109,7 +113,7 @@ class ParquetRows:
         ]  # fmt: skip
         arrays = [*texts, of(CONFIDENCE), *map(of, self.marks), errors, *columns]
         typed = [self.arrow.array(values, field.type) for values, field in zip(arrays, self.schema, strict=True)]
-        self.arrow.parquet.write_table(self.arrow.Table.from_arrays(typed, schema=self.schema), path)
+        return self.arrow.Table.from_arrays(typed, schema=self.schema)
 
     def join(self, path: Path, parts: Iterable[Path]) -> None:
         with self.arrow.parquet.ParquetWriter(path, self.schema) as writer:

@@ -58,8 +58,8 @@ def prepare(config: Config, data: Dataset, explicit: Collection[str] = (), spent
             must be measured for the budget and cannot be.
     """
     config = own_way(config, explicit)
-    if config.devices == CLUSTER or (not config.budget and not worth_measuring(config, data)):
-        return config  # a cluster's other processes would have to take part in a measurement
+    if config.ray or config.devices == CLUSTER or (not config.budget and not worth_measuring(config, data)):
+        return config  # the others of a cluster would have to take part in a measurement
     begin = time.monotonic() - spent
     several = config.budget and len(sizes_for(config, data, explicit)) > 1
     try:
@@ -164,7 +164,7 @@ def announce(run: RunFolder, frozen: FrozenLayers, data: Dataset, preparation: f
         frozen: the run's frozen layers.
         preparation: the seconds that the preparation took.
     """
-    costs, config = load_costs(run.config, data), run.config
+    costs, config = {} if run.config.ray else load_costs(run.config, data), run.config
     if "predicted" in (content := run.read_json("plan.json", {})) or (config.image_size not in costs and len(costs) < 2):
         return
     cost = costs_at(costs, config.image_size)

@@ -116,7 +116,7 @@ def sample_size(data: Dataset, size: int) -> int:
     """
     height, width, _ = data.image_shape
     largest = max(bytes_of(1, size) if data.source.files else 0, 3 * height * width)
-    return min(len(data.train), SAMPLE, max(extraction_batch(size), MOST_BYTES_OF_SAMPLE // largest))
+    return min(len(data.train), SAMPLE, max(extraction_batch(size, has_gpu()), MOST_BYTES_OF_SAMPLE // largest))
 
 
 def costs_at(measured: dict[int, Costs], size: int) -> Costs:

@@ -159,7 +159,7 @@ def extract(
     Returns:
         The costs; pooled features, float16 (M, C); and feature maps, float16 (M, h, w, c), or without a cut the features.
     """
-    clock, size = Clock(warm_up=1), extraction_batch(image_size)  # the engine starts with the first batch
+    clock, size = Clock(warm_up=1), extraction_batch(image_size, has_gpu())  # the engine starts with the first batch
 
     def batches() -> Iterator[np.ndarray]:
         number = 0

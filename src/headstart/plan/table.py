@@ -50,6 +50,8 @@ def plan_table(config: Config, explicit: Collection[str] = ()) -> PlanTable:
     begin = time.monotonic()
     if config.devices == CLUSTER:
         raise HeadstartError("a plan is measured in one process: leave out --devices cluster")
+    if config.ray:
+        raise HeadstartError("a plan is measured on this machine: leave out --ray")
     requested = resolved(config)
     config = own_way(requested, explicit)
     data = configured_data(config)

@@ -37,7 +37,7 @@ class RunFolder:
     Args:
         path: the folder.
         trust: load layers that may run code, see `Config`.
-        devices: what to compute on, see `Config`. A run does not keep it.
+        devices, ray: what to compute on, see `Config`. A run does not keep it.
 
     Raises:
         HeadstartError: the folder is no run, or a newer version of Headstart wrote it.
@@ -52,11 +52,11 @@ class RunFolder:
         members: the folders of its runs, if it holds one for each seed or fold.
     """
 
-    def __init__(self, path: str | Path, *, trust: bool = False, devices: str = "all") -> None:
+    def __init__(self, path: str | Path, *, trust: bool = False, devices: str = "all", ray: str = "") -> None:
         self.path = Path(path).expanduser()
         if not (self.path / "config.toml").is_file():
             raise HeadstartError(f"{self.path} is not a run: there is no config.toml in it")
-        self.config = Config(**self._known_options() | {"trust": trust, "devices": devices})
+        self.config = Config(**self._known_options() | {"trust": trust, "devices": devices, "ray": ray})
 
     @classmethod
     def create(cls, config: Config, data: Dataset, *, overwrite: bool = False, searches: bool = False) -> "RunFolder":
@@ -80,7 +80,7 @@ class RunFolder:
             raise unwritable(path, error) from None
         write_split(path, data)
         write_toml(config, path / "config.toml")  # last: this file makes the folder a run, and a run must have its split
-        return cls(path, trust=config.trust, devices=config.devices)
+        return cls(path, trust=config.trust, devices=config.devices, ray=config.ray)
 
     def _known_options(self) -> dict[str, Any]:
         options = read_toml(self.path / "config.toml")

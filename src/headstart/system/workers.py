@@ -10,10 +10,10 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import cached_property
 from typing import Any
 
 from headstart.errors import HeadstartError
@@ -44,7 +44,7 @@ def import_ray() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
-        raise HeadstartError("--ray needs a package that is not installed: pip install 'headstart[ray]'") from None
+        raise HeadstartError("Ray is not installed: pip install 'headstart[ray]'") from None
     return ray
 
 
@@ -59,10 +59,11 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         HeadstartError: Ray is not installed, the address does not answer, or the cluster has other versions.
     """
+    if address:
+        refuse_unreachable(address)
     if not address or (ray := import_ray()).is_initialized():
         yield
         return
-    refuse_unreachable(address)
     # Ray would report each start to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own = {"num_cpus": usable_cores(), "include_dashboard": False} if address == LOCAL else {}
@@ -76,6 +77,7 @@ def connected(address: str) -> Iterator[None]:
             signal.signal(signal.SIGTERM, ending)  # Ray has put its own in its place
         yield
     finally:
+        RUNNING.clear()
         ray.shutdown()
 
 
@@ -91,26 +93,31 @@ def refuse_unreachable(address: str) -> None:
 class Worker:
     """A process of the cluster. It opens what it works with when it is first asked, and again when it was started anew.
 
+    Its methods get Ray's reference to a function without arguments, in a list, which keeps Ray from resolving it before the cores
+    are set. The function returns what a worker works with: a function of a task, with an attribute `kind`, a dictionary from
+    names to texts, which says what its results depend on.
+
     Args:
-        shared: holds Ray's reference to a function without arguments. It returns what a worker works with: a function of a task,
-            with an attribute `kind`, a dictionary from names to texts, which says what its results depend on.
         cores: how many of its machine's it may use.
     """
 
-    def __init__(self, shared: list[Any], cores: int) -> None:
-        self.shared, self.cores = shared, cores
+    def __init__(self, cores: int) -> None:
+        self.cores = cores
+        self.work: Any = None
 
-    @cached_property
-    def work(self) -> Any:
-        allow_cores(self.cores)
-        return import_ray().get(self.shared[0])()
-
-    def kind(self) -> tuple[str, dict[str, str]]:
+    def kind(self, make: list[Any]) -> tuple[str, dict[str, str]]:
         """Return the name of the machine, and what the results depend on."""
-        return socket.gethostname(), self.work.kind
+        return socket.gethostname(), self.opened(make).kind
 
-    def do(self, task: Any) -> Any:
-        return self.work(task)
+    def do(self, make: list[Any], task: Any) -> Any:
+        """Return the result of a task."""
+        return self.opened(make)(task)
+
+    def opened(self, make: list[Any]) -> Any:
+        if self.work is None:
+            allow_cores(self.cores)
+            self.work = import_ray().get(make[0])()
+        return self.work
 
 
 class Task:
@@ -128,15 +135,21 @@ class Workers:
 
     Args:
         make: returns what a worker works with, see `Worker`. It is sent to each machine once.
-        most: how many can have something to do.
+        most: how many can have something to do; by default, any number.
+
+    Attributes:
+        closed: whether they have ended.
     """
 
-    def __init__(self, make: Callable[[], Any], most: int) -> None:
-        self.ray = import_ray()
-        number, cores, resources = places([node["Resources"] for node in self.ray.nodes() if node["Alive"]])
+    def __init__(self, make: Callable[[], Any], most: int = sys.maxsize) -> None:
+        self.ray, self.closed = import_ray(), False
+        for others in list(RUNNING):  # whose places are needed
+            others.close()
+        RUNNING.append(self)
+        number, cores, resources = places(machines())
         options = resources | {"max_restarts": MOST_RESTARTS, "scheduling_strategy": "SPREAD"}
-        actor, self.shared = self.ray.remote(**options)(Worker), [self.ray.put(make)]
-        self.members = [actor.remote(self.shared, cores) for _ in range(max(1, min(number, most)))]
+        actor, self.make = self.ray.remote(**options)(Worker), [self.ray.put(make)]
+        self.members = [actor.remote(cores) for _ in range(max(1, min(number, most)))]
         self.idle: list[Any] = []
         self.busy: dict[Any, tuple[Any, Task | None]] = {}
         self.again: list[Task] = []
@@ -170,7 +183,7 @@ class Workers:
                     exhausted = True
                     break
                 worker = self.idle.pop()
-                self.busy[worker.do.remote(task.content)] = worker, task
+                self.busy[worker.do.remote(self.make, task.content)] = worker, task
             if begun and begun[0].done:
                 yield begun.popleft().result
             elif begun or not exhausted:
@@ -178,7 +191,7 @@ class Workers:
 
     def start(self, worker: Any) -> None:
         """Ask a worker to open what it works with. Ray asks again until it, or what is started in its place, has answered."""
-        self.busy[worker.kind.options(max_task_retries=-1).remote()] = worker, None
+        self.busy[worker.kind.options(max_task_retries=-1).remote(self.make)] = worker, None
 
     def step(self) -> None:
         """Wait until a worker has started, has done its task or has died."""
@@ -195,7 +208,9 @@ class Workers:
         except self.ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, HeadstartError):
                 raise error.cause from None
-            raise HeadstartError(f"a worker of the cluster failed: {type(error.cause).__name__}: {first_line(error.cause)}") from error
+            raise HeadstartError(
+                f"a worker of the cluster failed: {type(error.cause).__name__}: {first_line(error.cause)}"
+            ) from error
         except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
             return self.bury(worker, task, error)
         if task:
@@ -212,7 +227,9 @@ class Workers:
             return
         task.deaths += 1
         if task.deaths > MOST_DEATHS:
-            raise HeadstartError(f"{task.deaths} workers of the cluster died at the same task, the last one so: {first_line(error)}")
+            raise HeadstartError(
+                f"{task.deaths} workers of the cluster died at the same task, the last one so: {first_line(error)}"
+            )
         if worker not in self.ill:
             logger.info("a worker of the cluster has died: others do what it had begun")
         self.ill.add(worker)
@@ -233,15 +250,28 @@ class Workers:
 
     def close(self) -> None:
         """End all of them, so that others have their places."""
+        if self.closed:
+            return
+        RUNNING.remove(self)
+        self.closed = True
         for worker in self.members:
             self.ray.kill(worker)
+
+
+# Those that have not ended.
+RUNNING: list[Workers] = []
+
+
+def machines() -> list[dict[str, float]]:
+    """Return the resources of each machine of the cluster, as Ray names them."""
+    return [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
 
 
 def places(nodes: list[dict[str, float]]) -> tuple[int, int, dict[str, int]]:
     """Return how many workers a cluster has places for, how many cores each may use, and what each wants of Ray.
 
     Args:
-        nodes: the resources of each machine, as Ray names them.
+        nodes: see `machines`.
     """
     with_gpus = [node for node in nodes if node.get("GPU", 0) >= 1]
     if not with_gpus:

@@ -1,12 +1,15 @@
 """The outputs of frozen layers: each view of each image passes through them only once."""
 
+import functools
 import hashlib
 import json
 import logging
 import math
+import pickle
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +22,13 @@ from headstart.inference.openvino import FEWEST_IMAGES
 from headstart.model.augmentation import augmentation
 from headstart.model.network import Network
 from headstart.model.unfreeze import frozen_cut
-from headstart.system.backend import has_gpu, keras
+from headstart.system.backend import has_gpu, keras, load_keras
 from headstart.system.cache import cache_folder
 from headstart.system.environment import computing
+from headstart.system.files import exists
 from headstart.system.processor import processor
 from headstart.system.rows import StoredRows, joined
+from headstart.system.workers import Workers
 from headstart.training.batches import Rows
 from headstart.training.blocks import MOST_CACHE_BYTES, ROWS_OF_BLOCK, Blocks, Outputs
 from headstart.training.changes import rand_augmented
@@ -59,6 +64,10 @@ class FrozenLayers:
     Views are numbered. View 0 is the image itself. View 1 is its mirror image, if flipping is on. All others are augmented
     at random.
 
+    With `config.ray`, the workers of a cluster compute. They get the images a batch at a time (or, decoded on demand, what names
+    the files), and this process writes what they give back to its own cache: so they need no common disk for it, and all else
+    is as ever. What the key says of the computer is then said of theirs.
+
     Args:
         network: with its backbone as it was loaded. If it has a `cut`, the feature maps there are kept as well.
         data: the data set.
@@ -67,14 +76,16 @@ class FrozenLayers:
 
     def __init__(self, network: Network, data: Dataset, config: Config) -> None:
         self.data, self.config, self.cut = data, config, network.cut
-        self.engine = Engine(network.feature_extractor())
-        self.images, self.batch = images_in_use(data), extraction_batch(config.image_size)
+        self.engine = engine_for(network.feature_extractor(), config)
+        self.images = images_in_use(data)
         self.kept: dict[str, list[StoredRows]] = {}
         backbone = network.backbone
         graph = json.loads(backbone.to_json(), object_hook=without_trainable)
+        computer = self.engine.computer if isinstance(self.engine, ClusterEngine) else this_computer()
+        self.batch = extraction_batch(config.image_size, computer["gpu"])
         described = [
-            [layer.get_config() for layer in network.prepare], graph, data.image_shape, keras.backend.backend(), computing(),
-            processor()["instructions"], has_gpu(), self.images >= FEWEST_IMAGES,
+            [layer.get_config() for layer in network.prepare], graph, data.image_shape, *computer.values(),
+            self.images >= FEWEST_IMAGES,
         ]  # fmt: skip
         self.digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode())
         for weight in backbone.get_weights():
@@ -108,7 +119,9 @@ class FrozenLayers:
 
     def release(self) -> None:
         """Free the engine's memory. Features that are not in the cache start it again."""
-        self.engine = Engine(self.engine.model)
+        if isinstance(self.engine, ClusterEngine):
+            self.engine.close()
+        self.engine = engine_for(self.engine.model, self.config)
 
     def stored(self, indices: np.ndarray, view: int, name: str) -> list[StoredRows]:
         """Return the pooled features and, with a cut, the feature maps; compute what is missing in the cache.
@@ -152,35 +165,149 @@ class FrozenLayers:
         shapes = [output.shape[1:] for output in self.engine.model.outputs]
         return Blocks(cache_folder("features"), names, len(indices), shapes, self.batch)
 
-    def viewed(self, indices: np.ndarray, view: int) -> Callable[[range], np.ndarray]:
-        """Return what makes one view of a batch of some images, uint8 (B, H, W, 3).
+    def viewed(self, indices: np.ndarray, view: int) -> Callable[[range], Any]:
+        """Return what makes one view of a batch of some images: uint8 (B, H, W, 3), or for a cluster, what makes it there."""
+        images = self.data.source.images
+        if isinstance(self.engine, ClusterEngine):
+            key = self.config, view, self.batch
 
-        Random views are seeded by the data seed, the view and the number of the batch, so that they are the same in every run,
-        wherever one starts.
-        """
-        config, at_random = self.config, view > int(self.config.flip)
-        augment = augmentation(config, config.data_seed + view) if at_random else None
-        size, ahead = self.batch, dict[int, Future[np.ndarray]]()
-        thread = ThreadPoolExecutor(1) if isinstance(self.data.source.images, OnDemand) else None
+            def shipped(rows: range) -> "BatchToView":
+                chosen = indices[rows.start : rows.stop]
+                return BatchToView(images.part(chosen) if isinstance(images, OnDemand) else images[chosen], rows.start, key)
+
+            return shipped
+        seen, ahead = View(self.config, view, self.batch), dict[int, Future[np.ndarray]]()
+        thread = ThreadPoolExecutor(1) if isinstance(images, OnDemand) else None
 
         def batch(rows: range) -> np.ndarray:
             expected = ahead.pop(rows.start, None)
-            images = expected.result() if expected else self.data.images(indices[rows.start : rows.stop])
+            found = expected.result() if expected else self.data.images(indices[rows.start : rows.stop])
             if thread and rows.stop < len(indices):  # decoded while the device works on these
                 ahead.clear()
-                ahead[rows.stop] = thread.submit(self.data.images, indices[rows.stop : rows.stop + size])
-            if view == 1 and config.flip:
-                return np.ascontiguousarray(images[:, :, ::-1])
-            if at_random and config.rand_augment:
-                images, _ = rand_augmented(
-                    images, np.empty(0), np.random.default_rng([config.data_seed, view, rows.start // size])
-                )
-            if augment:
-                augment.start_at(rows.start // size)
-                images = np.rint(keras.ops.convert_to_numpy(augment(images, training=True))).astype(np.uint8)
-            return images
+                ahead[rows.stop] = thread.submit(self.data.images, indices[rows.stop : rows.stop + self.batch])
+            return seen(found, rows.start)
 
         return batch
+
+
+class View:
+    """Makes one view of batches of images.
+
+    Random views are seeded by the data seed, the view and the number of the batch, so that they are the same in every run,
+    wherever one starts.
+
+    Args:
+        config: gives the augmentation and the seed.
+        number: of the view, from 0.
+        size: the number of images in a batch.
+    """
+
+    def __init__(self, config: Config, number: int, size: int) -> None:
+        self.config, self.number, self.size = config, number, size
+        self.at_random = number > int(config.flip)
+        self.augment = augmentation(config, config.data_seed + number) if self.at_random else None
+
+    def __call__(self, images: np.ndarray, start: int) -> np.ndarray:
+        """Return the view of the batch that begins with row `start`, uint8 (B, H, W, 3)."""
+        config, batch = self.config, start // self.size
+        if self.number == 1 and config.flip:
+            return np.ascontiguousarray(images[:, :, ::-1])
+        if self.at_random and config.rand_augment:
+            images, _ = rand_augmented(images, np.empty(0), np.random.default_rng([config.data_seed, self.number, batch]))
+        if self.augment:
+            self.augment.start_at(batch)
+            images = np.rint(keras.ops.convert_to_numpy(self.augment(images, training=True))).astype(np.uint8)
+        return images
+
+
+class BatchToView(NamedTuple):
+    """A batch of images on its way to a worker of a cluster, which makes the view.
+
+    Attributes:
+        images: uint8 (B, H, W, 3), or what decodes them.
+        start: its first row.
+        view: what `View` is made of.
+    """
+
+    images: np.ndarray | OnDemand
+    start: int
+    view: tuple[Config, int, int]
+
+    def pixels(self) -> np.ndarray:
+        """Return uint8 (B, H, W, 3)."""
+        if isinstance(self.images, OnDemand) and not exists(first := self.images.root / self.images.names[0]):
+            raise HeadstartError(
+                f"a worker of the cluster on {socket.gethostname()} does not see {first}: put the images where every machine has "
+                "them under the same path"
+            )
+        return view_once(*self.view)(self.images[:], self.start)
+
+
+# In a worker, which gets batch after batch of one view.
+view_once = functools.lru_cache(maxsize=1)(View)
+
+
+class ClusterEngine:
+    """A network's forward pass by the workers of a Ray cluster, each with an `Engine` of its own.
+
+    Args:
+        model: see `Engine`.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        self.model = model
+        self.started: Workers | None = None
+
+    @property
+    def workers(self) -> Workers:
+        if not self.started or self.started.closed:
+            self.started = Workers(functools.partial(Extracting, pickle.dumps(self.model)))
+        return self.started
+
+    @property
+    def computer(self) -> dict[str, Any]:
+        """What `this_computer` says on the workers, all of which it is the same for."""
+        return {name: json.loads(text) for name, text in self.workers.kind.items()}
+
+    def outputs(self, batches: Iterable[Any], total: int, rows: int) -> Iterator[Outputs]:
+        """Yield the outputs, float32, for each `BatchToView` in turn. A few for each worker are on their way at a time."""
+        return self.workers.results((batch, total, rows) for batch in batches)
+
+    def close(self) -> None:
+        if self.started:
+            self.started.close()
+
+
+class Extracting:
+    """A network's forward pass in a worker of a cluster.
+
+    Args:
+        model: pickled.
+
+    Attributes:
+        kind: what the outputs depend on beside the network.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        load_keras()
+        self.engine = Engine(pickle.loads(model))
+        self.kind = {name: json.dumps(value) for name, value in this_computer().items()}
+
+    def __call__(self, task: tuple[BatchToView, int, int]) -> Outputs:
+        batch, total, rows = task
+        (outputs,) = self.engine.outputs([batch.pixels()], total, rows)
+        return outputs
+
+
+def engine_for(model: keras.Model, config: Config) -> Engine | ClusterEngine:
+    """Return what computes a network's outputs for a training."""
+    return ClusterEngine(model) if config.ray else Engine(model)
+
+
+def this_computer() -> dict[str, Any]:
+    """Return what outputs depend on beside the network: backend, versions, instructions, and whether a GPU computes."""
+    instructions = processor()["instructions"]
+    return {"backend": keras.backend.backend(), "versions": computing(), "instructions": instructions, "gpu": has_gpu()}
 
 
 def in_memory_if_small(rows: StoredRows) -> Rows:
@@ -188,9 +315,9 @@ def in_memory_if_small(rows: StoredRows) -> Rows:
     return rows if rows.nbytes > MOST_BYTES_IN_MEMORY else rows[:]
 
 
-def extraction_batch(image_size: int) -> int:
-    """Return how many images of a height and width pass through the frozen layers together: a divisor of `ROWS_OF_BLOCK`."""
-    usual = batch = EXTRACTION_BATCH_ON_GPU if has_gpu() else EXTRACTION_BATCH
+def extraction_batch(image_size: int, gpu: bool) -> int:
+    """Return how many images of a side pass through the frozen layers together, on a GPU or not: a divisor of `ROWS_OF_BLOCK`."""
+    usual = batch = EXTRACTION_BATCH_ON_GPU if gpu else EXTRACTION_BATCH
     while batch > 1 and batch * image_size**2 > usual * LARGEST_SIDE**2:
         batch //= 2
     return batch
