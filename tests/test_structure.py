@@ -13,7 +13,7 @@ ROOT = Path(headstart.__file__).parent
 ORDER = (
     ("cli", "__main__", "__init__"),
     ("serve",),
-    ("trainer", "tuner", "following", "auditor", "groups", "results", "run", "report", "export"),
+    ("trainer", "tuner", "following", "auditor", "groups", "results", "run", "ray", "report", "export"),
     ("plan", "audit"),
     ("training",),
     ("inference",),

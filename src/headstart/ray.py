@@ -38,11 +38,11 @@ def predict(
     Args:
         dataset: a `ray.data.Dataset`.
         run: a finished run, or its folder.
-        column: holds the images: bytes of encoded images; arrays, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or paths, which
-            every machine must see. By default, the first of `bytes`, `image`, `path` and `item`.
+        column: holds the images: bytes of encoded images; arrays, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or paths,
+            which every machine must see. By default, the first of `bytes`, `image`, `path` and `item`.
         batch_size, mirror, reject: see `headstart.Classifier.predict`.
-        options: of `ray.data.Dataset.map_batches`, such as `concurrency` and `num_cpus`. By default, there is up to one worker for
-            each GPU or, without any, for each core.
+        options: of `ray.data.Dataset.map_batches`, such as `concurrency` and `num_cpus`. By default, there is up to one worker
+            for each GPU or, without any, for each core.
 
     Raises:
         HeadstartError: Ray or pyarrow is not installed; or as for `headstart.Run.stream`. While the dataset is read, Ray raises
@@ -50,21 +50,19 @@ def predict(
             there already.
     """
     ray = import_ray()
-    import ray.data  # Ray loads it by itself, but says so to no type checker
-
     parquet()
     run = run if isinstance(run, Run) else Run(run)
     run.refuse_mirror_images(mirror)
     classifier = run.classifier
     threshold = classifier.threshold(reject, mirror) if reject else 0.0
-    marks = [REJECTED] * bool(reject) + [UNLIKE] * (classifier.limits is not None)
+    marks = [REJECTED] * bool(reject) + [UNLIKE] * classifier.tells_outsiders
     make = inference.shipped.opening(classifier, batch_size, inference.classifier.MANY, mirror, threshold)
-    number, cores, resources = places(machines())
+    number, _, resources = places(machines())
     if "concurrency" not in options:
         options = {"compute": ray.data.ActorPoolStrategy(min_size=1, max_size=max(1, number))} | options
     options = resources | options
     return dataset.map_batches(
-        Answering, fn_constructor_args=([ray.put(make)], column, marks, int(options["num_cpus"]) or cores),
+        Answering, fn_constructor_args=([ray.put(make)], column, marks, max(1, int(options["num_cpus"]))),
         batch_size=BATCHES * batch_size, batch_format="pyarrow", **options,
     )  # fmt: skip
 

@@ -4,6 +4,7 @@ What needs Keras is reached through the package's public names, which are loaded
 without Keras is refused before.
 """
 
+import contextlib
 import csv
 import dataclasses
 import json
@@ -43,17 +44,22 @@ if TYPE_CHECKING:
 def train(options: SimpleNamespace) -> None:
     devices = options.config.devices
     show_log()
+    ray = options.config.ray
     with together(devices):  # whoever cannot begin tells the others
         if options.resume:
             if not follower():
                 hs.Run(options.resume)  # what is no run is refused
             start_keras()
-            return print_result(hs.resume(options.resume, trust=options.config.trust, devices=devices, ray=options.config.ray))
+            with stdout_for_results(ray):
+                run = hs.resume(options.resume, trust=options.config.trust, devices=devices, ray=ray)
+            return print_result(run)
         config = refuse_early(options.config)
         if not follower():
             refuse_taken(config, overwrite=options.overwrite)
         start_keras()
-        print_result(hs.train(config, overwrite=options.overwrite, explicit=options.explicit))
+        with stdout_for_results(ray):
+            run = hs.train(config, overwrite=options.overwrite, explicit=options.explicit)
+        print_result(run)
 
 
 def tune(options: SimpleNamespace) -> None:
@@ -117,10 +123,11 @@ def predict_to(options: Predict) -> None:
     run = hs.Run(options.run, trust=options.trust)
     show_log()
     try:
-        totals = run.predict_to(
-            options.out, options.images, options.batch_size, mirror=options.mirror, reject=options.reject,
-            file_column=options.file_column, shard=share(options.shard), overwrite=options.overwrite, ray=options.ray,
-        )  # fmt: skip
+        with stdout_for_results(options.ray):
+            totals = run.predict_to(
+                options.out, options.images, options.batch_size, mirror=options.mirror, reject=options.reject,
+                file_column=options.file_column, shard=share(options.shard), overwrite=options.overwrite, ray=options.ray,
+            )  # fmt: skip
     except (KeyboardInterrupt, OSError, UnreachableError, UnwritableError) as error:
         error.add_note(f"finished blocks stay: go on with {command('predict', options)}")
         raise
@@ -130,6 +137,11 @@ def predict_to(options: Predict) -> None:
     say_skipped(totals)
     say_doubts(images, options.reject, totals.threshold, totals.rejected, totals.unlike)
     print(printable(str(totals.out)))
+
+
+def stdout_for_results(ray: str) -> contextlib.AbstractContextManager[Any]:
+    """Send what Ray prints inside the block, such as that a worker has died, to stderr, where all is that is no result."""
+    return contextlib.redirect_stdout(sys.stderr) if ray else contextlib.nullcontext()
 
 
 def share(text: str) -> tuple[int, int]:
