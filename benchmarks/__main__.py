@@ -10,7 +10,7 @@ from headstart.system.files import written_whole
 
 TABLES = (
     "extraction", "augmentation", "steps", "frozen", "heads", "fine-tuning", "folding", "curve", "prediction", "exports",
-    "bulk", "serving", "uneven", "memory", "gpu",
+    "bulk", "ray", "serving", "uneven", "memory", "gpu",
 )  # fmt: skip
 INTRODUCTION = """# Headstart beside its peers
 
