@@ -16,6 +16,7 @@ from headstart.report.sheets import draw_sheets
 from headstart.system.backend import resolve_precision
 from headstart.system.files import holds_something_else
 from headstart.system.progress import show_progress
+from headstart.system.workers import connected
 from headstart.training.features import FrozenLayers
 
 
@@ -40,7 +41,7 @@ def audit_data(config: Config, data: Dataset | None = None) -> dict[str, Any]:
         raise HeadstartError(f"{folder} is not empty and not an audit: choose another folder with --out")
     refuse_unusable(config)
     say_licence(config)
-    with show_progress():
+    with show_progress(), connected(config.ray):
         data = data or configured_data(config)
         precision = resolve_precision(config.precision)
         network = build_network(*load_backbone(config), data.image_shape, len(data.class_names), config, precision)

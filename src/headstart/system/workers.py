@@ -59,11 +59,21 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         HeadstartError: Ray is not installed, the address does not answer, or the cluster has other versions.
     """
-    if address:
-        refuse_unreachable(address)
-    if not address or (ray := import_ray()).is_initialized():
+    if not address:
         yield
         return
+    refuse_unreachable(address)
+    ray = import_ray()
+    with contextlib.ExitStack() as stack:
+        if not ray.is_initialized():
+            connect(ray, address)
+            stack.callback(ray.shutdown)
+        stack.callback(close_all)
+        yield
+
+
+def connect(ray: Any, address: str) -> None:
+    """Connect this process with a cluster."""
     # Ray would report each start to its makers.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     own = {"num_cpus": usable_cores(), "include_dashboard": False} if address == LOCAL else {}
@@ -72,13 +82,8 @@ def connected(address: str) -> Iterator[None]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except Exception as error:  # nothing runs there, other versions, a service that is not Ray, ...
         raise HeadstartError(f"--ray {address}: {first_line(error)}") from None
-    try:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ending)  # Ray has put its own in its place
-        yield
-    finally:
-        RUNNING.clear()
-        ray.shutdown()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, ending or signal.SIG_DFL)  # Ray has put its own in its place
 
 
 def refuse_unreachable(address: str) -> None:
@@ -143,8 +148,7 @@ class Workers:
 
     def __init__(self, make: Callable[[], Any], most: int = sys.maxsize) -> None:
         self.ray, self.closed = import_ray(), False
-        for others in list(RUNNING):  # whose places are needed
-            others.close()
+        close_all()  # their places are needed
         RUNNING.append(self)
         number, cores, resources = places(machines())
         options = resources | {"max_restarts": MOST_RESTARTS, "scheduling_strategy": "SPREAD"}
@@ -211,10 +215,10 @@ class Workers:
             raise HeadstartError(
                 f"a worker of the cluster failed: {type(error.cause).__name__}: {first_line(error.cause)}"
             ) from error
-        except (self.ray.exceptions.RayActorError, self.ray.exceptions.ObjectLostError) as error:
+        except self.ray.exceptions.RayError as error:  # the process, its machine or what it gave back is lost
             return self.bury(worker, task, error)
         if task:
-            task.result, task.done = found, True
+            task.content, task.result, task.done = None, found, True
         elif not self.fits(*found):
             return
         self.ill.discard(worker)
@@ -254,12 +258,18 @@ class Workers:
             return
         RUNNING.remove(self)
         self.closed = True
-        for worker in self.members:
-            self.ray.kill(worker)
+        with contextlib.suppress(Exception):  # the cluster may have gone
+            for worker in self.members:
+                self.ray.kill(worker)
 
 
 # Those that have not ended.
 RUNNING: list[Workers] = []
+
+
+def close_all() -> None:
+    for workers in list(RUNNING):
+        workers.close()
 
 
 def machines() -> list[dict[str, float]]:
