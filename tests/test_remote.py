@@ -83,7 +83,7 @@ def far(server, photos) -> str:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(remote, "WAITS", (0.1,) * 50)
+    monkeypatch.setattr(remote, "WAITS", (0.1,) * 300)
     monkeypatch.setattr(remote, "STOPPED", threading.Event())  # another test may have been told to stop
     monkeypatch.setattr(remote, "SILENT", {})
 

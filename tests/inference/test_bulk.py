@@ -331,7 +331,7 @@ def test_a_table_names_the_files(small_run, photos, tmp_path, capsys):
 
 
 def test_names_that_no_file_can_have_are_unreadable_and_stop_nothing(small_run, tmp_path):
-    names = ["\0.png", "\ud800.png", "x" * 5000, "", "../" * 3000, "http://example.org/a.png"]
+    names = ["\0.png", "\ud800.png", "x" * 5000, "", "../" * 3000, "htp://example.org/a.png"]
     (tmp_path / "files.jsonl").write_text("".join(json.dumps({"file": name}) + "\n" for name in names))
     for kind in ("csv", "jsonl", "parquet"):
         totals = small_run.predict_to(tmp_path / f"found.{kind}", tmp_path / "files.jsonl")

@@ -28,8 +28,9 @@ def quick(monkeypatch):
     """Wait for milliseconds where users wait for minutes, and forget all credentials and the log's warnings."""
     monkeypatch.setattr(remote, "WAITS", (0.01,) * 5)
     monkeypatch.setattr(remote, "STOPPED", threading.Event())  # another test may have been told to stop
-    for known in ("USERS", "QUERIES", "SILENT"):
+    for known in ("USERS", "QUERIES", "SILENT", "ASKED", "ANSWERED"):
         monkeypatch.setattr(remote, known, {})
+    monkeypatch.setattr(remote, "DEAD", set())
 
 
 @pytest.fixture
@@ -228,6 +229,32 @@ def test_a_store_that_stays_silent_is_an_error_and_no_unreadable_image(store, mo
         small_run.predict("memory://silent/1.png")
     with pytest.raises(UnreachableError, match="could not be reached"):
         walk(located("memory://silent"))
+
+
+def test_one_file_that_is_never_given_is_one_unreadable_image(store, monkeypatch, small_run):
+    get = type(store).get_file
+
+    def call(self, path, *others, **options):
+        if "broken" in path:
+            next(located("memory://one").iterdir())  # others are answered meanwhile
+            raise TimeoutError
+        return get(self, path, *others, **options)
+
+    monkeypatch.setattr(type(store), "get_file", call)
+    for name in ("1", "broken", "2"):
+        with store.open(f"/one/{name}.png", "wb") as file:
+            scene(1).save(file, "PNG")
+    found = list(small_run.stream("memory://one"))
+    assert [bool(one.error) for one in found] == [False, False, True]
+    assert "could not be fetched for 2 minutes (TimeoutError), and others could" in found[2].error
+
+
+def test_a_host_of_the_web_that_is_gone_stops_nothing(store, monkeypatch, small_run, tmp_path):
+    with store.open("/alive/1.png", "wb") as file:
+        scene(1).save(file, "PNG")
+    (tmp_path / "list.csv").write_text("file\nhttp://127.0.0.1:1/1.png\nmemory://alive/1.png\nhttp://127.0.0.1:1/2.png\n")
+    found = list(small_run.stream(tmp_path / "list.csv"))
+    assert [bool(one.error) for one in found] == [True, False, True]
 
 
 def test_a_file_that_is_denied_or_gone_is_one_unreadable_image(store, monkeypatch, small_run):

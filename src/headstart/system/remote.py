@@ -139,8 +139,13 @@ class Kept:
 
 
 KEPT = Kept(MOST_BYTES)
-# When each host was last found not to answer, in seconds of the monotonic clock.
+# When each host, bucket or the like was asked first, when it answered last, and when it was last said that it does not, in seconds
+# of the monotonic clock; and which hosts of the web have never answered while others did.
+ASKED: dict[str, float] = {}
+ANSWERED: dict[str, float] = {}
 SILENT: dict[str, float] = {}
+DEAD: set[str] = set()
+LOCK = threading.Lock()
 
 
 def is_address(text: str) -> bool:
@@ -444,36 +449,46 @@ def patiently(path: RemotePath, call: Callable[[Any], Result]) -> Result:
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        OSError: access is denied, or no package knows the address.
+        OSError: access is denied, no package knows the address, or nothing but this file, or its host of the web, fails.
         UnreachableError: the store did not answer for two minutes, or cannot be used on this machine.
         UnwritableError: the disk is full.
     """
-    for wait in (*WAITS, None):
+    site, began, why = str(path.site), time.monotonic(), "it did not answer before"
+    first = ASKED.setdefault(site, began)
+    for wait in (*WAITS, None) if site not in DEAD else ():
         try:
-            return call(store_of(path.site.whole))
+            result = call(store_of(path.site.whole))
+            ANSWERED[site] = time.monotonic()
+            return result
         except Exception as error:  # the packages behind fsspec raise exceptions of any kind
             if isinstance(error, HeadstartError):
                 raise
             if is_disk_full(error):
                 raise unwritable(cache_folder("remote"), error) from None
             if not is_broken(error):
+                ANSWERED[site] = time.monotonic()
                 raise explained(path, error) from None
             why = reason(error)
         if wait is None or STOPPED.is_set():
             break
-        say_silent(path.site, why)
+        say_silent(site, why)
         STOPPED.wait(wait)
+    if is_web(path) and site not in ANSWERED and any(last > first for last in list(ANSWERED.values())):
+        DEAD.add(site)  # of many hosts that a table names, some are gone: the others do not wait for them
+    if site in DEAD or ANSWERED.get(site, began) > began:
+        raise OSError(errno.EHOSTUNREACH, f"it could not be fetched for {PATIENCE} ({why}), and others could", str(path))
     raise UnreachableError(
         f"{path} could not be reached for {PATIENCE} ({why}): check the network{path.endpoint}, and start again"
     )
 
 
-def say_silent(site: RemotePath, why: str) -> None:
-    """Warn that a store does not answer, once for all who wait for it."""
-    now, before = time.monotonic(), SILENT.get(str(site), -float("inf"))
-    SILENT[str(site)] = now
-    if now - before > 2 * max(WAITS):
-        logger.warning("%s does not answer (%s): it is tried again, for up to %s", site, why, PATIENCE)
+def say_silent(site: str, why: str) -> None:
+    """Warn that a store does not answer: once for all who wait for it, until they would give up."""
+    with LOCK:
+        now, before = time.monotonic(), SILENT.get(site, -float("inf"))
+        if now - before > sum(WAITS):
+            SILENT[site] = now
+            logger.warning("%s does not answer (%s): it is tried again, for up to %s", site, why, PATIENCE)
 
 
 @functools.cache
