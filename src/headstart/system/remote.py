@@ -139,7 +139,7 @@ class Kept:
 
 
 KEPT = Kept(MOST_BYTES)
-# When each host, bucket or the like was asked first, when it answered last, and when it was last said that it does not, in seconds
+# When each host, bucket or the like was asked first, answered last, and was last said not to answer, in seconds
 # of the monotonic clock; and which hosts of the web have never answered while others did.
 ASKED: dict[str, float] = {}
 ANSWERED: dict[str, float] = {}
