@@ -22,8 +22,8 @@ def test_every_recipe_survives_its_toml_file(name, tmp_path):
 def test_any_path_survives_the_toml_file(path, tmp_path):
     config = Config(data=os.fsdecode(path))
     write_toml(config, tmp_path / "config.toml")
-    # All but `trust`, since a file from somebody else would trust itself, and `devices`, since a run resumes on others.
-    kept = {name: value for name, value in vars(config).items() if name not in ("trust", "devices")}
+    # All but `trust`, since a file from somebody else would trust itself, and those of the place, where a run resumes on others.
+    kept = {name: value for name, value in vars(config).items() if name not in ("trust", "devices", "ray")}
     assert read_toml(tmp_path / "config.toml") == kept
 
 

@@ -16,7 +16,7 @@ import headstart as hs
 import headstart.ray
 from headstart.cli.main import main
 from headstart.data.decode import Decoding
-from headstart.data.on_demand import OnDemand, fingerprint
+from headstart.data.on_demand import OnDemand, digest, fingerprint
 from headstart.inference import bulk
 from headstart.system import workers
 from headstart.training.blocks import Blocks
@@ -205,7 +205,8 @@ def test_images_decoded_on_demand_travel_as_the_names_of_their_files(tmp_path):
     for name, image in zip(names, images, strict=True):
         Image.fromarray(image).save(tmp_path / name)
     stats = np.array([fingerprint(tmp_path / name) for name in names])
-    whole = OnDemand(tmp_path, names, stats, 16, Decoding())
+    digests = np.array([digest(image) for image in images])
+    whole = OnDemand(tmp_path, names, stats, 16, Decoding(), digests)
     batch = BatchToView(whole.part(np.array([3, 1])), 0, (hs.Config(), 1, 64))
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(batch)).pixels(), images[[3, 1], :, ::-1])
     (tmp_path / "3.png").unlink()
