@@ -4,7 +4,9 @@ import itertools
 import os
 import pickle
 import signal
+import socket
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -222,6 +224,25 @@ def test_an_address_that_does_not_answer_is_said_in_seconds(small_run, photos, t
         assert f"--ray {address}: nothing answers there" in capsys.readouterr().err.splitlines()[-1]
         assert time.monotonic() - begin < 60
     assert not (tmp_path / "found.csv").exists()
+
+
+def test_what_answers_and_is_not_ray_is_told_apart(cluster):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(100)
+                connection.sendall(b"HTTP/1.0 400 Bad request")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(hs.HeadstartError, match="what answers there is not Ray"), workers.connected(address_of(server)):
+            pass
+    workers.refuse_unreachable(ray.get_runtime_context().gcs_address)
+
+
+def address_of(server: socket.socket) -> str:
+    host, port = server.getsockname()
+    return f"{host}:{port}"
 
 
 @pytest.mark.parametrize("address", ["10.0.0.1", "http://there:80", "a b:1", "://:1"])

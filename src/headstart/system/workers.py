@@ -25,6 +25,9 @@ logger = logging.getLogger("headstart")
 
 # Seconds that an address has to answer.
 ANSWERING = 5.0
+# How a client of gRPC, which Ray speaks, begins, by HTTP/2: the preface and empty settings. A server answers with its own.
+SETTINGS = b"\x04"
+GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0" + SETTINGS + bytes(5)
 # Tasks that each worker has: while it does one, it gets the next. So many are begun in all, or wait for an earlier one.
 SLOTS, AHEAD = 2, 4
 # Deaths of workers at one task after which the task is to blame; restarts of one worker after which its machine is.
@@ -87,12 +90,17 @@ def connect(ray: Any, address: str) -> None:
 
 
 def refuse_unreachable(address: str) -> None:
-    """Refuse an address where nothing answers: Ray itself would try for minutes."""
-    if found := re.fullmatch(r"(?:ray://)?(.*):(\d+)", address):
-        try:
-            socket.create_connection((found[1].strip("[]"), int(found[2])), ANSWERING).close()
-        except (OSError, OverflowError) as error:
-            raise HeadstartError(f"--ray {address}: nothing answers there ({error})") from None
+    """Refuse an address where nothing answers, or something else than Ray: Ray itself would try for minutes."""
+    if not (found := re.fullmatch(r"(?:ray://)?(.*):(\d+)", address)):
+        return
+    try:
+        with socket.create_connection((found[1].strip("[]"), int(found[2])), ANSWERING) as connection:
+            connection.sendall(GREETING)
+            answer = connection.recv(9)
+    except (OSError, OverflowError) as error:
+        raise HeadstartError(f"--ray {address}: nothing answers there ({error})") from None
+    if answer[3:4] != SETTINGS and not os.environ.get("RAY_USE_TLS"):
+        raise HeadstartError(f"--ray {address}: what answers there is not Ray")
 
 
 class Worker:
