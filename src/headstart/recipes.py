@@ -123,7 +123,8 @@ def laptop() -> Config:
     """A real ImageNet backbone that pip installs: no download, no GPU.
 
     EfficientNet-Lite0 at 128 px, its last stage fine-tuned on cached feature maps. CIFAR-10: 87.70 % frozen, 93.25 % fine-tuned,
-    6.2 minutes, 2.0 GB. Seed 0, two Zen 4 cores, bfloat16, TensorFlow 2.21, OpenVINO 2026.4, 2026-11-27.
+    6.2 minutes, 2.0 GB; with `--image-size 224 --epochs 4` 91.03 % and 94.74 %, 26 minutes beside other work, 2.9 GB. Seed 0, two
+    Zen 4 cores, bfloat16, TensorFlow 2.21, OpenVINO 2026.4, 2026-11-27.
     """
     return Config(
         recipe="laptop", backbone="efficientnetlite0", image_size=128, views=1, fine_tune_from=LAST_STAGE, epochs=3,
