@@ -9,8 +9,8 @@ from benchmarks.common import RESULTS, section
 from headstart.system.files import written_whole
 
 TABLES = (
-    "extraction", "augmentation", "steps", "frozen", "heads", "fine-tuning", "folding", "curve", "prediction", "exports",
-    "bulk", "ray", "serving", "uneven", "memory", "gpu",
+    "extraction", "augmentation", "steps", "frozen", "heads", "fine-tuning", "tuning", "folding", "curve", "prediction",
+    "exports", "bulk", "ray", "serving", "uneven", "memory", "gpu",
 )  # fmt: skip
 INTRODUCTION = """# Headstart beside its peers
 
