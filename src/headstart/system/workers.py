@@ -235,13 +235,11 @@ class Workers:
     def bury(self, worker: Any, task: Task | None, error: Exception) -> None:
         """Let another worker do the task of one that has died, and ask whatever Ray starts in its place."""
         if not task:  # it was started again too often, or could not be started at all
-            self.lost = first_line(error)
+            self.lost = reason(error)
             return
         task.deaths += 1
         if task.deaths > MOST_DEATHS:
-            raise HeadstartError(
-                f"{task.deaths} workers of the cluster died at the same task, the last one so: {first_line(error)}"
-            )
+            raise HeadstartError(f"{task.deaths} workers of the cluster died at the same task, the last one so: {reason(error)}")
         if worker not in self.ill:
             logger.info("a worker of the cluster has died: others do what it had begun")
         self.ill.add(worker)
@@ -278,6 +276,12 @@ RUNNING: list[Workers] = []
 def close_all() -> None:
     for workers in list(RUNNING):
         workers.close()
+
+
+def reason(error: Exception) -> str:
+    """Return why a worker has died. Ray's errors end with the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
 
 
 def machines() -> list[dict[str, float]]:
