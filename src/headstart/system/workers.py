@@ -265,6 +265,8 @@ class Workers:
         RUNNING.remove(self)
         self.closed = True
         with contextlib.suppress(Exception):  # the cluster may have gone
+            for future in self.busy:  # or Ray would say that it asks again
+                self.ray.cancel(future)
             for worker in self.members:
                 self.ray.kill(worker)
 
