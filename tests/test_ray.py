@@ -23,13 +23,14 @@ from headstart.inference import bulk
 from headstart.system import workers
 from headstart.training.blocks import Blocks
 from headstart.training.features import BatchToView
-from helpers import free_port, random_images
+from helpers import free_port, random_images, tiny_network
 
 ray = pytest.importorskip("ray")
 # Ray warns of what it itself will change; its sockets and processes outlive the test in which they were made.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning:ray.data"),
 ]
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -110,34 +111,45 @@ def test_workers_that_do_not_see_the_files_are_named(cluster, small_run, photos,
 
 
 def test_a_dataset_gets_the_columns_of_the_table(cluster, small_run, photos):
-    paths = [str(photos / f"{number:02}.png") for number in range(7)]
-    images = [None if number == 5 else np.asarray(Image.open(path)) for number, path in enumerate(paths)]
-    expected = list(small_run.stream([photos / f"{number:02}.png" for number in range(7)], 2))
-    given = {
-        "item": ray.data.from_items(paths),
-        "bytes": ray.data.from_items([{"bytes": Path(path).read_bytes(), "id": place} for place, path in enumerate(paths)]),
-        "picture": ray.data.from_items([{"picture": image} for image in images if image is not None]),
-    }
-    for column, dataset in given.items():
-        named = {"column": column} if column == "picture" else {}
-        found = headstart.ray.predict(dataset, small_run.path, batch_size=2, concurrency=1, **named).take_all()
-        wanted = [one for one in expected if column != "picture" or not one.error]
-        key = "id" if column == "bytes" else None
-        rows = sorted(found, key=lambda row: row[key]) if key else found
-        assert [(row["class"], row["error"] and "cannot") for row in rows] == [
-            (one.label or None, "cannot" if one.error else None) for one in wanted
-        ]
-        for row, one in zip(rows, wanted, strict=True):
-            if one.error:
-                assert (row["confidence"], row["unlike"], row["7"]) == (None, None, None)
-            else:
-                np.testing.assert_array_equal([row[name] for name in small_run.class_names], one.probabilities)
-                assert row["unlike"] is one.unlike
+    paths = [photos / f"{number:02}.png" for number in range(7)]
+    dataset = ray.data.from_items([{"bytes": path.read_bytes(), "id": place} for place, path in enumerate(paths)])
+    found = headstart.ray.predict(dataset, small_run.path, batch_size=2, concurrency=1).take_all()
+    for row, one in zip(sorted(found, key=lambda row: row["id"]), small_run.stream(paths, 2), strict=True):
+        assert list(row) == ["bytes", "id", "class", "confidence", "unlike", "error", *small_run.class_names]
+        assert (row["class"], bool(row["error"]), row["unlike"]) == (one.label or None, bool(one.error), one.unlike)
+        expected = [None] * 10 if one.error else one.probabilities.tolist()
+        assert [row[name] for name in small_run.class_names] == expected
+
+
+def test_images_of_a_dataset_are_bytes_arrays_or_paths(cluster, small_run, photos, digits, monkeypatch):
+    arrow = pytest.importorskip("pyarrow")
+    monkeypatch.setattr("headstart.ray.allow_cores", lambda number: None)  # this process needs its cores
+    make = [ray.put(headstart.ray.inference.shipped.opening(small_run.classifier, 64, 2000, False, 0.0))]
+
+    def answering(column: str = "") -> headstart.ray.Answering:
+        return headstart.ray.Answering(make, column, ["unlike"], 1)
+
+    pixels = digits.images(digits.test[:3])
+    expected = small_run.predict(pixels).labels
+    tensors = ray.get(ray.data.from_numpy(pixels).to_arrow_refs())[0]
+    assert answering("data")(tensors)["class"].to_pylist() == expected
+    paths = [*(str(photos / f"{number:02}.png") for number in range(3)), str(photos / "missing.png"), None]
+    found = answering()(arrow.table({"item": paths}))
+    assert found["class"].to_pylist() == [*expected, None, None]
+    assert [bool(error) for error in found["error"].to_pylist()] == [False, False, False, True, True]
+    for column, table, message in (
+        ("", {"what": [1]}, "none of the columns bytes, image, path, item: name that of the images; there are what"),
+        ("there", {"what": [1]}, "no column 'there'"),
+        ("item", {"item": [paths[0]], "error": [0]}, "a column 'error', and so have the answers"),
+        ("item", {"item": [1.5]}, "an array must be uint8"),
+    ):
+        with pytest.raises(hs.HeadstartError, match=message):
+            answering(column)(arrow.table(table))
 
 
 def test_features_and_accuracy_are_those_of_one_process_though_a_worker_is_killed(cluster, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr("headstart.training.features.EXTRACTION_BATCH", 8)
-    options = tiny | {"rotation": 0.05, "rand_augment": True, "views": 2, "epochs": 1, "fine_tune_from": "stage1_conv"}
+    options = tiny | {"rotation": 0.05, "rand_augment": True, "views": 2}
     write, killed, found = Blocks.write, [], {}
 
     def killing(*arguments) -> None:
@@ -157,6 +169,16 @@ def test_features_and_accuracy_are_those_of_one_process_though_a_worker_is_kille
     assert "ray =" not in (tmp_path / "run-ray" / "config.toml").read_text()
 
 
+def test_a_network_that_gives_maps_too_survives_the_journey():
+    network, _ = tiny_network()
+    network.cut = "stage0_relu"
+    extractor, images = network.feature_extractor(), random_images(4)
+    for ours, theirs in zip(
+        extractor.predict_on_batch(images), pickle.loads(pickle.dumps(extractor)).predict_on_batch(images), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 class Odd:
     """Work that goes wrong."""
 
@@ -173,12 +195,13 @@ class Odd:
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("kill", "4 workers of the cluster died at the same task"),
+        ("kill", "2 workers of the cluster died at the same task"),
         ("refuse", "^this cannot be$"),
         ("err", "failed: KeyError: 'err'"),
     ],
 )
-def test_what_goes_wrong_in_a_worker_is_said_in_a_line(task, message, cluster):
+def test_what_goes_wrong_in_a_worker_is_said_in_a_line(task, message, cluster, monkeypatch):
+    monkeypatch.setattr(workers, "MOST_DEATHS", 1)
     running = workers.Workers(Odd, 2)
     assert list(running.results(["fine"] * 20)) == ["done"] * 20
     with pytest.raises(hs.HeadstartError, match=message):
