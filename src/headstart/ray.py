@@ -17,6 +17,7 @@ from headstart.inference.inputs import Inputs, named_images
 from headstart.inference.rows import IMAGE, REJECTED, UNLIKE, ParquetRows
 from headstart.run import Run
 from headstart.system.processor import allow_cores
+from headstart.system.remote import located
 from headstart.system.workers import import_ray, machines, places
 
 # What the column of images is called by Ray Data's own readers; the first that is there.
@@ -38,8 +39,8 @@ def predict(
     Args:
         dataset: a `ray.data.Dataset`.
         run: a finished run, or its folder.
-        column: holds the images: bytes of encoded images; arrays, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or paths,
-            which every machine must see. By default, the first of `bytes`, `image`, `path` and `item`.
+        column: holds the images: bytes of encoded images; arrays, uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4); or paths
+            and addresses, which every machine must see. By default, the first of `bytes`, `image`, `path` and `item`.
         batch_size, mirror, reject: see `headstart.Classifier.predict`.
         options: of `ray.data.Dataset.map_batches`, such as `concurrency` and `num_cpus`. By default, there is up to one worker
             for each GPU or, without any, for each core.
@@ -104,6 +105,6 @@ def named(place: int, image: Any) -> tuple[str, Any]:
     if image is None:
         return str(place), b""
     if isinstance(image, str):
-        return image, Path(image)
+        return image, located(image)
     ((_, one),) = named_images(image if isinstance(image, bytes) else np.asarray(image), Inputs())
     return str(place), one

@@ -27,6 +27,7 @@ from headstart.system.cache import cache_folder
 from headstart.system.environment import computing
 from headstart.system.files import exists
 from headstart.system.processor import processor
+from headstart.system.remote import RemotePath
 from headstart.system.rows import StoredRows, joined
 from headstart.system.workers import Workers
 from headstart.training.batches import Rows
@@ -235,7 +236,8 @@ class BatchToView(NamedTuple):
 
     def pixels(self) -> np.ndarray:
         """Return uint8 (B, H, W, 3)."""
-        if isinstance(self.images, OnDemand) and not exists(first := self.images.root / self.images.names[0]):
+        first = self.images.root / self.images.names[0] if isinstance(self.images, OnDemand) else None
+        if first and not isinstance(first, RemotePath) and not exists(first):
             raise HeadstartError(
                 f"a worker of the cluster on {socket.gethostname()} does not see {first}: put the images where every machine has "
                 "them under the same path"
