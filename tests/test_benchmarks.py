@@ -10,7 +10,6 @@ import pytest
 
 from benchmarks import common, gpu
 from benchmarks.__main__ import main as write_page
-from helpers import real_charts
 
 
 def prepare_counting(start: int):
@@ -132,6 +131,7 @@ def test_results_hold_what_they_depend_on_and_no_paths_and_become_a_page(tmp_pat
 
 def test_a_curve_is_drawn_from_a_run_and_a_record_of_keras(small_run, tmp_path):
     from benchmarks import curve
+    from helpers import real_charts  # not above: it starts Keras, and processes of contenders import this file
 
     options = curve.Options(out=tmp_path, image=tmp_path / "images" / "curve.png", runs=(str(small_run.path),))
     (tmp_path / "curve").mkdir()

@@ -155,6 +155,6 @@ def test_they_do_not_depend_on_how_many_are_asked(small_run, digits):
 def test_the_models_of_folds_answer_together_and_name_one_for_a_promise(small_run, digits, tmp_path):
     members = [copied(small_run, tmp_path / name).path for name in ("fold-0", "fold-1")]
     together, images = classifier.Ensemble(tmp_path, members), digits.images(digits.test[:3])
-    assert together.predict(images).outsiders is None
+    assert not together.predict(images).outsiders.any()
     with pytest.raises(hs.HeadstartError, match=r"holds 2 models.*fold-0"):
         together.predict(images, reject=0.5)

@@ -17,6 +17,7 @@ from headstart.errors import UnwritableError
 from headstart.system import files
 from headstart.system.files import refuse_unwritable, remove_partial, write_csv, written_whole
 from headstart.system.reading import read_csv
+from helpers import DRAWN
 
 
 @contextlib.contextmanager
@@ -40,7 +41,7 @@ BIG = np.random.default_rng(0).random((100, 100))
         ("array.npy", lambda partial: np.save(partial, BIG)),
         ("checkpoint.safetensors", lambda partial: save_file({"weights": BIG}, partial)),
         ("model.keras", lambda partial: keras.Sequential([keras.Input((100,)), keras.layers.Dense(100)]).save(partial)),
-        ("plot.png", lambda partial: Figure().savefig(partial)),
+        ("plot.png", lambda partial: DRAWN(Figure(), partial)),
     ],
 )
 def test_a_full_disk_is_an_error_in_words_whoever_writes(name, write, tmp_path):
