@@ -26,12 +26,11 @@ from caches import cache_cases
 from case import Case, Place
 from driver import Worker, emptied
 from honest import Honest, make_honest
+from images import image_cases
 from inputs import input_cases
 from models import model_cases
 from runs import FINISHED, INTERRUPTED, SEEDS, run_cases
 from sealing import SEALED
-
-from images import image_cases
 
 PARTS = {"images": 1000, "runs": 400, "interrupted": 80, "seeds": 40, "caches": 60, "archives": 300, "models": 240, "inputs": 300}
 RUNS = {"runs": FINISHED, "interrupted": INTERRUPTED, "seeds": SEEDS}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+
 from case import Case, Place, chosen, cleared, copied, put
 from honest import IN_THE_CACHE, Honest
 from tamper import Change, of_any_file, of_array, of_json, of_safetensors, of_text

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from driver import Worker
 from PIL import Image
+
+from driver import Worker
 
 CLASSES = ("blue", "green", "red")
 # All images count as too many for memory, so that they are kept in the cache.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from case import Case, Place, chosen, cleared, copied, put
 from honest import Honest
 from sealing import covered, reseal

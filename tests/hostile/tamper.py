@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from case import Payload, cleared, payloads, put
 
 # A change: it gets the path of the file, the path of the marker and a folder of the user's elsewhere.

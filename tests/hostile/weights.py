@@ -6,6 +6,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from case import Place, payloads
 from tamper import flipped, npz
 
