@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 
 from headstart.errors import DamagedError, HeadstartError
 from headstart.system.files import read_bytes, written_whole
-from headstart.system.names import RAY_ADDRESS
 from headstart.system.remote import MOST_BYTES, public
+from headstart.system.workers import wrong_address
 
 # Smaller images give a backbone nothing to look at; larger ones do not fit memory.
 SMALLEST_IMAGE, LARGEST_IMAGE = 8, 1024
@@ -395,8 +395,7 @@ def refuse_impossible(config: Config) -> None:
          f"--devices {config.devices!r} is none of what it accepts: all, cluster, or a number such as 2"),
         (config.devices == "cluster" and bool(config.budget),
          "--budget measures one machine, so it cannot foresee a cluster: leave out --budget or --devices cluster"),
-        (bool(config.ray) and not re.fullmatch(RAY_ADDRESS, config.ray),
-         f"--ray {config.ray}: give local, auto, HOST:PORT or ray://HOST:PORT"),
+        (bool(wrong := wrong_address(config.ray)), wrong),
         (bool(config.ray) and not config.keeps_features,
          "--ray computes the cached features of a pretrained backbone: leave out --weights none and --no-cache-features"),
         (bool(config.ray) and bool(config.budget),

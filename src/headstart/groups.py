@@ -12,9 +12,10 @@ from headstart.config import Config
 from headstart.data.dataset import Dataset
 from headstart.data.load import one_fold
 from headstart.metrics.claim import known_images, what_it_holds_for
-from headstart.metrics.classification import effective_images, measure, single_figures, wilson_interval, wilson_of
+from headstart.metrics.classification import measure, single_figures, wilson_interval, wilson_of
 from headstart.metrics.comparison import compare_stages, verdict
 from headstart.metrics.figures import Figures, SubsetFigures
+from headstart.metrics.grouped import effective_images
 from headstart.record.folder import RunFolder, empty, locked
 from headstart.record.history import shown
 from headstart.record.split import recorded_data
@@ -178,7 +179,7 @@ def on_new_images(folds: list[Figures], share: float = 1.0) -> dict[str, Any]:
 
     Args:
         folds: the test figures of each fold. The result is empty if the runs have no audit.
-        share: how many of all images count, see `headstart.metrics.classification.effective_images`; 1 without groups.
+        share: how many of all images count, see `headstart.metrics.grouped.effective_images`; 1 without groups.
     """
     if "near_duplicates_in_training" not in folds[0]:
         return {}

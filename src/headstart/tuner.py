@@ -27,7 +27,8 @@ from headstart.data.load import configured_data, read_source, resolved
 from headstart.errors import HeadstartError, UnreachableError, UnwritableError
 from headstart.inference.engine import Engine
 from headstart.inference.logits import network_logits
-from headstart.metrics.classification import UNEVEN, effective_images, interval_of, unevenness
+from headstart.metrics.classification import UNEVEN, interval_of, unevenness
+from headstart.metrics.grouped import effective_images
 from headstart.model.backbones import load_backbone
 from headstart.model.network import without_augmentation
 from headstart.model.unfreeze import begin_of_stages

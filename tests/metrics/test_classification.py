@@ -2,14 +2,8 @@ import numpy as np
 import pytest
 
 from headstart.metrics.calibration import reliability
-from headstart.metrics.classification import (
-    effective_images,
-    interval_of,
-    measure,
-    subset_figures,
-    unevenness,
-    wilson_interval,
-)
+from headstart.metrics.classification import interval_of, measure, subset_figures, unevenness, wilson_interval
+from headstart.metrics.grouped import effective_images
 
 
 def test_the_interval_is_wilsons():

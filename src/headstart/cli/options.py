@@ -34,7 +34,7 @@ from headstart.errors import HeadstartError
 from headstart.export.formats import FORMATS, MOST_LOSS
 from headstart.recipes import recipe
 from headstart.system.cache import KINDS
-from headstart.system.names import LOCAL, RAY_ADDRESS
+from headstart.system.workers import LOCAL, is_cluster
 
 SUMMARY = """usage: headstart COMMAND ...
 
@@ -393,7 +393,7 @@ def with_values(arguments: list[str]) -> list[str]:
                 word = f"{option_name(name)}={off}"
             elif switch == option_name(name) and after not in known[name] and (after.startswith("-") or Path(after).exists()):
                 word = f"{option_name(name)}={on}"
-        if word == "--ray" and not re.fullmatch(RAY_ADDRESS, after) and (after.startswith("-") or Path(after).exists()):
+        if word == "--ray" and not is_cluster(after) and (after.startswith("-") or Path(after).exists()):
             word = f"--ray={LOCAL}"
         words.append(word)
     return words

@@ -9,7 +9,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections import Counter, deque
@@ -40,12 +39,11 @@ from headstart.system.files import (
     write_json,
     written_whole,
 )
-from headstart.system.names import RAY_ADDRESS
 from headstart.system.progress import Bar
 from headstart.system.reading import Checksum, Count, Fraction, as_kind, parse_json, read_json
 from headstart.system.remote import located
 from headstart.system.text import count
-from headstart.system.workers import Workers, connected
+from headstart.system.workers import EVERYWHERE, Workers, connected, wrong_address
 
 if TYPE_CHECKING:
     from headstart.inference.classifier import Classifier
@@ -136,8 +134,8 @@ def predict_to(
     if not 1 <= shard[0] <= shard[1]:
         raise HeadstartError(f"--shard is {shard[0]}/{shard[1]}: give the number of this share and of all, such as 2/8")
     rows = kind(classifier.class_names, [REJECTED] * bool(reject) + [UNLIKE] * classifier.tells_outsiders)
-    if ray and not re.fullmatch(RAY_ADDRESS, ray):
-        raise HeadstartError(f"--ray {ray}: give local, auto, HOST:PORT or ray://HOST:PORT")
+    if wrong := wrong_address(ray):
+        raise HeadstartError(wrong)
     totals = Totals(out, classifier.threshold(reject, mirror) if reject else 0.0)
     given = [images] if isinstance(images, (str, os.PathLike)) else list(images)
     wanted = {
@@ -350,10 +348,7 @@ def by_workers(workers: Workers, blocks: Iterable[list[tuple[str, Path]]], taken
     for answers, unseen in workers.results(blocks):
         block = taken[0][1]
         for path in (path for _, path in (block[place] for place in unseen) if exists(path)):
-            raise HeadstartError(
-                f"a worker of the cluster does not see {path}, which is here: put the images where every machine has them "
-                "under the same path"
-            )
+            raise HeadstartError(f"a worker of the cluster does not see {path}, which is here: {EVERYWHERE}")
         yield answers
 
 

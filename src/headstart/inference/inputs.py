@@ -23,7 +23,7 @@ from headstart.data.table import Table, is_table
 from headstart.data.walk import skipped_words, walk_images
 from headstart.errors import HeadstartError
 from headstart.system.processor import usable_cores
-from headstart.system.remote import DOWNLOADS, RemotePath, below, located, public
+from headstart.system.remote import DOWNLOADS, RemotePath, below, located, public, threads_for
 from headstart.system.text import count
 
 Item = TypeVar("Item")
@@ -192,7 +192,7 @@ def read_ahead(
 
         for batch in batches:
             waiting.append([begun(name, image) for name, image in batch])
-            at_once = DOWNLOADS if any(isinstance(image, RemotePath) for _, image in batch) else cores
+            at_once = threads_for(image for _, image in batch) or cores
             if sum(map(len, waiting)) - len(waiting[0]) >= max(len(waiting[0]), 2 * at_once):
                 yield finished()
         while waiting:

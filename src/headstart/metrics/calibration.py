@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import softmax
 
 from headstart.metrics.figures import Figures
+from headstart.metrics.grouped import error_between_groups
 from headstart.system.text import count
 
 CALIBRATION_BINS = 15
@@ -75,15 +76,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray |
     totals = losses.sum(axis=1) + penalty
     fitted = float(np.exp(lowest_point(LOG_TEMPERATURES, totals)))
     _, group = np.unique(np.arange(images) if groups is None else groups, return_inverse=True)
-    number, what = int(group.max()) + 1, "image" if groups is None else "group"
-    if number == 1:
+    what = "image" if groups is None else "group"
+    if group.max() == 0:
         return Calibration(images, fitted, 0.0, 0.0, False, f"one {what} cannot support it")
     together = np.array([np.bincount(group, row) for row in losses])
     # The temperatures without one image hardly differ, so the nearest one on the grid is exact enough.
     without = (totals[:, None] - together).argmin(axis=0)
     gains = losses[len(LOG_TEMPERATURES) // 2] - losses[without[group], np.arange(images)]
     gain = float(gains.mean())
-    error = float(np.sqrt(number / (number - 1) * np.square(np.bincount(group, gains - gain)).sum()) / images)
+    error = error_between_groups(gains, group)
     applied = gain > 0 and gain >= STANDARD_ERRORS * error
     change = f"on {what}s left out in turn the log loss {'falls' if gain > 0 else 'rises'} by {abs(gain):.2g}"
     chance = ", which may be chance" if gain > 0 and not applied else ""

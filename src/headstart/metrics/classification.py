@@ -1,15 +1,14 @@
 """The figures of a result, from logits and labels: how good a network is, and how certain that is."""
 
-from functools import cache
 from typing import Any
 
 import numpy as np
 from scipy.stats import norm
-from scipy.stats import t as student
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
 from headstart.metrics.calibration import probabilities, reliability
 from headstart.metrics.figures import Figures, ProbabilityFigures, SubsetFigures
+from headstart.metrics.grouped import effective_images
 
 FIGURES = ("precision", "recall", "f1-score")
 # With so many classes or fewer, the right one is nearly always among the first five.
@@ -74,42 +73,6 @@ def interval_of(right: np.ndarray, groups: np.ndarray | None = None) -> list[flo
     if groups is None:
         return wilson_interval(int(right.sum()), len(right))
     return wilson_of(float(right.mean()), effective_images(right, groups))
-
-
-def effective_images(right: np.ndarray, groups: np.ndarray) -> float:
-    """Return how many independent images tell as much of the accuracy on new groups as some images in groups do.
-
-    Images of one group are right or wrong together, so their number is divided by the design effect: the variance of accuracy
-    between groups (of a ratio, linearised; Rao and Scott 1992, Biometrics 48: 577-585) over that of independent images. It is
-    divided further where the variance is estimated from few groups, by the squared quotient of Student's t and the normal
-    quantile (Korn and Graubard 1998, Survey Methodology 24: 193-201; Dean and Pagano 2015, Journal of Survey Statistics and
-    Methodology 3: 484-503, find Wilson's interval for this number among the best). If all answers are right, or all wrong,
-    nothing tells how alike the images of a group are: then each group counts as one image.
-
-    Of a single group nothing follows for others: the number is 0.
-
-    Args:
-        right: bool (N,), whether each image was classified correctly.
-        groups: int (N,), which images belong together.
-    """
-    _, group = np.unique(groups, return_inverse=True)
-    sizes, hits = np.bincount(group), np.bincount(group, right)
-    images, number = len(right), len(sizes)
-    share = float(right.mean())
-    if number < 2:
-        return 0.0
-    if 0 < share < 1:
-        between = number / (number - 1) * float(np.square(hits - share * sizes).sum()) / images**2
-        effect = max(1.0, between / (share * (1 - share) / images))
-    else:
-        effect = images / number
-    return images / effect * correction_for_few(number)
-
-
-@cache
-def correction_for_few(groups: int) -> float:
-    """Return what the number of images is multiplied by where a variance is estimated from some groups; 0 of a single one."""
-    return float(norm.ppf(0.975) / student.ppf(0.975, groups - 1)) ** 2 if groups > 1 else 0.0
 
 
 def wilson_of(share: float, images: float) -> list[float]:

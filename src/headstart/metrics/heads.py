@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from headstart.config import DENSE, LINEAR
+from headstart.metrics.grouped import error_between_groups
 
 # With more training images, logistic regression takes minutes and has not won. CIFAR-10, EfficientNet-Lite0 at 128 px, linear
 # and dense: 67.4 and 63.9 % with 10 images of each class, 79.8 and 78.2 % with 100, 84.7 and 84.6 % with 1,000, 86.7 and 87.3 %
@@ -29,10 +30,8 @@ def decide(
     """
     difference = shares * (correct[LINEAR].astype(float) - correct[DENSE])
     error = difference.std() / len(difference) ** 0.5
-    if groups is not None:  # the standard error of a mean over groups of images
-        number = len(np.unique(groups))
-        sums = np.bincount(groups, difference - difference.mean())
-        error = np.inf if number < 2 else (number / (number - 1) * np.square(sums).sum()) ** 0.5 / len(difference)
+    if groups is not None:
+        error = error_between_groups(difference, groups)
     if abs(difference.mean()) > error:
         chosen = LINEAR if difference.mean() > 0 else DENSE
         return {"chosen": chosen, "why": f"it is better on validation by {100 * abs(difference.mean()):.1f} points"}

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import betaincinv
 
-from headstart.metrics.classification import correction_for_few, effective_images
 from headstart.metrics.figures import RejectionFigures, RejectionPoint
+from headstart.metrics.grouped import correction_for_few, effective_images
 
 # The precisions whose thresholds a run reports.
 WANTED = (0.95, 0.98, 0.99, 0.995)
@@ -74,7 +74,11 @@ def lowest_that_holds(tried: Candidates, wanted: float) -> float | None:
 
 def best_promise(confidences: np.ndarray, correct: np.ndarray, groups: np.ndarray | None = None) -> float:
     """Return the highest precision, in steps of 0.001, that `promised_threshold` finds a threshold for; 0 if there is none."""
-    tried = candidates(confidences, correct, groups)
+    return highest_that_holds(candidates(confidences, correct, groups))
+
+
+def highest_that_holds(tried: Candidates) -> float:
+    """Return the precision that `best_promise` finds among some candidates."""
     wanted = (step / 1000 for step in range(999, 0, -1))
     return next((one for one in wanted if lowest_that_holds(tried, one) is not None), 0.0)
 
@@ -140,8 +144,7 @@ def rejection_figures(
             if answered.any():
                 point["precision"] = float(new_correct[answered].mean())
         points.append(point)
-    best = best_promise(confidences, correct, groups)
-    found: RejectionFigures = {"aurc": float(risk.mean()), "points": points, "best_promise": best}
+    found: RejectionFigures = {"aurc": float(risk.mean()), "points": points, "best_promise": highest_that_holds(tried)}
     if groups is not None:
         found["groups"] = len(np.unique(groups))
     return found

@@ -17,12 +17,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from headstart.errors import HeadstartError
-from headstart.system.names import LOCAL
 from headstart.system.processor import allow_cores, usable_cores
 from headstart.system.text import first_line
 
 logger = logging.getLogger("headstart")
 
+# What `--ray` calls a cluster that is started on this machine, and the addresses that it accepts, which are Ray's own.
+LOCAL = "local"
+ADDRESS = r"local|auto|(ray://)?([^\s:/\[\]]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}"
+# What to do where a worker does not see a file that is there.
+EVERYWHERE = "put the images where every machine has them under the same path"
 # Seconds that an address has to answer.
 ANSWERING = 5.0
 # How a client of gRPC, which Ray speaks, begins, by HTTP/2: the preface and empty settings. A server answers with its own.
@@ -34,6 +38,16 @@ SLOTS, AHEAD = 2, 4
 MOST_DEATHS, MOST_RESTARTS = 3, 20
 # Seconds without a worker after which the log says so.
 PATIENCE = 30.0
+
+
+def is_cluster(address: str) -> bool:
+    """Whether a text can be the address of a cluster, as `connected` takes it."""
+    return re.fullmatch(ADDRESS, address) is not None
+
+
+def wrong_address(address: str) -> str:
+    """Return what is wrong with an address of a cluster that a user gave; "" if nothing is, or if none was given."""
+    return f"--ray {address}: give local, auto, HOST:PORT or ray://HOST:PORT" if address and not is_cluster(address) else ""
 
 
 def import_ray() -> Any:

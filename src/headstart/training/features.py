@@ -29,7 +29,7 @@ from headstart.system.files import exists
 from headstart.system.processor import processor
 from headstart.system.remote import RemotePath
 from headstart.system.rows import StoredRows, joined
-from headstart.system.workers import Workers
+from headstart.system.workers import EVERYWHERE, Workers
 from headstart.training.batches import Rows
 from headstart.training.blocks import MOST_CACHE_BYTES, ROWS_OF_BLOCK, Blocks, Outputs
 from headstart.training.changes import rand_augmented
@@ -238,10 +238,7 @@ class BatchToView(NamedTuple):
         """Return uint8 (B, H, W, 3)."""
         first = self.images.root / self.images.names[0] if isinstance(self.images, OnDemand) else None
         if first and not isinstance(first, RemotePath) and not exists(first):
-            raise HeadstartError(
-                f"a worker of the cluster on {socket.gethostname()} does not see {first}: put the images where every machine has "
-                "them under the same path"
-            )
+            raise HeadstartError(f"a worker of the cluster on {socket.gethostname()} does not see {first}: {EVERYWHERE}")
         return view_once(*self.view)(self.images[:], self.start)
 
 

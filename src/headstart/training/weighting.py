@@ -107,14 +107,13 @@ def choose_weights(
 
 
 def decide_weights(
-    frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint, known: Any = None
+    frozen: FrozenLayers, data: Dataset, config: Config, checkpoint: Checkpoint, choice: Any = None
 ) -> tuple[Config, Any]:
     """Return the configuration with its class weights decided, and the content of `weighting.json`; None if nothing was chosen.
 
     Args:
-        known: what was chosen before an interruption; None or empty: nothing.
+        choice: what was chosen before an interruption; None or empty: nothing.
     """
-    choice = known
     if config.class_weights != "auto":
         return config, None
     if unevenness(data.labels(data.train)) <= UNEVEN:
