@@ -1,5 +1,6 @@
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ FAST = COSTS | {
 }
 # What a search of tiny networks varies: two image sizes, what is unfrozen, and the number of epochs.
 FIXED = {"backbone", "learning_rate", "flip", "rand_augment", "views"}
+# Of a trial of the finished search.
+FOLDS = 2
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +37,17 @@ def quickly():
         patch.setattr(search, "measured", lambda config, data, sizes: dict.fromkeys(sizes, FAST))
         patch.setattr(budget, "SIZES", (32, 48))
         patch.setattr(search, "SURVIVORS", 1)
+        patch.setattr(search, "ENOUGH_SCORED", 0)  # no folds: three take three times as long
         yield
 
 
 def options(tiny, out, **changes) -> hs.Config:
     return hs.recipe("starter", out=str(out), **tiny | {"epochs": 1, "budget": "1h"} | changes)
+
+
+def in_folds(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(search, "ENOUGH_SCORED", 1000)
+    patch.setattr(search, "FOLDS", FOLDS)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +62,7 @@ def searched(tiny, quickly, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "search"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuner, "try_out", watched)
+        in_folds(patch)
         winner = hs.tune(options(tiny, out), explicit=FIXED)
     return winner, seen
 
@@ -71,13 +81,19 @@ def test_a_search_ends_with_a_whole_run_that_any_command_takes(searched):
     assert tuning(winner)["seconds"].keys() == {"preparation", "measuring", "trials", "planning", "winner", "total"}
 
 
-def test_trials_see_no_test_image_and_share_one_split(searched):
+def test_trials_see_no_test_image_and_rank_on_the_same(searched):
     winner, seen = searched
     split = {row["image"]: row["split"] for row in hs.Run(winner.path.parent).split}
     assert split == {row["image"]: row["split"] for row in winner.split}
+    scored = Counter()
     for _, data in seen:
-        for rows, name in ((data.train, "training"), (data.validation, "validation"), (data.test, "validation")):
-            assert {split[data.source.names[row]] for row in rows} == {name}
+        assert not np.isin(data.train, data.validation).any()
+        names = {split[data.source.names[row]] for row in (*data.train, *data.validation, *data.test)}
+        assert names == {"training", "validation"}
+        scored.update(data.validation.tolist())
+    # With so few images, each is a validation image of one of the folds of each trial.
+    assert sorted(scored) == [row for row, name in enumerate(data.source.names) if split.get(name) in ("training", "validation")]
+    assert len(set(scored.values())) == 1
 
 
 def test_each_rung_compares_what_the_rung_before_found_best(searched):
@@ -90,7 +106,7 @@ def test_each_rung_compares_what_the_rung_before_found_best(searched):
     assert {trial["choices"][search.LENGTH] for trial in third["trials"]} <= {"x 1", "x 3"}
     # On no more images than before, a finalist as it was is not trained again.
     made = [result for results in content["results"] for result in results]
-    assert len(seen) == len({(result["ended"], result["accuracy"]) for result in made}) < len(made)
+    assert len(seen) == FOLDS * len({(result["ended"], result["accuracy"]) for result in made}) < FOLDS * len(made)
     assert len(third["trials"]) > 1
     assert content["winner"]["rung"] == 2
     best = content["results"][2][content["winner"]["trial"]]
@@ -167,6 +183,7 @@ def test_a_search_that_is_stopped_again_and_again_ends_as_one_that_was_not(searc
     def stopped(*arguments, **changes):
         raise KeyboardInterrupt
 
+    in_folds(monkeypatch)
     monkeypatch.setattr(tuner, "try_out", stopping)
     monkeypatch.setattr(tuner, "train", stopped)
     with pytest.raises(KeyboardInterrupt) as end:

@@ -320,7 +320,7 @@ class Search:
             keras.utils.clear_session()
             config = replace(config, epochs=0, mix="none")
             images = max((rung["images"] for rung in self.state["rungs"]), default=0) or search.FEWEST_FOR_MIRROR
-            data = search.part_of(self.at_size(config.image_size), images, 1 << 30, self.config.data_seed)
+            data = search.part_of(self.at_size(config.image_size), images, self.config.data_seed)
             _, frozen, _ = networks(data, config, self.precision)
             mirror_images_may_train(self.run, frozen, data, self.checkpoint)
             self.stop_clock("trials")
@@ -358,33 +358,31 @@ class Search:
         # Fine-tuning takes longer than fitting a head: only the last rung must not have fewer images than the one before.
         before = self.state["rungs"][1]["images"] if number == 2 else 0
         least = max(before, search.FEWEST, search.OF_EACH_CLASS * len(self.data.class_names))
-        scored = len(self.data.validation)
-        if number < 2:
-            scored = min(scored, max(search.MOST_SCORED, 2 * len(self.data.class_names)))
         reading = sum(self.reading(size) for size in {one.config.image_size for one in candidates})
         seconds = max(0.0, self.budget - self.spent - ENDING - self.reserve(candidates) - reading)
+        kinds = [self.seen(self.data, folds, self.most_scored(number)) for folds in sorted({1, self.folds}, reverse=True)]
+        wanted = min(search.WANTED[number], len(candidates))
         # The later rungs get as much; where that leaves too little for this one, they are left out.
         for rungs in range(len(search.TITLES) - number, 0, -1):
-            images, fit, expected = search.choose_trials(
-                candidates,
-                self.data,
-                scored,
-                least,
-                search.WANTED[number],
-                seconds / rungs,
-                self.prices,
-                most=search.most_images(number, len(self.data.train)),
-            )
+            for seen in kinds:
+                most = search.most_images(number, min(len(one.train) for one in seen))
+                images, fit, expected = search.choose_trials(
+                    candidates, self.data, seen, least, wanted, seconds / rungs, self.prices, most=most
+                )
+                # In folds only where half of the trials and all images are left: more trials would be ranked by chance.
+                if images == most and len(fit) >= wanted / 2:
+                    break
             if len(fit) > 1:
                 break
         else:
             fit = []
             if len(candidates) > 1 and not any(rung["trials"] for rung in self.state["rungs"]):
-                self.refuse_budget(candidates, least, scored)
+                self.refuse_budget(candidates, least)
         if len(candidates) > max(1, len(fit)):
             left[NO_TIME] += len(candidates) - len(fit)
         return {
-            "title": search.TITLES[number], "images": images if fit else 0, "validation": scored,
+            "title": search.TITLES[number], "images": images if fit else 0,
+            "validation": sum(len(one.validation) for one in seen), "folds": len(seen),
             "trials": [
                 {"choices": one.choices, "options": search.options_of(one.config), "expected": round(takes, 2)}
                 for one, takes in zip(fit, expected, strict=False)
@@ -392,9 +390,23 @@ class Search:
             "not_tried": [{"why": why, "trials": trials} for why, trials in left.items()],
         }  # fmt: skip
 
-    def refuse_budget(self, candidates: list[Candidate], least: int, scored: int) -> None:
+    @cached_property
+    def folds(self) -> int:
+        """In how many folds trials are made, if there is time."""
+        return search.folds_for(self.data, self.config.data_seed)
+
+    def seen(self, data: Dataset, folds: int, scored: int) -> list[Dataset]:
+        return search.seen_by_trials(data, folds, scored, self.config.data_seed)
+
+    def most_scored(self, number: int) -> int:
+        """Return on how many validation images the trials of a rung are ranked at most."""
+        images = len(self.data.validation)
+        return images if number == 2 else min(images, max(search.MOST_SCORED, 2 * len(self.data.class_names)))
+
+    def refuse_budget(self, candidates: list[Candidate], least: int) -> None:
         """Raise `HeadstartError`: there is no time for two trials; the message says which budget has it."""
-        _, _, expected = search.choose_trials(candidates, self.data, scored, least, 10**6, math.inf, self.prices, most=least)
+        seen = self.seen(self.data, 1, self.most_scored(0))
+        _, _, expected = search.choose_trials(candidates, self.data, seen, least, 10**6, math.inf, self.prices, most=least)
         needed = self.spent + ENDING + sum(sorted(expected)[:2])
         raise HeadstartError(
             f"--budget {self.config.budget} is too short for two trials beside the training: give "
@@ -412,7 +424,7 @@ class Search:
             seconds = sum(trial["expected"] for place, trial in enumerate(trials) if not self.has_result(number, place))
             logger.info(
                 "rung %d of %d, %s: %s on %s, about %s", number + 1, len(search.TITLES), rung["title"],
-                count(len(trials), "trial"), count(rung["images"], "training image"), duration(seconds),
+                count(len(trials), "trial"), search.learned_on(rung), duration(seconds),
             )  # fmt: skip
         for reason in rung["not_tried"]:
             logger.info("%s: %s not tried: %s", rung["title"], count(reason["trials"], "candidate"), reason["why"])
@@ -460,11 +472,13 @@ class Search:
         try:
             whole = self.at_size(config.image_size)
             begin = time.monotonic()
-            data = search.part_of(whole, rung["images"], rung["validation"], self.config.data_seed)
+            seen = self.seen(whole, rung.get("folds", 1), rung["validation"])
+            parts = [search.part_of(one, rung["images"], self.config.data_seed) for one in seen]
+            tried, found = replace(config, class_weights=self.state.get("class_weights", config.class_weights)), []
             with quiet():
-                weights = self.state.get("class_weights", config.class_weights)
-                tried = replace(config, class_weights=weights)
-                logits, history, used = try_out(tried, data, self.precision, lambda: self.spent > end)
+                for data in parts:
+                    found.append(try_out(tried, data, self.precision, lambda: self.spent > end))
+                    tried = replace(tried, class_weights=found[0][2].class_weights)
         except OutOfTime:
             logger.info("%s: stopped: it took longer than expected", what)
             self.drop(number, NO_TIME)
@@ -476,14 +490,15 @@ class Search:
         finally:
             seconds = time.monotonic() - begin
             self.stop_clock("trials")
+        _, history, used = found[0]
         if "class_weights" not in self.state and used.class_weights != "auto":
             # Chosen by the first trial for all: trials that differ in it by chance would not be alike. The winner's training
             # chooses anew, in the same way, on all images.
             self.state["class_weights"] = used.class_weights
             write_json(self.state_file, self.state)
-        result = measure(
-            logits, data.labels(data.validation), self.state["ranked_by"], seconds, self.spent, data.groups(data.validation)
-        )
+        logits = np.concatenate([of_fold for of_fold, _, _ in found])
+        asked = np.concatenate([part.validation for part in parts])
+        result = measure(logits, whole.labels(asked), self.state["ranked_by"], seconds, self.spent, whole.groups(asked))
         folder.mkdir(exist_ok=True)
         write_toml(replace(used, out=""), folder / "options.toml")
         write_history(folder, history)
@@ -491,7 +506,7 @@ class Search:
             np.save(partial, logits)
         write_json(folder / "trial.json", result)  # last: it marks the trial as made
         self.prices.learn(config, seconds, expected)
-        self.prices.features |= search.feature_files(config, data).keys()
+        self.prices.features |= search.feature_files(config, parts[0]).keys()
         logger.info(
             "%s: validation %.2f %% (%.2f to %.2f), %s; %s left", what, 100 * result["accuracy"],
             *(100 * value for value in result["interval"]), duration(seconds), duration(max(0.0, self.budget - self.spent)),
@@ -501,7 +516,7 @@ class Search:
     def same_trial(self, number: int, config: Config, rung: Rung) -> Path | None:
         """Return the folder of a trial of an earlier rung with the same options and images, if there was one."""
         for before, other in enumerate(self.state["rungs"][:number]):
-            if all(other[name] == rung[name] for name in ("images", "validation")):
+            if all(other.get(name, 1) == rung.get(name, 1) for name in ("images", "validation", "folds")):
                 for place, trial in enumerate(other["trials"]):
                     one = Candidate(self.configured(trial["options"]), trial["choices"])
                     same = search.as_tried(one, other["images"], len(self.data.train)) == config

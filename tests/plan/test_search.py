@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import headstart as hs
+from headstart.data.source import VALIDATION
 from headstart.plan import search
 from headstart.plan.costs import NotMeasured
 from headstart.plan.search import (
@@ -17,9 +18,11 @@ from headstart.plan.search import (
     best_first,
     choose_trials,
     first_candidates,
+    folds_for,
     local_backbones,
     part_of,
     second_candidates,
+    seen_by_trials,
     third_candidates,
     ways_to_train,
     with_backbone,
@@ -120,13 +123,39 @@ def test_views_are_varied_where_maps_are_kept_and_augmentation_where_images_are(
 
 
 def test_a_trial_has_no_test_image(digits):
-    part = part_of(digits, 100, 20, 0)
-    seen = np.concatenate([part.train, part.validation, part.test])
-    assert not np.isin(seen, digits.test).any()
+    (seen,) = seen_by_trials(digits, 1, 20, 0)
+    assert len(seen.validation) == pytest.approx(20, abs=10)
+    part = part_of(seen, 100, 0)
+    assert not np.isin(np.concatenate([part.train, part.validation, part.test]), digits.test).any()
     assert len(part.train) == pytest.approx(100, abs=10)
     assert np.isin(part.train, digits.train).all()
     assert np.isin(part.validation, digits.validation).all()
-    assert (part_of(digits, 100, 20, 0).train == part.train).all()
+    assert (part.test == part.validation).all()
+    assert (part_of(seen, 100, 0).train == part.train).all()
+
+
+def test_in_folds_each_image_ranks_once_and_what_belongs_together_lies_in_one_fold(digits):
+    groups = tuple(f"{place // 4}" for place in range(len(digits.source.labels)))
+    data = dataclasses.replace(digits, source=dataclasses.replace(digits.source, groups=groups))
+    folds = seen_by_trials(data, 3, 0, 0)
+    pool = np.sort(np.concatenate([data.train, data.validation]))
+    assert (np.sort(np.concatenate([one.validation for one in folds])) == pool).all()
+    for one in folds:
+        assert (np.sort(np.concatenate([one.train, one.validation])) == pool).all()
+        assert not set(data.source.units[one.train]) & set(data.source.units[one.validation])
+
+
+def test_trials_are_made_in_folds_where_few_images_validate_that_are_not_a_users_own(digits, monkeypatch):
+    assert len(digits.validation) < search.ENOUGH_SCORED
+    assert folds_for(digits, 0) == search.FOLDS
+    own = digits.source.splits.copy()
+    own[digits.validation] = VALIDATION
+    assert folds_for(dataclasses.replace(digits, source=dataclasses.replace(digits.source, splits=own)), 0) == 1
+    # In a fold, the images of a class that lies in one group would be missing.
+    groups = tuple("one" if label == 0 else f"{place}" for place, label in enumerate(digits.source.labels))
+    assert folds_for(dataclasses.replace(digits, source=dataclasses.replace(digits.source, groups=groups)), 0) == 1
+    monkeypatch.setattr(search, "ENOUGH_SCORED", len(digits.validation))
+    assert folds_for(digits, 0) == 1
 
 
 def test_a_trial_has_its_share_of_steps(quick):
@@ -188,7 +217,7 @@ def test_there_are_fewer_images_only_where_more_trials_fit(measurements, digits,
     candidates = [candidate(quick).changed({UNFROZEN: "all layers"}, learning_rate=rate) for rate in (1e-3, 1e-4, 1e-5)]
 
     def chosen(seconds: float) -> tuple[int, int]:
-        images, fit, _ = choose_trials(candidates, digits, 30, 50, 3, seconds, prices)
+        images, fit, _ = choose_trials(candidates, digits, seen_by_trials(digits, 1, 30, 0), 50, 3, seconds, prices)
         return images, len(fit)
 
     full = len(digits.train)
@@ -201,4 +230,4 @@ def test_there_are_fewer_images_only_where_more_trials_fit(measurements, digits,
 
 def chosen_at(candidates, data, images: int, seconds: float, prices: Prices) -> int:
     """Return how many trials fit on a number of images."""
-    return len(choose_trials(candidates, data, 30, images, 3, seconds, prices)[1])
+    return len(choose_trials(candidates, data, seen_by_trials(data, 1, 30, 0), images, 3, seconds, prices)[1])

@@ -191,6 +191,7 @@ class Rung(TypedDict):
     title: str
     images: Count
     validation: Count
+    folds: NotRequired[Count]
     trials: list[TrialPlan]
     not_tried: list[NotTried]
 

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from headstart.config import option_name
-from headstart.plan.search import RATE, UNFROZEN, shown_choices
+from headstart.plan.search import RATE, UNFROZEN, learned_on, shown_choices
 from headstart.record.folder import WINNER, RunFolder
 from headstart.record.schema import Tuning
 from headstart.report import plots
@@ -134,8 +134,7 @@ def rung_table(number: int, content: Tuning, trials: list[dict[str, Any]]) -> tu
     same = {name: own[0]["choices"][name] for name in COLUMNS if name not in differ and own and name in own[0]["choices"]}
     of_all = "; all of them: " + ", ".join(shown_choices(same)) if same and shown_choices(same) else ""
     caption = (
-        f"{rung['title'].capitalize()}: on {count(rung['images'], 'training image')}, ranked on "
-        f"{count(rung['validation'], 'validation image')}{of_all}"
+        f"{rung['title'].capitalize()}: on {learned_on(rung)}, ranked on {count(rung['validation'], 'validation image')}{of_all}"
     )
     return caption, columns, rows
 
