@@ -103,3 +103,14 @@ def test_a_stage_that_is_interrupted_goes_on_as_if_it_had_not_been(tmp_path):
     fit_stage(again, Checkpoint(tmp_path / "checkpoint"))
     for one, other in zip(again.learner.get_weights(), whole.learner.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_the_log_has_a_line_for_each_epoch_and_for_each_of_a_few_of_many(tmp_path, caplog):
+    with caplog.at_level("INFO", "headstart"):
+        for epochs in (2, 130):
+            fit_stage(training(keras.optimizers.SGD(0.1), epochs=epochs), Checkpoint(tmp_path / f"{epochs}"))
+    lines = [message.partition(":")[0] for message in caplog.messages if " epoch " in message.partition(":")[0]]
+    assert lines[:2] == ["frozen epoch 1/2", "frozen epoch 2/2"]
+    assert lines[2:4] == ["frozen epoch 3/130", "frozen epoch 6/130"]
+    assert lines[-1] == "frozen epoch 130/130"
+    assert len(lines) < 2 + 50

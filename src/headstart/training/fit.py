@@ -26,6 +26,7 @@ from headstart.training.weighting import judging_images
 logger = logging.getLogger("headstart")
 
 SHOW_EVERY = 0.1  # seconds between two looks at the accuracy
+MOST_LINES = 50  # of the log, about the epochs of a stage
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -201,7 +202,7 @@ class Keeper(keras.callbacks.Callback):
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """Shows a bar with the accuracy and the stage's time left, and logs a line for each epoch."""
+    """Shows a bar with the accuracy and the stage's time left, and logs a line for each epoch, or for each of a few of many."""
 
     def __init__(self, stage: Stage, epochs: int, steps: int) -> None:
         super().__init__()
@@ -224,13 +225,15 @@ class ProgressLine(keras.callbacks.Callback):
             self.bar.update(self.task, completed=done, note=f"accuracy {logs['accuracy']:.3f}")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        # A few images have hundreds of epochs.
+        if (epoch + 1) % math.ceil(self.epochs / MOST_LINES) and epoch + 1 < self.epochs:
+            return
+        recall = f" (macro recall {100 * logs['val_macro_recall']:.2f} %)" if "val_macro_recall" in logs else ""
         logger.info(
-            "%s epoch %d/%d: accuracy %.2f %%, validation %.2f %%, loss %.3f, validation %.3f",
+            "%s epoch %d/%d: accuracy %.2f %%, validation %.2f %%%s, loss %.3f, validation %.3f",
             self.stage, epoch + 1, self.epochs,
-            100 * logs["accuracy"], 100 * logs["val_accuracy"], logs["loss"], logs["val_loss"],
+            100 * logs["accuracy"], 100 * logs["val_accuracy"], recall, logs["loss"], logs["val_loss"],
         )  # fmt: skip
-        if "val_macro_recall" in logs:
-            logger.info("%s: validation macro recall %.2f %%", self.stage, 100 * logs["val_macro_recall"])
 
     def on_train_end(self, logs: Any = None) -> None:
         self.bar.stop()
