@@ -141,6 +141,12 @@ def median(values: list[float]) -> float:
     return float(statistics.median(values))
 
 
+def over_seeds(shares: list[float]) -> str:
+    """Return the mean of some shares, and their range if there are several, in percent."""
+    low, high = 100 * min(shares), 100 * max(shares)
+    return f"{100 * statistics.mean(shares):.2f}" + (f" ({low:.2f} to {high:.2f})" if len(shares) > 1 else "")
+
+
 def ratio(values: list[float], others: list[float]) -> float:
     """Return the median of the ratios `values / others`, repeat by repeat: each pair was measured side by side."""
     return median([value / other for value, other in zip(values, others, strict=True)])

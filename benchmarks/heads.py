@@ -5,7 +5,6 @@ python -m benchmarks.heads --backbone starter --size 32           # the other ba
 """
 
 import dataclasses
-import statistics
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +37,7 @@ def main(options: Options) -> None:
         found = common.in_own_process(measured, options, of_each)
         row: dict[str, Any] = {"images of each class": of_each or "all"}
         for head, accuracies in found["accuracy"].items():
-            low, high = 100 * min(accuracies), 100 * max(accuracies)
-            row[head] = f"{100 * statistics.mean(accuracies):.2f} ({low:.2f} to {high:.2f})"
+            row[head] = common.over_seeds(accuracies)
         table.rows.append(row | {"chosen": ", ".join(sorted(set(found["chosen"])))})
         table.samples[str(of_each)] = found
         table.write()

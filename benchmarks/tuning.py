@@ -15,10 +15,10 @@ import tyro
 
 from benchmarks import common
 
-TEXT = """Accuracy in percent of what each way trains, on the validation images, which are `tune`'s to choose by, and on all test
-images, which none of them sees before; mean and range over seeds, each of which draws other training images. `tune` has
-the budget, and searches backbone, image size, what is unfrozen, rates and augmentation; a recipe takes the time that it
-takes. Nothing is cached before."""
+TEXT = """Accuracy in percent of what each way trains, on the validation images, by which it was chosen, and on all test images,
+which no choice has seen; mean and range over seeds, each of which draws other training images. `tune` has the budget, and
+searches backbone, image size, what is unfrozen, rates and augmentation; a recipe takes the time that it takes. Nothing is
+cached before."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,13 @@ def trained(options: Options, way: str, seed: int) -> dict[str, Any]:
 
 
 def row(way: str, found: list[dict[str, Any]]) -> dict[str, str]:
-    def over_seeds(key: str) -> str:
-        values = 100 * np.array([one[key] for one in found])
-        return f"{values.mean():.2f} ({values.min():.2f} to {values.max():.2f})"
-
     return {
-        "": way, "validation": over_seeds("validation"), "test": over_seeds("test"),
+        "": way,
+        "validation": common.over_seeds([one["validation"] for one in found]),
+        "test": common.over_seeds([one["test"] for one in found]),
         "minutes": f"{common.median([one['minutes'] for one in found]):.1f}",
         "what was trained": "; ".join(dict.fromkeys(one["what"] for one in found)),
-    }  # fmt: skip
+    }
 
 
 if __name__ == "__main__":
