@@ -362,6 +362,9 @@ class Search:
         seconds = max(0.0, self.budget - self.spent - ENDING - self.reserve(candidates) - reading)
         kinds = [self.seen(self.data, folds, self.most_scored(number)) for folds in sorted({1, self.folds}, reverse=True)]
         wanted = min(search.WANTED[number], len(candidates))
+        # In folds only with all images. The first candidates are in the order of their costs, so they are tried together; the
+        # others are in the order of likelihood, and a few of them say more than many that are ranked by chance.
+        enough = 2 if number else wanted
         # The later rungs get as much; where that leaves too little for this one, they are left out.
         for rungs in range(len(search.TITLES) - number, 0, -1):
             for seen in kinds:
@@ -369,8 +372,7 @@ class Search:
                 images, fit, expected = search.choose_trials(
                     candidates, self.data, seen, least, wanted, seconds / rungs, self.prices, most=most
                 )
-                # In folds only where half of the trials and all images are left: more trials would be ranked by chance.
-                if images == most and len(fit) >= wanted / 2:
+                if images == most and len(fit) >= enough:
                     break
             if len(fit) > 1:
                 break
