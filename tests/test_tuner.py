@@ -210,12 +210,14 @@ def test_a_budget_that_is_too_short_is_refused_with_what_would_do(tiny, quickly,
 def test_trials_that_would_not_end_in_time_are_not_begun(tiny, quickly, tmp_path, monkeypatch, caplog):
     slow = FAST | {"tune_start": 250.0}  # as it is foreseen: each fine-tuning takes a seventh of the budget
     monkeypatch.setattr(search, "measured", lambda config, data, sizes: dict.fromkeys(sizes, slow))
+    in_folds(monkeypatch)
     explicit = FIXED - {"learning_rate"} | {"image_size", "epochs"}
     with caplog.at_level("INFO", "headstart"):
         winner = hs.tune(options(tiny, tmp_path / "search", budget="30m"), explicit=explicit)
     second = tuning(winner)["rungs"][1]
     (left,) = second["not_tried"]
     assert left["why"] == tuner.NO_TIME
+    assert second["folds"] == 1  # in two folds, not even the likeliest trial would
     assert 2 <= len(second["trials"]) == 6 - left["trials"] < 6  # how many depends on what the winner's training was seen to take
     assert f"not tried: {tuner.NO_TIME}" in caplog.text
 

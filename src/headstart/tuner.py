@@ -363,7 +363,7 @@ class Search:
         kinds = [self.seen(self.data, folds, self.most_scored(number)) for folds in sorted({1, self.folds}, reverse=True)]
         wanted = min(search.WANTED[number], len(candidates))
         # In folds only with all images. The first candidates are in the order of their costs, so they are tried together; the
-        # others are in the order of likelihood, and a few of them say more than many that are ranked by chance.
+        # others are in the order of likelihood: the first few say more in folds than many that are ranked by chance.
         enough = 2 if number else wanted
         # The later rungs get as much; where that leaves too little for this one, they are left out.
         for rungs in range(len(search.TITLES) - number, 0, -1):
@@ -372,7 +372,7 @@ class Search:
                 images, fit, expected = search.choose_trials(
                     candidates, self.data, seen, least, wanted, seconds / rungs, self.prices, most=most
                 )
-                if images == most and len(fit) >= enough:
+                if images == most and len(fit) >= enough and fit[0] is candidates[0]:
                     break
             if len(fit) > 1:
                 break
