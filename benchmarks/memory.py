@@ -60,9 +60,7 @@ class Options(common.Options):
 def main(options: Options) -> None:
     table = common.Table("memory", "More than memory", TEXT, options, image=f"../{options.image}")
     data, cache, run = (options.folder / name for name in (f"images-{options.images}-{options.side}", "cache", "run"))
-    begin = time.monotonic()
     make(data, options.images, options.side)
-    making = time.monotonic() - begin
     for old in (cache, run):
         shutil.rmtree(old, ignore_errors=True)
     table.samples = train(data, cache, run, options)
@@ -74,7 +72,7 @@ def main(options: Options) -> None:
         "from": options.fine_tune_from, "minutes": samples[-1]["seconds"] / 60,
         "peak, GB": max(one["high"] for one in samples), "own peak, GB": max(one["own"] for one in samples),
         "disk, GB": size_of(cache) / 1e9, "killed at, blocks": table.samples.get("blocks_at_kill"),
-        "lost, images": table.samples.get("lost"), "making them, minutes": making / 60,
+        "lost, images": table.samples.get("lost"),
         "accuracy": next(reversed(metrics["test"].values())),
     })  # fmt: skip
     draw(options.image, samples, table.samples.get("killed_after"))
