@@ -47,7 +47,7 @@ def options(tiny, out, **changes) -> hs.Config:
 
 def in_folds(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(search, "ENOUGH_SCORED", 1000)
-    patch.setattr(search, "FOLDS", FOLDS)
+    patch.setattr(search, "FOLDS", (FOLDS,))
 
 
 @pytest.fixture(scope="module")

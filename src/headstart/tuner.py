@@ -360,7 +360,7 @@ class Search:
         least = max(before, search.FEWEST, search.OF_EACH_CLASS * len(self.data.class_names))
         reading = sum(self.reading(size) for size in {one.config.image_size for one in candidates})
         seconds = max(0.0, self.budget - self.spent - ENDING - self.reserve(candidates) - reading)
-        kinds = [self.seen(self.data, folds, self.most_scored(number)) for folds in sorted({1, self.folds}, reverse=True)]
+        kinds = [self.seen(self.data, folds, self.most_scored(number)) for folds in self.folds]
         wanted = min(search.WANTED[number], len(candidates))
         # In folds only with all images. The first candidates are in the order of their costs, so they are tried together; the
         # others are in the order of likelihood: the first few say more in folds than many that are ranked by chance.
@@ -393,8 +393,8 @@ class Search:
         }  # fmt: skip
 
     @cached_property
-    def folds(self) -> int:
-        """In how many folds trials are made, if there is time."""
+    def folds(self) -> list[int]:
+        """In how many folds trials are made, the best first, if there is time."""
         return search.folds_for(self.data, self.config.data_seed)
 
     def seen(self, data: Dataset, folds: int, scored: int) -> list[Dataset]:

@@ -43,9 +43,10 @@ OF_EACH_CLASS, FEWEST = 10, 200
 FEWEST_FOR_MIRROR = 1000
 # The first two rungs need no more validation images: their standard error is 1 point at 80 %.
 MOST_SCORED = 2000
-# With fewer, which is a standard error of 2 points, trials are made in folds if there is time: three divide the images as five
-# would, and take less. Of a folder of 241 photographs, 19 were for validation, and two trials had them all right.
-ENOUGH_SCORED, FOLDS = 400, 3
+# With fewer, which is a standard error of 2 points, trials are made in folds if there is time. Of a folder of 241 photographs,
+# 19 were for validation, and two trials had them all right. A trial has its share of the steps, so three folds take twice the
+# time of one split, and two folds take no more.
+ENOUGH_SCORED, FOLDS = 400, (3, 2)
 # How many backbones and sizes are looked at more closely, and how many of their variants at the end.
 SURVIVORS, FINALISTS = 3, 2
 # The most training images of each rung: so many, or this share of all.
@@ -290,12 +291,15 @@ def seen_by_trials(data: Dataset, folds: int, scored: int, seed: int) -> list[Da
     return [Dataset(data.source, rows[learned], rows[asked], rows[asked]) for learned, asked in parts]
 
 
-def folds_for(data: Dataset, seed: int) -> int:
-    """Return in how many folds trials are made, if there is time: in 1 if validation has images enough, or is a user's own."""
+def folds_for(data: Dataset, seed: int) -> list[int]:
+    """Return in how many folds trials may be made, the best first: only 1 if enough images validate, or a user's own split."""
     if len(data.validation) >= ENOUGH_SCORED or (data.source.splits == VALIDATION).any():
-        return 1
-    folds = seen_by_trials(data, FOLDS, 0, seed)
-    return FOLDS if all(len(np.unique(data.labels(one.train))) == len(data.class_names) for one in folds) else 1
+        return [1]
+    every = len(data.class_names)
+    return [
+        folds for folds in (*FOLDS, 1)
+        if folds == 1 or all(len(np.unique(data.labels(one.train))) == every for one in seen_by_trials(data, folds, 0, seed))
+    ]  # fmt: skip
 
 
 def some_of(data: Dataset, rows: np.ndarray, split: int, number: int, seed: int) -> np.ndarray:
