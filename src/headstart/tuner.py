@@ -369,10 +369,11 @@ class Search:
         for rungs in range(len(search.TITLES) - number, 0, -1):
             for seen in kinds:
                 most = search.most_images(number, min(len(one.train) for one in seen))
+                sharing = min(4, enough) if len(seen) > 1 else 4
                 images, fit, expected = search.choose_trials(
-                    candidates, self.data, seen, least, wanted, seconds / rungs, self.prices, most=most
+                    candidates, self.data, seen, least, wanted, seconds / rungs, self.prices, most, sharing
                 )
-                if images == most and len(fit) >= enough and fit[0] is candidates[0]:
+                if images == most and len(fit) >= enough and fit[:1] == candidates[:1]:
                     break
             if len(fit) > 1:
                 break

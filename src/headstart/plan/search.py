@@ -440,6 +440,7 @@ def choose_trials(
     seconds: float,
     prices: Prices,
     most: int = 0,
+    sharing: int = 4,
 ) -> tuple[int, list[Candidate], list[float]]:
     """Choose on how many images trials learn, and which of them fit the time.
 
@@ -451,12 +452,12 @@ def choose_trials(
         wanted: rather than fewer trials than these, there are fewer images.
         seconds: for all trials together.
         most: the most training images; 0: all.
+        sharing: no trial takes more than 1.5 times the share of so many trials: one long trial would be compared with nothing.
 
     Returns:
         The number of images, the trials, and the seconds that each is expected to take, without correction.
     """
-    # One long trial instead of several shorter ones would compare nothing.
-    longest = 1.5 * seconds / max(1, min(4, len(candidates)))
+    longest = 1.5 * seconds / max(1, min(sharing, len(candidates)))
     full, best = min(len(one.train) for one in seen), (0, list[Candidate](), list[float]())
     for halvings in range(32):
         images = max(min(least, full), min(most or full, full) >> halvings)
