@@ -64,7 +64,7 @@ def main(options: Options) -> None:
     for old in (cache, run):
         shutil.rmtree(old, ignore_errors=True)
     table.samples = train(data, cache, run, options)
-    samples = table.samples["memory"]
+    samples = table.samples.pop("memory")  # thousands, of which the picture remains
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     decoded = options.images * options.side**2 * 3
     table.rows.append({

@@ -37,7 +37,7 @@ def quickly():
         patch.setattr(search, "measured", lambda config, data, sizes: dict.fromkeys(sizes, FAST))
         patch.setattr(budget, "SIZES", (32, 48))
         patch.setattr(search, "SURVIVORS", 1)
-        patch.setattr(search, "ENOUGH_SCORED", 0)  # no folds: three take three times as long
+        patch.setattr(search, "ENOUGH_SCORED", 0)  # no folds, which take longer
         yield
 
 

@@ -320,7 +320,8 @@ class Search:
             keras.utils.clear_session()
             config = replace(config, epochs=0, mix="none")
             images = max((rung["images"] for rung in self.state["rungs"]), default=0) or search.FEWEST_FOR_MIRROR
-            data = search.part_of(self.at_size(config.image_size), images, self.config.data_seed)
+            (seen,) = self.seen(self.at_size(config.image_size), 1, len(self.data.validation))
+            data = search.part_of(seen, images, self.config.data_seed)
             _, frozen, _ = networks(data, config, self.precision)
             mirror_images_may_train(self.run, frozen, data, self.checkpoint)
             self.stop_clock("trials")
@@ -361,17 +362,16 @@ class Search:
         reading = sum(self.reading(size) for size in {one.config.image_size for one in candidates})
         seconds = max(0.0, self.budget - self.spent - ENDING - self.reserve(candidates) - reading)
         kinds = [self.seen(self.data, folds, self.most_scored(number)) for folds in self.folds]
-        wanted = min(search.WANTED[number], len(candidates))
         # In folds only with all images. The first candidates are in the order of their costs, so they are tried together; the
         # others are in the order of likelihood: the first few say more in folds than many that are ranked by chance.
-        enough = 2 if number else wanted
+        enough = 2 if number else len(candidates)
         # The later rungs get as much; where that leaves too little for this one, they are left out.
         for rungs in range(len(search.TITLES) - number, 0, -1):
             for seen in kinds:
                 most = search.most_images(number, min(len(one.train) for one in seen))
-                sharing = min(4, enough) if len(seen) > 1 else 4
+                sharing = 2 if number and len(seen) > 1 else 4
                 images, fit, expected = search.choose_trials(
-                    candidates, self.data, seen, least, wanted, seconds / rungs, self.prices, most, sharing
+                    candidates, self.data, seen, least, search.WANTED[number], seconds / rungs, self.prices, most, sharing
                 )
                 if images == most and len(fit) >= enough and fit[:1] == candidates[:1]:
                     break

@@ -23,15 +23,12 @@ def effective_images(right: np.ndarray, groups: np.ndarray) -> float:
         right: bool (N,), whether each image was classified correctly.
         groups: int (N,), which images belong together.
     """
-    _, group = np.unique(groups, return_inverse=True)
-    sizes, hits = np.bincount(group), np.bincount(group, right)
-    images, number = len(right), len(sizes)
-    share = float(right.mean())
+    found, group = np.unique(groups, return_inverse=True)
+    images, number, share = len(right), len(found), float(right.mean())
     if number < 2:
         return 0.0
     if 0 < share < 1:
-        between = number / (number - 1) * float(np.square(hits - share * sizes).sum()) / images**2
-        effect = max(1.0, between / (share * (1 - share) / images))
+        effect = max(1.0, error_between_groups(right, group) ** 2 / (share * (1 - share) / images))
     else:
         effect = images / number
     return images / effect * correction_for_few(number)
@@ -47,8 +44,8 @@ def error_between_groups(values: np.ndarray, groups: np.ndarray) -> float:
     """Return the standard error of the mean of some images' values, from how the groups differ; infinite for a single group.
 
     Args:
-        values: float (N,).
+        values: float or bool (N,).
         groups: int (N,), 0 or more, which images belong together.
     """
-    number, sums = len(np.unique(groups)), np.bincount(groups, values - values.mean())
+    number, sums = np.count_nonzero(np.bincount(groups)), np.bincount(groups, values - values.mean())
     return float(np.sqrt(number / (number - 1) * np.square(sums).sum())) / len(values) if number > 1 else float("inf")
